@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory that is asked for once and used again, step after step.
+//
+// An arena is a std::pmr::memory_resource over another one, the hook. A freed block waits in the arena, and serves the
+// next request of at most its size and at least half of it; blocks may be freed in any order. A request that no waiting
+// block serves goes to the hook, after the waiting blocks that it outgrew went back there. Blocks of 2 MiB and more are
+// aligned to huge pages. Safe to use from several threads.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/matrix.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory_resource>
+#include <mutex>
+#include <new>
+#include <unordered_map>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace moiety::inline MOIETY_ABI {
+
+class arena final : public std::pmr::memory_resource {
+ public:
+  explicit arena(std::pmr::memory_resource& hook) : hook_(hook) {}
+  arena(arena const&) = delete;
+  arena& operator=(arena const&) = delete;
+  ~arena() override { release(); }
+
+  /// Gives every waiting block back to the hook.
+  void release() {
+    std::scoped_lock const lock(mutex_);
+    while (!waiting_.empty()) give_back(waiting_.begin());
+  }
+
+ private:
+  using waiting_blocks = std::multimap<std::size_t, void*>;
+  static constexpr std::size_t huge_page = std::size_t{2} << 20;
+
+  static std::size_t alignment_of(std::size_t bytes) { return bytes >= huge_page ? huge_page : memory_alignment; }
+
+  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+    if (alignment > memory_alignment) throw std::bad_alloc();
+    std::scoped_lock const lock(mutex_);
+    auto fit = waiting_.lower_bound(bytes);
+    if (fit != waiting_.end() && fit->first / 2 <= bytes) {
+      auto const [size, block] = *fit;
+      taken_.emplace(block, size);
+      waiting_.erase(fit);
+      return block;
+    }
+    for (auto outgrown = waiting_.lower_bound(bytes / 2); outgrown != fit;) give_back(outgrown++);
+    void* const block = hook_.allocate(bytes, alignment_of(bytes));
+#if defined(__linux__)
+    if (bytes >= huge_page) ::madvise(block, bytes / huge_page * huge_page, MADV_HUGEPAGE);
+#endif
+    taken_.emplace(block, bytes);
+    return block;
+  }
+
+  void do_deallocate(void* block, std::size_t, std::size_t) override {
+    std::scoped_lock const lock(mutex_);
+    auto const taken = taken_.find(block);
+    waiting_.emplace(taken->second, block);
+    taken_.erase(taken);
+  }
+
+  bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
+
+  void give_back(waiting_blocks::iterator block) {
+    hook_.deallocate(block->second, block->first, alignment_of(block->first));
+    waiting_.erase(block);
+  }
+
+  std::pmr::memory_resource& hook_;
+  std::mutex mutex_;
+  waiting_blocks waiting_;
+  std::unordered_map<void*, std::size_t> taken_;
+};
+
+}  // namespace moiety

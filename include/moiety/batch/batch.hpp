@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one call is about. Every member is optional; {} is: one sequence, no padding.
+//
+//   sequences   offsets of the sequences, 0 = s₀ ≤ s₁ ≤ … ≤ s_B = T: the units of losses over a sequence
+//   mask        one byte a token; 0 marks padding, which is routed nowhere and absent from every statistic
+//   ids         token ids, for policies that route by them
+//   first_row   logical index of the first token, so that random numbers do not depend on how a batch was cut
+//   step        number of the training step, for random numbers
+//   weight      the weight of the batch in auxiliary losses; by default its unmasked tokens
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+namespace moiety::inline MOIETY_ABI {
+
+struct batch {
+  std::span<std::int64_t const> sequences{};
+  std::span<std::uint8_t const> mask{};
+  std::span<std::int32_t const> ids{};
+  std::int64_t first_row = 0;
+  std::int64_t step = 0;
+  std::optional<double> weight{};
+
+  /// Number of sequences.
+  std::int64_t units() const { return sequences.empty() ? 1 : static_cast<std::int64_t>(sequences.size()) - 1; }
+
+  bool masked(std::int64_t token) const { return !mask.empty() && mask[static_cast<std::size_t>(token)] == 0; }
+
+  std::int64_t unmasked(std::int64_t tokens) const {
+    return mask.empty() ? tokens : tokens - std::count(mask.begin(), mask.end(), std::uint8_t{0});
+  }
+
+  double weight_of(std::int64_t tokens) const { return weight ? *weight : static_cast<double>(unmasked(tokens)); }
+
+  /// Throws data_error unless every member fits a call of `tokens` tokens.
+  void check(std::int64_t tokens) const {
+    auto const fits = [&](auto const& member, char const* name) {
+      auto const size = static_cast<std::int64_t>(member.size());
+      detail::require<data_error>(size == 0 || size == tokens, "mo::batch{.", name, "} has ", size,
+                                  " entries for a call of ", tokens, " tokens.");
+    };
+    fits(mask, "mask");
+    fits(ids, "ids");
+    if (!sequences.empty())
+      detail::require<data_error>(
+          sequences.front() == 0 && sequences.back() == tokens && std::is_sorted(sequences.begin(), sequences.end()),
+          "mo::batch{.sequences} must be offsets that rise from 0 to the ", tokens, " tokens of the call.");
+    detail::require<data_error>(!weight || (std::isfinite(*weight) && *weight >= 0),
+                                "mo::batch{.weight} must be finite and not negative, but is ", weight.value_or(0), '.');
+  }
+};
+
+}  // namespace moiety

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which experts each token goes to, and with what weights: expert(t, j) and weight(t, j) for slot j < k of token t.
+//
+// Ids of one token are distinct and in [0, experts), whatever the logits were. A token's state says whether it is
+// routed at all: masked and unroutable tokens have weights 0 and take no part in dispatch.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/matrix.hpp>
+
+#include <concepts>
+#include <cstdint>
+#include <memory>
+#include <memory_resource>
+
+namespace moiety::inline MOIETY_ABI {
+
+enum class token_state : std::uint8_t {
+  routed,
+  sanitised,   // some logits were not finite: routed by the others, absent from losses and router gradients
+  unroutable,  // no logit was above −∞: routed nowhere
+  masked,      // padding: routed nowhere
+};
+
+/// Tokens by state.
+struct token_counts {
+  std::int64_t routed = 0, sanitised = 0, unroutable = 0, masked = 0;
+
+  std::int64_t& operator[](token_state state) {
+    switch (state) {
+      case token_state::routed: return routed;
+      case token_state::sanitised: return sanitised;
+      case token_state::unroutable: return unroutable;
+      default: return masked;
+    }
+  }
+  token_counts& operator+=(token_counts const& other) {
+    routed += other.routed, sanitised += other.sanitised, unroutable += other.unroutable, masked += other.masked;
+    return *this;
+  }
+  friend bool operator==(token_counts const&, token_counts const&) = default;
+};
+
+/// Refers to the memory of a routing.
+template <std::floating_point S> struct routing_view {
+  std::int64_t tokens = 0;
+  std::int64_t experts = 0;
+  std::int64_t slots = 0;  // k
+  std::int32_t* ids = nullptr;     // [tokens × k]
+  S* weights = nullptr;            // [tokens × k]
+  token_state* states = nullptr;   // [tokens]
+
+  std::int32_t expert(std::int64_t token, std::int64_t slot) const { return ids[token * slots + slot]; }
+  S weight(std::int64_t token, std::int64_t slot) const { return weights[token * slots + slot]; }
+  token_state state(std::int64_t token) const { return states[token]; }
+  bool dispatched(std::int64_t token) const { return states[token] <= token_state::sanitised; }
+
+  token_counts count_states() const {
+    token_counts counts;
+    for (std::int64_t t = 0; t < tokens; ++t) ++counts[states[t]];
+    return counts;
+  }
+};
+
+/// A routing with memory of its own.
+template <std::floating_point S> class routing : public routing_view<S> {
+ public:
+  routing(std::int64_t token_count, std::int64_t expert_count, std::int64_t slot_count,
+          std::pmr::memory_resource& memory)
+      : routing_view<S>{token_count, expert_count, slot_count},
+        ids_(token_count, slot_count, memory),
+        weights_(token_count, slot_count, memory),
+        states_(token_count, 1, memory) {
+    this->ids = ids_.data();
+    this->weights = weights_.data();
+    this->states = states_.data();
+  }
+
+  routing_view<S> view() const { return *this; }
+
+ private:
+  matrix<std::int32_t> ids_;
+  matrix<S> weights_;
+  matrix<token_state> states_;
+};
+
+}  // namespace moiety

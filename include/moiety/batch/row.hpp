@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// A row: the values of one token, as score rules, selections and weight rules see them.
+//
+// On the host a row is a span. Its verbs are all that a policy needs, so that the same policy can run where a row is
+// spread over the lanes of a warp:
+//
+//   row.size()                   number of values
+//   row.max()  row.sum()         over all values
+//   row.argmax()                 the lowest index of the largest value; removed values do not count; −1 if none is left
+//   row.remove(i)                value i takes no further part in argmax
+//   row.sum(f)                   Σ f(v)
+//   row.map(f)                   v ← f(v)
+//   row.map(other, f)            v ← f(v, o)
+//   row.map_indexed(f)           v ← f(v, i)
+//   mo::dot(a, b)                Σ a·b
+//
+// Sums have one order, a function of the length alone: 32 lanes, lane l adds the values l, l + 32, … in turn, then the
+// lanes are folded in halves.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/math.hpp>
+
+#include <concepts>
+#include <cstdint>
+#include <limits>
+
+namespace moiety::inline MOIETY_ABI {
+
+template <class R>
+concept score_row = requires(R row, R const& other, int i) {
+  typename R::value_type;
+  { other.size() } -> std::convertible_to<int>;
+  { other.max() } -> std::same_as<typename R::value_type>;
+  { other.sum() } -> std::same_as<typename R::value_type>;
+  { other.argmax() } -> std::convertible_to<int>;
+  row.remove(i);
+  row.map([](auto v) { return v; });
+  row.map(other, [](auto v, auto) { return v; });
+  row.map_indexed([](auto v, int) { return v; });
+  { other.sum([](auto v) { return v; }) } -> std::same_as<typename R::value_type>;
+  { other.dot(other) } -> std::same_as<typename R::value_type>;
+};
+
+template <std::floating_point S> class span_row {
+ public:
+  using value_type = S;
+  static constexpr int lanes = 32;
+
+  span_row(S* data, std::int64_t size) : data_(data), size_(static_cast<int>(size)) {}
+
+  int size() const { return size_; }
+  S* data() const { return data_; }
+  S& operator[](std::int64_t i) const { return data_[i]; }
+
+  S max() const {
+    S largest = data_[0];
+    for (int i = 1; i < size_; ++i) largest = data_[i] > largest ? data_[i] : largest;
+    return largest;
+  }
+
+  S sum() const {
+    return folded([this](S total, int i) { return total + data_[i]; });
+  }
+
+  template <class F> S sum(F const& f) const {
+    return folded([&](S total, int i) { return total + static_cast<S>(f(data_[i])); });
+  }
+
+  int argmax() const {
+    int best = -1;
+    S largest = -std::numeric_limits<S>::infinity();
+    for (int i = 0; i < size_; ++i)
+      if (data_[i] > largest || (best < 0 && data_[i] == largest)) best = i, largest = data_[i];
+    return best;
+  }
+
+  void remove(int i) const { data_[i] = std::numeric_limits<S>::quiet_NaN(); }
+
+  template <class F> void map(F const& f) const {
+    for (int i = 0; i < size_; ++i) data_[i] = static_cast<S>(f(data_[i]));
+  }
+
+  template <class F> void map(span_row const& other, F const& f) const {
+    for (int i = 0; i < size_; ++i) data_[i] = static_cast<S>(f(data_[i], other.data_[i]));
+  }
+
+  template <class F> void map_indexed(F const& f) const {
+    for (int i = 0; i < size_; ++i) data_[i] = static_cast<S>(f(data_[i], i));
+  }
+
+  S dot(span_row const& other) const {
+    return folded([&](S total, int i) { return fma(data_[i], other.data_[i], total); });
+  }
+
+ private:
+  /// The value of add over all indices, in the order that the head of this file states.
+  template <class Add> S folded(Add const& add) const {
+    S lane[lanes] = {};
+    int const whole = size_ / lanes * lanes;
+    for (int i = 0; i < whole; i += lanes)
+      for (int l = 0; l < lanes; ++l) lane[l] = add(lane[l], i + l);
+    for (int l = 0; l < size_ - whole; ++l) lane[l] = add(lane[l], whole + l);
+    for (int half = lanes / 2; half > 0; half /= 2)
+      for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+    return lane[0];
+  }
+
+  S* data_;
+  int size_;
+};
+
+/// Σ a·b over two rows of one length.
+template <score_row Row> MOIETY_HD auto dot(Row const& a, Row const& b) {
+  return a.dot(b);
+}
+
+static_assert(score_row<span_row<float>> && score_row<span_row<double>>);
+
+}  // namespace moiety

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every header needs to know about its compiler: language level, host-device functions, instruction set, and the
+// inline namespace that keeps translation units built differently from sharing code.
+//
+// Sums here have a promised order, so value-changing optimisation is refused: -ffast-math is an error. Where a product
+// feeds a sum the library writes mo::fma, so the compiler's own contraction has nothing left to decide.
+#pragma once
+
+#include <moiety/core/version.hpp>
+
+#if __cplusplus < 202002L
+#error "moiety needs C++20: compile with -std=c++20."
+#endif
+#if defined(__FAST_MATH__)
+#error "moiety promises the order of its sums: compile without -ffast-math."
+#endif
+
+// Policies are written once for host and device.
+#if defined(__CUDACC__)
+#define MOIETY_HD __host__ __device__
+#else
+#define MOIETY_HD
+#endif
+
+// Bytes of the widest vector register that the build may use.
+#if defined(__AVX512F__)
+#define MOIETY_VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define MOIETY_VECTOR_BYTES 32
+#else
+#define MOIETY_VECTOR_BYTES 16
+#endif
+
+// Whether a fused multiply-add is one instruction.
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__ARM_FEATURE_FMA) || defined(__CUDA_ARCH__)
+#define MOIETY_HAS_FMA 1
+#else
+#define MOIETY_HAS_FMA 0
+#endif
+
+#define MOIETY_JOIN_(major, minor, patch, isa) v##major##_##minor##_##patch##_##isa
+#define MOIETY_JOIN(major, minor, patch, isa) MOIETY_JOIN_(major, minor, patch, isa)
+#if defined(__AVX512BF16__)
+#define MOIETY_ISA avx512bf16
+#elif defined(__AVX512F__)
+#define MOIETY_ISA avx512
+#elif defined(__AVX2__) && defined(__FMA__)
+#define MOIETY_ISA avx2_fma
+#elif defined(__AVX__) && defined(__FMA__)
+#define MOIETY_ISA avx_fma
+#elif defined(__AVX__)
+#define MOIETY_ISA avx
+#else
+#define MOIETY_ISA baseline
+#endif
+#define MOIETY_ABI MOIETY_JOIN(MOIETY_VERSION_MAJOR, MOIETY_VERSION_MINOR, MOIETY_VERSION_PATCH, MOIETY_ISA)
+
+namespace moiety::inline MOIETY_ABI {
+
+/// Bytes of one vector register.
+inline constexpr int vector_bytes = MOIETY_VECTOR_BYTES;
+
+}  // namespace moiety

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// The errors that a run-time fault ends in. Each is thrown before anything is written.
+//
+//   config_error    an option, size or layout that can never work       (std::invalid_argument)
+//   data_error      an argument of one call: shapes, null, aliasing, values (std::domain_error)
+//   state_error     a call that the object's state does not allow       (std::logic_error)
+//   resource_error  memory that could not be had                        (std::bad_alloc)
+#pragma once
+
+#include <moiety/core/config.hpp>
+
+#include <cstdint>
+#include <new>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace moiety::inline MOIETY_ABI {
+
+struct config_error : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+struct data_error : std::domain_error {
+  using std::domain_error::domain_error;
+};
+
+struct state_error : std::logic_error {
+  using std::logic_error::logic_error;
+};
+
+struct resource_error : std::bad_alloc {
+  explicit resource_error(std::string what) : what_(std::move(what)) {}
+  char const* what() const noexcept override { return what_.c_str(); }
+
+ private:
+  std::string what_;
+};
+
+namespace detail {
+
+template <class... Parts> std::string sentence(Parts const&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return std::move(out).str();
+}
+
+/// Throws Error with the joined parts unless the condition holds.
+template <class Error, class... Parts> void require(bool condition, Parts const&... parts) {
+  if (!condition) throw Error(sentence(parts...));
+}
+
+/// "[rows x cols]", as shapes appear in messages.
+inline std::string shape(std::int64_t rows, std::int64_t cols) { return sentence('[', rows, " x ", cols, ']'); }
+
+}  // namespace detail
+
+}  // namespace moiety

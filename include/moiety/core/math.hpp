@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Elementary functions by fixed arithmetic: the same bits on every machine that has a fused multiply-add, on host and
+// device, alone or in a vector loop. float and double; errors are at most 2 units in the last place.
+//
+//   fma(a, b, c)   a·b + c with one rounding where the machine has it, else with two
+//   exp(v)         2^n · e^r with n = round(v / ln 2), |r| ≤ ln 2 / 2, e^r by its Taylor polynomial
+//   log(v)         n · ln 2 + 2 atanh((m − 1) / (m + 1)) with v = 2^n · m, m in [√½, √2)
+//   logistic(v)    1 / (1 + e^−v)
+#pragma once
+
+#include <moiety/core/config.hpp>
+
+#include <bit>
+#include <cmath>
+#include <concepts>
+#include <cstdint>
+#include <limits>
+
+namespace moiety::inline MOIETY_ABI {
+
+template <std::floating_point S> MOIETY_HD inline S fma(S a, S b, S c) {
+#if MOIETY_HAS_FMA
+  if constexpr (std::same_as<S, float>)
+    return __builtin_fmaf(a, b, c);
+  else
+    return __builtin_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+namespace detail {
+
+/// The constants of exp for one type: bit layout, ln 2 in two parts, and the degree at which Taylor's rest is below ε/4.
+template <class S> struct exp_constants;
+
+template <> struct exp_constants<float> {
+  using bits = std::uint32_t;
+  static constexpr int mantissa = 23, bias = 127, degree = 7;
+  static constexpr float lowest = -104.0f, highest = 89.0f, to_integer = 0x1.8p23f;
+  static constexpr float log2_e = 0x1.715476p0f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
+};
+
+template <> struct exp_constants<double> {
+  using bits = std::uint64_t;
+  static constexpr int mantissa = 52, bias = 1023, degree = 13;
+  static constexpr double lowest = -746.0, highest = 710.0, to_integer = 0x1.8p52;
+  static constexpr double log2_e = 0x1.71547652b82fep0, ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
+};
+
+template <class S, unsigned Degree> struct inverse_factorials {
+  S value[Degree + 1];
+  MOIETY_HD constexpr inverse_factorials() : value{} {
+    double factorial = 1;
+    for (unsigned n = 0; n <= Degree; ++n) {
+      if (n > 0) factorial *= n;
+      value[n] = static_cast<S>(1 / factorial);
+    }
+  }
+};
+
+}  // namespace detail
+
+template <std::floating_point S> MOIETY_HD inline S exp(S v) {
+  using constants = detail::exp_constants<S>;
+  using bits = typename constants::bits;
+  constexpr detail::inverse_factorials<S, constants::degree> taylor{};
+  S const x = v < constants::lowest ? constants::lowest : (v > constants::highest ? constants::highest : v);
+  S const shifted = fma(x, constants::log2_e, constants::to_integer);  // n in the low bits of the mantissa
+  S const n = shifted - constants::to_integer;
+  S const r = fma(n, -constants::ln2_low, fma(n, -constants::ln2_high, x));
+  S power = taylor.value[constants::degree];
+  for (int d = constants::degree - 1; d >= 0; --d) power = fma(power, r, taylor.value[d]);
+  // 2^n in two factors, so that results below the normal range and above the largest come out by rounding.
+  bits const integer = std::bit_cast<bits>(shifted) - std::bit_cast<bits>(constants::to_integer);
+  bits const biased = integer + bits{2} * constants::bias, half = biased / 2;
+  S const scale = std::bit_cast<S>(static_cast<bits>(half << constants::mantissa));
+  S const rest = std::bit_cast<S>(static_cast<bits>((biased - half) << constants::mantissa));
+  return power * scale * rest;
+}
+
+template <std::floating_point S> MOIETY_HD inline S log(S v) {
+  if constexpr (std::same_as<S, float>) return static_cast<float>(moiety::log(static_cast<double>(v)));
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  double x = v;
+  if (!(x > 0)) return static_cast<S>(x == 0 ? -infinity : std::numeric_limits<double>::quiet_NaN());
+  if (x == infinity) return static_cast<S>(x);
+  std::int64_t exponent = 0;
+  if (x < 0x1p-1022) x *= 0x1p54, exponent = -54;
+  std::uint64_t const bits = std::bit_cast<std::uint64_t>(x), mantissa = bits & 0xfffffffffffffu;
+  constexpr std::uint64_t root_of_two = 0x6a09e667f3bcdu;
+  bool const upper = mantissa > root_of_two;
+  exponent += static_cast<std::int64_t>(bits >> 52) - (upper ? 1022 : 1023);
+  double const m = std::bit_cast<double>(mantissa | (upper ? 0x3fe0000000000000u : 0x3ff0000000000000u));
+  double const s = (m - 1) / (m + 1), square = s * s;
+  double series = 1.0 / 25;
+  for (int odd = 23; odd >= 3; odd -= 2) series = fma(series, square, 1.0 / odd);
+  double const n = static_cast<double>(exponent), tail = s * square * series;
+  constexpr double ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
+  return static_cast<S>(fma(n, ln2_high, fma(2.0, s, fma(2.0, tail, n * ln2_low))));
+}
+
+template <std::floating_point S> MOIETY_HD inline S logistic(S v) { return S{1} / (S{1} + moiety::exp(-v)); }
+
+template <std::floating_point S> MOIETY_HD inline S erf(S v) { return std::erf(v); }
+template <std::floating_point S> MOIETY_HD inline S sqrt(S v) { return std::sqrt(v); }
+
+template <std::floating_point S> MOIETY_HD constexpr bool is_finite(S v) { return v - v == S{0}; }
+
+}  // namespace moiety

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// Expert MLPs over the rows of a permutation: forward, input gradient and weight gradient, as grouped products with the
+// activation in their epilogues. R rows, H hidden, I ffn; z and dz hold `inputs` blocks of I columns side by side.
+//
+//   forward             z_i = x W_iᵀ,  a = act(z),  o = a W_downᵀ                                (z is stored if wanted)
+//   backward_input      dA′ = dy W_down,  dw = ⟨dA′, a⟩,  dz = ∂a/∂z · w dA′,  A′ = w a,  dx = Σ_i dz_i W_i
+//   backward_weights    dW_i (+)= dz_iᵀ x,  dW_down (+)= dyᵀ A′
+//
+// w is a row's router weight; neither o nor a is kept for backward. The pre-activation is rounded to the element type
+// before the activation, in forward and backward alike. dw is left as one partial sum per column block of the product,
+// to be added in order: [R × column_blocks(I)].
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/matrix.hpp>
+#include <moiety/core/numbers.hpp>
+#include <moiety/experts/mlp.hpp>
+#include <moiety/kernels/grouped_gemm.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace moiety::inline MOIETY_ABI {
+
+/// The matrices of all experts of a layer: `inputs` before the activation [E × I × H], and down [E × H × I].
+template <class Mlp, class T> struct expert_matrices {
+  static constexpr auto count = static_cast<std::size_t>(Mlp::inputs);
+  std::array<kernels::grouped_matrix<T>, count> inputs{};
+  kernels::grouped_matrix<T> down{};
+
+  std::array<kernels::grouped_matrix<T const>, count> const_inputs() const {
+    std::array<kernels::grouped_matrix<T const>, count> result{};
+    for (std::size_t i = 0; i < count; ++i)
+      result[i] = {inputs[i].data, inputs[i].group_stride, inputs[i].row_stride};
+    return result;
+  }
+  std::array<kernels::grouped_matrix<T const>, 1> const_down() const {
+    return {{{down.data, down.group_stride, down.row_stride}}};
+  }
+};
+
+/// What the rows of one call have in common.
+struct expert_rows {
+  std::int64_t experts;
+  std::int64_t const* offsets;
+  std::int64_t hidden;
+  std::int64_t ffn;
+};
+
+template <class S> constexpr std::int64_t column_blocks(std::int64_t columns) {
+  return (columns + kernels::column_block<S> - 1) / kernels::column_block<S>;
+}
+
+template <class Mlp> struct apply_experts {
+  static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
+
+  /// z may be null.
+  template <class Engine, scalar T>
+  static void forward(Engine& engine, expert_rows const& of, kernels::rows_of<T> x,
+                      expert_matrices<Mlp, T> const& weights, T* z, T* a, T* o) {
+    using S = sum_t<T>;
+    kernels::grouped_gemm_nt<S>(
+        engine, of.experts, of.offsets, x, weights.const_inputs(), of.ffn, of.hidden,
+        [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols,
+            std::array<S const*, inputs> const& sums) {
+          T* const out = a + row * of.ffn + col;
+          for (std::int64_t c = 0; c < cols; ++c) {
+            std::array<S, inputs> pre;
+            for (std::size_t i = 0; i < inputs; ++i) pre[i] = static_cast<S>(static_cast<T>(sums[i][c]));
+            out[c] = static_cast<T>(Mlp::value(pre));
+          }
+          if (z == nullptr) return;
+          for (std::size_t i = 0; i < inputs; ++i) {
+            T* const to = pre_activation(z, of, row, i) + col;
+            for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(sums[i][c]);
+          }
+        });
+    kernels::grouped_gemm_nt<S>(
+        engine, of.experts, of.offsets, kernels::rows_of<T>{a, of.ffn}, weights.const_down(), of.hidden, of.ffn,
+        [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, std::array<S const*, 1> const& sums) {
+          T* const to = o + row * of.hidden + col;
+          for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(sums[0][c]);
+        });
+  }
+
+  /// dy: the gradient of the combined output, gathered by row. row_weights [R].
+  template <class Engine, scalar T>
+  static void backward_input(Engine& engine, expert_rows const& of, kernels::rows_of<T> dy,
+                             expert_matrices<Mlp, T> const& weights, T const* z, sum_t<T> const* row_weights, T* dz,
+                             T* scaled_a, sum_t<T>* dweight_parts, T* dx) {
+    using S = sum_t<T>;
+    std::int64_t const parts = column_blocks<S>(of.ffn);
+    kernels::grouped_gemm_nn<S>(
+        engine, of.experts, of.offsets, std::array{dy}, weights.const_down(), of.ffn, of.hidden,
+        [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, S const* da) {
+          S const weight = row_weights[row];
+          std::array<T const*, inputs> from;
+          std::array<T*, inputs> to;
+          for (std::size_t i = 0; i < inputs; ++i) {
+            from[i] = pre_activation(z, of, row, i) + col;
+            to[i] = pre_activation(dz, of, row, i) + col;
+          }
+          T* const scaled = scaled_a + row * of.ffn + col;
+          S inner[lanes] = {};
+          auto const unit = [&](std::int64_t c, std::int64_t lane) {
+            std::array<S, inputs> pre, gradient;
+            for (std::size_t i = 0; i < inputs; ++i) pre[i] = static_cast<S>(from[i][c]);
+            S const a = static_cast<S>(Mlp::value(pre));
+            Mlp::derivative(pre, weight * da[c], gradient);
+            for (std::size_t i = 0; i < inputs; ++i) to[i][c] = static_cast<T>(gradient[i]);
+            scaled[c] = static_cast<T>(weight * a);
+            inner[lane] = fma(da[c], a, inner[lane]);
+          };
+          std::int64_t const whole = cols / lanes * lanes;
+          for (std::int64_t c = 0; c < whole; c += lanes)
+            for (std::int64_t lane = 0; lane < lanes; ++lane) unit(c + lane, lane);
+          for (std::int64_t lane = 0; lane < cols - whole; ++lane) unit(whole + lane, lane);
+          for (std::int64_t half = lanes / 2; half > 0; half /= 2)
+            for (std::int64_t l = 0; l < half; ++l) inner[l] += inner[l + half];
+          dweight_parts[row * parts + col / kernels::column_block<S>] = inner[0];
+        });
+    std::array<kernels::rows_of<T>, inputs> gradients;
+    for (std::size_t i = 0; i < inputs; ++i) gradients[i] = {pre_activation(dz, of, 0, i), Mlp::inputs * of.ffn};
+    kernels::grouped_gemm_nn<S>(
+        engine, of.experts, of.offsets, gradients, weights.const_inputs(), of.hidden, of.ffn,
+        [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, S const* sums) {
+          T* const to = dx + row * of.hidden + col;
+          for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(sums[c]);
+        });
+  }
+
+  template <class Engine, scalar T>
+  static void backward_weights(Engine& engine, expert_rows const& of, kernels::rows_of<T> x, kernels::rows_of<T> dy,
+                               T const* dz, T const* scaled_a, expert_matrices<Mlp, sum_t<T>> const& gradients,
+                               bool accumulate) {
+    using S = sum_t<T>;
+    for (std::size_t i = 0; i < inputs; ++i)
+      kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets,
+                                  kernels::rows_of<T>{pre_activation(dz, of, 0, i), Mlp::inputs * of.ffn}, x,
+                                  gradients.inputs[i], of.ffn, of.hidden, accumulate);
+    kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, dy, kernels::rows_of<T>{scaled_a, of.ffn},
+                                gradients.down, of.hidden, of.ffn, accumulate);
+  }
+
+ private:
+  static constexpr std::int64_t lanes = 16;  // partial sums of dw inside a block, folded in halves
+
+  template <class Pointer>
+  static Pointer pre_activation(Pointer z, expert_rows const& of, std::int64_t row, std::size_t input) {
+    return z + (row * Mlp::inputs + static_cast<std::int64_t>(input)) * of.ffn;
+  }
+};
+
+}  // namespace moiety

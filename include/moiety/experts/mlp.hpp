@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// Expert MLPs. For a row x [H] of one expert, with I = dims.ffn:
+//
+//   gated_mlp<Act>   a = Act(W_gate x) ⊙ (W_up x)     y = W_down a        three matrices: SwiGLU is gated_mlp<silu>
+//   mlp<Act>         a = Act(W_up x)                  y = W_down a        two matrices
+//
+// W_gate, W_up [E × I × H] and W_down [E × H × I], rows are outputs. Saved for backward: the pre-activations z only
+// (2 I or I values a row); a is computed again from them. An expert MLP is a struct of the constant `inputs` (matrices
+// before the activation), their names, and two functions on the z of one unit:
+//   value(z)                  a
+//   derivative(z, da, dz)     dz_i = da · ∂a/∂z_i
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/experts/activation.hpp>
+
+#include <array>
+#include <concepts>
+#include <string_view>
+#include <type_traits>
+
+namespace moiety::inline MOIETY_ABI {
+
+template <class M>
+concept expert_mlp = requires(std::array<float, static_cast<std::size_t>(M::inputs)> z) {
+  { M::value(z) } -> std::convertible_to<float>;
+  M::derivative(z, 1.0f, z);
+  { M::input_names.size() } -> std::convertible_to<std::size_t>;
+};
+
+namespace detail {
+/// A bad activation is replaced, so that one mistake gives one message.
+template <class Act> consteval bool check_activation() {
+  static_assert(activation<Act>,
+                "mo::gated_mlp and mo::mlp need an activation: static value(v) and derivative(v) for float and double.");
+  return true;
+}
+template <class Act> using checked_activation = std::conditional_t<activation<Act>, Act, identity>;
+}  // namespace detail
+
+template <class Act> struct gated_mlp {
+  static_assert(detail::check_activation<Act>());
+  using activation = detail::checked_activation<Act>;
+  static constexpr std::string_view name = "gated_mlp";
+  static constexpr int inputs = 2;
+  static constexpr std::array<std::string_view, 2> input_names{"gate", "up"};
+
+  template <std::floating_point S> MOIETY_HD static S value(std::array<S, 2> const& z) {
+    return static_cast<S>(activation::value(z[0])) * z[1];
+  }
+  template <std::floating_point S>
+  MOIETY_HD static void derivative(std::array<S, 2> const& z, S da, std::array<S, 2>& dz) {
+    S const gate = static_cast<S>(activation::value(z[0])), slope = static_cast<S>(activation::derivative(z[0]));
+    dz = {da * z[1] * slope, da * gate};
+  }
+};
+
+template <class Act> struct mlp {
+  static_assert(detail::check_activation<Act>());
+  using activation = detail::checked_activation<Act>;
+  static constexpr std::string_view name = "mlp";
+  static constexpr int inputs = 1;
+  static constexpr std::array<std::string_view, 1> input_names{"up"};
+
+  template <std::floating_point S> MOIETY_HD static S value(std::array<S, 1> const& z) {
+    return static_cast<S>(activation::value(z[0]));
+  }
+  template <std::floating_point S>
+  MOIETY_HD static void derivative(std::array<S, 1> const& z, S da, std::array<S, 1>& dz) {
+    dz = {da * static_cast<S>(activation::derivative(z[0]))};
+  }
+};
+
+static_assert(expert_mlp<gated_mlp<silu>> && expert_mlp<mlp<relu>>);
+
+}  // namespace moiety

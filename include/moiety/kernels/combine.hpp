@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+// From the rows of experts back to tokens: gather and sum over the slots in their fixed order, in the sum type.
+//
+//   y_t = base_t + Σ_{j = 0 … k−1} w_tj · o[row_of(t, j)]
+//
+// base [T × H] and weights [T × k] may be null: 0 and 1. A token that is not dispatched gets its base alone.
+#pragma once
+
+#include <moiety/kernels/host/combine.hpp>

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// Grouped matrix products: one matrix per group of rows, the arithmetic of the experts.
+//
+// Rows 0 ... R-1 form a row space that is cut into consecutive groups: group g owns rows offsets[g] ... offsets[g+1]-1
+// (offsets has groups + 1 ascending entries; any group may be empty). With W_g the matrix of group g:
+//
+//   grouped_gemm_nt   y(r, c) = sum_k a(r, k) W_g(c, k)          forward: rows times stored weights [n x k]
+//   grouped_gemm_nn   y(r, c) = sum_m sum_k a_m(r, k) W_m,g(k, c) input gradient: weights [k x n], M products in one sum
+//   grouped_gemm_tn   W_g(i, j) (+)= sum_r a(r, i) b(r, j)       weight gradient: over the rows r of group g
+//
+// Numeric contract. S (float or double) is the type of the sums; operands of any number type are widened to it exactly.
+// Each output is the chain  acc = fma(a_k, b_k, acc)  for ascending k (m first, then k in nn; ascending r in tn), from
+// acc = +0, or in tn with `accumulate` from the value that is there. A chain is never split, so the bits do not depend
+// on the number of rows, groups, threads, tiles, or on the instruction set (given one with fma; else fma is a * b + c).
+//
+// Results of nt and nn leave through an epilogue, called exactly once for each row and column block b, whose columns
+// are b * column_block<S> ... min(n, (b + 1) * column_block<S>) - 1 whatever the number of rows or threads:
+//
+//   nt   epilogue(group, row, first_column, columns, std::array<S const*, M> const& sums)   sums[m][c], c < columns
+//   nn   epilogue(group, row, first_column, columns, S const* sums)
+//
+// It runs on the worker threads, several rows at a time but each (row, block) on one, in no promised order; k = 0 gives
+// zeros. tn writes zeros for an empty group, and with `accumulate` leaves it alone. Memory between strides is not touched.
+// Nothing is allocated: operands are packed into the engine's per-worker scratch. What an epilogue throws comes out.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/numbers.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace moiety::inline MOIETY_ABI::kernels {
+
+/// Rows of a matrix, as they lie or gathered: row r is data + (index ? index[r] : r) * stride.
+template <class T> struct rows_of {
+  T const* data = nullptr;
+  std::int64_t stride = 0;
+  std::int32_t const* index = nullptr;
+
+  T const* row(std::int64_t r) const { return data + (index != nullptr ? std::int64_t{index[r]} : r) * stride; }
+};
+
+/// One row-major matrix per group.
+template <class T> struct grouped_matrix {
+  T* data = nullptr;
+  std::int64_t group_stride = 0, row_stride = 0;
+
+  T* group(std::int64_t g) const { return data + g * group_stride; }
+};
+
+/// Columns that one call of an epilogue covers, except at the right edge.
+template <class S> inline constexpr std::int64_t column_block = 256;
+
+/// y_m(r, c) = sum over k of a(r, k) w_m(c, k) for M matrices [n x k] of each group side by side.
+template <class S, class Engine, class A, class B, std::size_t M, class Epilogue>
+void grouped_gemm_nt(Engine& engine, std::int64_t groups, std::int64_t const* offsets, rows_of<A> a,
+                     std::array<grouped_matrix<B const>, M> const& w, std::int64_t n, std::int64_t k,
+                     Epilogue const& epilogue);
+
+/// y(r, c) = sum over m, then k, of a_m(r, k) w_m(k, c) with w_m [k x n] of each group.
+template <class S, class Engine, class A, class B, std::size_t M, class Epilogue>
+void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* offsets,
+                     std::array<rows_of<A>, M> const& a, std::array<grouped_matrix<B const>, M> const& w,
+                     std::int64_t n, std::int64_t k, Epilogue const& epilogue);
+
+/// out(i, j) = sum over rows r of the group of a(r, i) b(r, j), i < n, j < k; added to what is there if `accumulate`.
+template <class S, class Engine, class A, class B>
+void grouped_gemm_tn(Engine& engine, std::int64_t groups, std::int64_t const* offsets, rows_of<A> a, rows_of<B> b,
+                     grouped_matrix<S> out, std::int64_t n, std::int64_t k, bool accumulate);
+
+}  // namespace moiety::inline MOIETY_ABI::kernels
+
+#include <moiety/kernels/host/grouped_gemm.hpp>

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// Vector registers of the host: one type of the width that the build's instruction set has, and the few operations
+// that the kernels need. Every operation works lane by lane and gives the bits of its scalar counterpart: fma is
+// mo::fma in each lane, loads convert exactly as the storage types do.
+//
+// The types are GCC/Clang vector extensions; fma is written with intrinsics, because contraction of a * b + c is the
+// compiler's choice.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/math.hpp>
+#include <moiety/core/numbers.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
+namespace moiety::inline MOIETY_ABI::simd {
+
+namespace detail {
+// Two specialisations, because g++ 12 handles vectors of a dependent size only partly.
+template <class S> struct vector_of;
+template <> struct vector_of<float> {
+  typedef float type __attribute__((vector_size(MOIETY_VECTOR_BYTES)));
+};
+template <> struct vector_of<double> {
+  typedef double type __attribute__((vector_size(MOIETY_VECTOR_BYTES)));
+};
+}  // namespace detail
+
+/// One register of float or double.
+template <class S> using vec = typename detail::vector_of<S>::type;
+
+/// Lanes of vec<S>: 16, 8 or 4 floats, half as many doubles.
+template <class S> inline constexpr int lanes = MOIETY_VECTOR_BYTES / static_cast<int>(sizeof(S));
+
+/// lanes<S> registers, for instance the rows of a square.
+template <class S> using square = vec<S>[static_cast<std::size_t>(lanes<S>)];
+
+/// Whether there are 32 registers, or 16.
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr bool many_registers = true;
+#else
+inline constexpr bool many_registers = false;
+#endif
+
+template <class S> [[gnu::always_inline]] inline vec<S> load(S const* from) {
+  vec<S> value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+template <class S> [[gnu::always_inline]] inline void store(S* to, vec<S> value) {
+  std::memcpy(to, &value, sizeof value);
+}
+
+template <class S> [[gnu::always_inline]] inline vec<S> zero() { return vec<S>{}; }
+
+/// value in every lane.
+[[gnu::always_inline]] inline vec<float> broadcast(float value) {
+#if defined(__AVX512F__)
+  return _mm512_set1_ps(value);
+#elif defined(__AVX__)
+  return _mm256_set1_ps(value);
+#else
+  return vec<float>{value, value, value, value};
+#endif
+}
+[[gnu::always_inline]] inline vec<double> broadcast(double value) {
+#if defined(__AVX512F__)
+  return _mm512_set1_pd(value);
+#elif defined(__AVX__)
+  return _mm256_set1_pd(value);
+#else
+  return vec<double>{value, value};
+#endif
+}
+
+/// mo::fma(a, b, c) in every lane.
+[[gnu::always_inline]] inline vec<float> fma(vec<float> a, vec<float> b, vec<float> c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif MOIETY_HAS_FMA
+  for (int i = 0; i < lanes<float>; ++i) c[i] = moiety::fma(a[i], b[i], c[i]);
+  return c;
+#else
+  return a * b + c;
+#endif
+}
+[[gnu::always_inline]] inline vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_pd(a, b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_pd(a, b, c);
+#elif MOIETY_HAS_FMA
+  for (int i = 0; i < lanes<double>; ++i) c[i] = moiety::fma(a[i], b[i], c[i]);
+  return c;
+#else
+  return a * b + c;
+#endif
+}
+
+/// lanes<S> values of type T, widened to S.
+template <class S, class T> [[gnu::always_inline]] inline vec<S> load_as(T const* from) {
+  if constexpr (std::is_same_v<S, T>) {
+    return load(from);
+#if defined(__AVX512F__)
+  } else if constexpr (std::is_same_v<S, float> && std::is_same_v<T, bf16>) {
+    __m256i bits;
+    std::memcpy(&bits, from, sizeof bits);
+    typedef std::uint32_t words __attribute__((vector_size(64)));
+    auto const wide = (words)_mm512_maskz_cvtepu16_epi32(0xffff, bits) << 16;  // g++ 12 warns about the unmasked form
+    return (vec<float>)wide;
+  } else if constexpr (std::is_same_v<S, float> && std::is_same_v<T, fp16>) {
+    __m256i bits;
+    std::memcpy(&bits, from, sizeof bits);
+    return _mm512_maskz_cvtph_ps(0xffff, bits);
+#elif defined(__AVX2__) && defined(__F16C__)
+  } else if constexpr (std::is_same_v<S, float> && std::is_same_v<T, bf16>) {
+    __m128i bits;
+    std::memcpy(&bits, from, sizeof bits);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  } else if constexpr (std::is_same_v<S, float> && std::is_same_v<T, fp16>) {
+    __m128i bits;
+    std::memcpy(&bits, from, sizeof bits);
+    return _mm256_cvtph_ps(bits);
+#endif
+  } else {
+    alignas(MOIETY_VECTOR_BYTES) S widened[static_cast<std::size_t>(lanes<S>)];
+    for (int i = 0; i < lanes<S>; ++i) widened[i] = static_cast<S>(from[i]);
+    return load(widened);
+  }
+}
+
+/// The first count (< lanes) of lanes<S> values of type T, widened to S; zeros after them. Reads nothing beyond.
+template <class S, class T> inline vec<S> load_first(T const* from, std::int64_t count) {
+  alignas(MOIETY_VECTOR_BYTES) S widened[static_cast<std::size_t>(lanes<S>)] = {};
+  for (std::int64_t i = 0; i < count; ++i) widened[i] = static_cast<S>(from[i]);
+  return load(widened);
+}
+
+/// Stores the first count lanes.
+template <class S> inline void store_first(S* to, vec<S> value, std::int64_t count) {
+  std::memcpy(to, &value, static_cast<std::size_t>(count) * sizeof(S));
+}
+
+namespace detail {
+
+// One step of the transposition: exchanges the blocks of size Half off the diagonal of each block of size 2 * Half.
+template <int Half, class V, std::size_t... Lane>
+[[gnu::always_inline]] inline void exchange(V& upper, V& lower, std::index_sequence<Lane...>) {
+  constexpr int n = static_cast<int>(sizeof...(Lane));
+  V const a = upper, b = lower;
+  upper = __builtin_shufflevector(a, b, ((Lane & Half) == 0 ? static_cast<int>(Lane) : n + static_cast<int>(Lane) - Half)...);
+  lower = __builtin_shufflevector(a, b, ((Lane & Half) == 0 ? static_cast<int>(Lane) + Half : n + static_cast<int>(Lane))...);
+}
+
+template <class S, int Half> [[gnu::always_inline]] inline void exchange_blocks(square<S>& rows) {
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes<S>; ++i)
+    if ((i & Half) == 0) exchange<Half>(rows[i], rows[i + Half], std::make_index_sequence<static_cast<std::size_t>(lanes<S>)>());
+}
+
+}  // namespace detail
+
+/// Transposes a square of lanes x lanes in registers.
+template <class S> [[gnu::always_inline]] inline void transpose(square<S>& rows) {
+  if constexpr (lanes<S> > 8) detail::exchange_blocks<S, 8>(rows);
+  if constexpr (lanes<S> > 4) detail::exchange_blocks<S, 4>(rows);
+  if constexpr (lanes<S> > 2) detail::exchange_blocks<S, 2>(rows);
+  detail::exchange_blocks<S, 1>(rows);
+}
+
+}  // namespace moiety::inline MOIETY_ABI::simd

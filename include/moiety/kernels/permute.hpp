@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// Building a permutation from a routing: a counting sort by expert that keeps token order (stable by construction).
+//
+//   build_permutation(engine, routing, out)   offsets, source tokens and positions; tokens not dispatched get row −1
+//   permute(ctx, routing)                     the same, into memory of its own
+//
+// Throws data_error where tokens · k does not fit a row index of 32 bits.
+#pragma once
+
+#include <moiety/batch/permutation.hpp>
+#include <moiety/batch/routing.hpp>
+#include <moiety/core/config.hpp>
+#include <moiety/kernels/host/permute.hpp>
+
+namespace moiety::inline MOIETY_ABI {
+
+template <class Context>
+permutation permute(Context& ctx, routing_view<typename Context::sum> const& routes) {
+  permutation result(routes.tokens, routes.experts, routes.slots, ctx.memory());
+  kernels::build_permutation(ctx.engine(), routes, result.view());
+  return result;
+}
+
+}  // namespace moiety

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a layer costs, as constexpr functions of its spec.
+//
+//   parameters<Spec>             E H + E (inputs + 1) H I
+//   active_parameters<Spec>      E H + k (inputs + 1) H I: those that one token uses
+//   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products
+//   backward_flops<Spec>(T)      twice forward: input and weight gradients
+//   weight_bytes<Spec, D>        what make_weights allocates      gradient_bytes<Spec, D>    what make_gradients does
+//   saved_bytes<Spec, D>(T)      what a tape allocates; it also refers to x
+//   workspace_bytes<Spec, D>(T)  the most that forward, infer or backward hold besides the tape while they run
+//
+// D is a deployment; T are mo::tokens{count, sequences}. Bytes are those that the allocator hook sees.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/numbers.hpp>
+#include <moiety/layer/deployment.hpp>
+#include <moiety/layer/memory_plan.hpp>
+#include <moiety/layer/spec.hpp>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace moiety::inline MOIETY_ABI {
+
+namespace detail {
+template <class Spec>
+inline constexpr std::int64_t expert_parameters =
+    (spec_of<Spec>::inputs + 1) * spec_of<Spec>::hidden * spec_of<Spec>::ffn;
+template <class Spec> inline constexpr std::int64_t router_parameters = spec_of<Spec>::experts * spec_of<Spec>::hidden;
+}  // namespace detail
+
+template <class Spec>
+inline constexpr std::int64_t parameters =
+    detail::router_parameters<Spec> + spec_of<Spec>::experts * detail::expert_parameters<Spec>;
+
+template <class Spec>
+inline constexpr std::int64_t active_parameters =
+    detail::router_parameters<Spec> + spec_of<Spec>::slots * detail::expert_parameters<Spec>;
+
+template <class Spec> constexpr std::int64_t forward_flops(tokens of) { return 2 * of.count * active_parameters<Spec>; }
+template <class Spec> constexpr std::int64_t backward_flops(tokens of) { return 2 * forward_flops<Spec>(of); }
+
+template <class Spec, class Deployment = deployment<>>
+inline constexpr std::int64_t weight_bytes =
+    detail::router_parameters<Spec> * static_cast<std::int64_t>(sizeof(sum_t<typename Deployment::element>)) +
+    spec_of<Spec>::experts * detail::expert_parameters<Spec> *
+        static_cast<std::int64_t>(sizeof(typename Deployment::element));
+
+template <class Spec, class Deployment = deployment<>>
+inline constexpr std::int64_t gradient_bytes =
+    parameters<Spec> * static_cast<std::int64_t>(sizeof(sum_t<typename Deployment::element>));
+
+template <class Spec, class Deployment = deployment<>> constexpr std::int64_t saved_bytes(tokens of) {
+  return tape_plan<Spec, typename Deployment::element>(of).block.bytes();
+}
+
+template <class Spec, class Deployment = deployment<>> constexpr std::int64_t workspace_bytes(tokens of) {
+  using T = typename Deployment::element;
+  std::int64_t const forward = forward_plan<Spec, T>(of).block.bytes();
+  std::int64_t const infer = forward + tape_plan<Spec, T>(of, false).block.bytes();
+  std::int64_t const backward = pending_plan<Spec, T>(of).block.bytes() + backward_plan<Spec, T>(of).block.bytes();
+  return std::max({forward, infer, backward});
+}
+
+}  // namespace moiety

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The run-time knobs of a layer, as designated initialisers:
+//
+//   mo::layer_options<mine>{.losses = {mo::load_balance<>{.coefficient = 1e-2f}}, .non_finite = mo::non_finite::sanitise}
+//
+// router      values of the router's policies
+// losses      values of the listed losses; one without a coefficient is measured, not trained
+// non_finite  what non-finite logits lead to; by default what the back end prefers
+// loss_scale  multiplies the gradients of the losses, as a scaled task loss has its gradient multiplied
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
+#include <moiety/layer/spec.hpp>
+
+#include <cmath>
+#include <optional>
+
+namespace moiety::inline MOIETY_ABI {
+
+template <class Spec> struct layer_options {
+  typename spec_of<Spec>::router_type router{};
+  typename spec_of<Spec>::losses_type losses{};
+  std::optional<moiety::non_finite> non_finite{};
+  float loss_scale = 1;
+
+  /// Throws config_error for a knob that can never work.
+  void check() const {
+    losses.for_each([](auto const& loss) {
+      detail::require<config_error>(std::isfinite(loss.coefficient) && loss.coefficient >= 0, "the coefficient of ",
+                                    loss.name, " must be finite and not negative, but is ", loss.coefficient, '.');
+    });
+    detail::require<config_error>(std::isfinite(loss_scale) && loss_scale > 0,
+                                  "loss_scale must be finite and positive, but is ", loss_scale, '.');
+    detail::require<config_error>(std::isfinite(router.scale_factor()) && router.scale_factor() != 0,
+                                  "the scale of a router must be finite and not 0, but is ", router.scale_factor(), '.');
+  }
+};
+
+}  // namespace moiety

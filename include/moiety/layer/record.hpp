@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a layer's losses were over one or more batches: additive and exact, so records merge in any order.
+//
+// A loss over micro-batches or sequences keeps Σ weight · value over its units. A loss over the global batch keeps the
+// merged statistics, of which it is a function.
+#pragma once
+
+#include <moiety/batch/routing.hpp>
+#include <moiety/batch/statistics.hpp>
+#include <moiety/core/config.hpp>
+#include <moiety/core/exact_sum.hpp>
+#include <moiety/layer/spec.hpp>
+#include <moiety/layer/tape.hpp>
+
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+
+namespace moiety::inline MOIETY_ABI {
+
+/// Σ over units of weight, weight · value, coefficient · weight and coefficient · weight · value.
+struct loss_sum {
+  exact_sum weight{}, value{}, coefficient{}, weighted{};
+
+  void add(double unit_weight, double unit_value, double unit_coefficient) {
+    weight.add(unit_weight);
+    value.add(unit_weight * unit_value);
+    coefficient.add(unit_coefficient * unit_weight);
+    weighted.add(unit_coefficient * (unit_weight * unit_value));
+  }
+  loss_sum& operator+=(loss_sum const& other) {
+    weight += other.weight, value += other.value, coefficient += other.coefficient, weighted += other.weighted;
+    return *this;
+  }
+  friend bool operator==(loss_sum const&, loss_sum const&) = default;
+};
+
+template <class Spec> struct layer_record;
+
+namespace detail {
+
+/// The position of Loss in losses<Losses...>.
+template <class Loss, class List> inline constexpr std::size_t loss_index = 0;
+template <class Loss, class First, class... Rest>
+inline constexpr std::size_t loss_index<Loss, losses<First, Rest...>> =
+    std::same_as<Loss, First> ? 0 : 1 + loss_index<Loss, losses<Rest...>>;
+
+}  // namespace detail
+
+template <class Spec> struct layer_record {
+  using losses_type = typename spec_of<Spec>::losses_type;
+
+  routing_statistics statistics{spec_of<Spec>::experts, spec_of<Spec>::slots};
+  token_counts tokens{};
+  std::array<loss_sum, static_cast<std::size_t>(losses_type::count)> sums{};
+
+  layer_record() = default;
+
+  template <scalar T> explicit layer_record(layer_tape<Spec, T> const& tape) : statistics(tape.unit(0)) {
+    tokens = tape.routing().count_states();
+    tape.options().losses.for_each([&]<class Loss>(Loss const& loss) {
+      bool const by_sequence = std::same_as<typename Loss::unit, over::sequence>;
+      for (std::int64_t u = by_sequence ? 1 : 0; u < (by_sequence ? tape.units() : 1); ++u)
+        add<Loss>(tape.unit_weight(u), loss.value(tape.unit(u)), static_cast<double>(loss.coefficient));
+    });
+  }
+
+  /// Adds one unit's value of a loss.
+  template <class Loss> void add(double weight, double value, double coefficient) {
+    sums[detail::loss_index<Loss, losses_type>].add(weight, value, coefficient);
+  }
+
+  layer_record& operator+=(layer_record const& other) {
+    statistics += other.statistics;
+    tokens += other.tokens;
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += other.sums[i];
+    return *this;
+  }
+
+  /// The unweighted loss: the mean over units, by weight; for the global batch, of all that was merged.
+  template <class Loss> double value() const {
+    loss_sum const& sum = sums[detail::loss_index<Loss, losses_type>];
+    if constexpr (std::same_as<typename Loss::unit, over::global_batch>) return Loss{}.value(statistics);
+    double const weight = sum.weight.value();
+    return weight > 0 ? sum.value.value() / weight : 0;
+  }
+
+  /// Coefficient times loss.
+  template <class Loss> double weighted() const {
+    loss_sum const& sum = sums[detail::loss_index<Loss, losses_type>];
+    double const weight = sum.weight.value();
+    if (!(weight > 0)) return 0;
+    if constexpr (std::same_as<typename Loss::unit, over::global_batch>)
+      return sum.coefficient.value() / weight * value<Loss>();
+    return sum.weighted.value() / weight;
+  }
+};
+
+}  // namespace moiety

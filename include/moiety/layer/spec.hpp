@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// A spec says what a layer computes, in the words of a model card. It names no device, number type or rank.
+//
+//   struct mine : mo::layer_spec<mo::dims{.hidden = 2048, .ffn = 768, .experts = 128}> {
+//     using router  = mo::router<mo::softmax, mo::top_k<8>, mo::renormalised>;     // required
+//     using experts = mo::gated_mlp<mo::silu>;                                     // the default
+//     using losses  = mo::losses<mo::load_balance<>>;                              // none by default
+//   };
+//
+// spec_of<Spec> reads a spec: its sizes and roles, checked once, with one sentence for each mistake.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/experts/mlp.hpp>
+#include <moiety/losses/loss.hpp>
+#include <moiety/router/router.hpp>
+
+#include <cstdint>
+#include <type_traits>
+
+namespace moiety::inline MOIETY_ABI {
+
+/// H, I and E of a layer.
+struct dims {
+  std::int64_t hidden = 0;
+  std::int64_t ffn = 0;
+  std::int64_t experts = 0;
+  friend constexpr bool operator==(dims const&, dims const&) = default;
+};
+
+template <dims Size> struct layer_spec {
+  static constexpr dims size = Size;
+  using router = void;
+  using experts = gated_mlp<silu>;
+  using losses = moiety::losses<>;
+};
+
+/// Another spec with sizes of its own.
+template <class Spec, dims Size> struct resized : Spec {
+  static constexpr dims size = Size;
+};
+
+template <class Spec> class spec_of {
+  using any_router = router<softmax, top_k<1>>;
+  using spec_router = typename Spec::router;
+  using spec_experts = typename Spec::experts;
+  using spec_losses = typename Spec::losses;
+
+  static consteval bool check() {
+    static_assert(!requires { typename Spec::loss; }, "a spec names its losses 'losses', not 'loss'.");
+    static_assert(!requires { typename Spec::expert; }, "a spec names its experts 'experts', not 'expert'.");
+    static_assert(!requires { typename Spec::routers; }, "a spec names its router 'router', not 'routers'.");
+    static_assert(!requires { typename Spec::backend; },
+                  "a spec says what a layer computes: 'backend' belongs in a deployment.");
+    static_assert(!requires { typename Spec::element; },
+                  "a spec says what a layer computes: 'element' belongs in a deployment.");
+    static_assert(is_router<spec_router>,
+                  "'using router' in a spec must name a mo::router<score rule, mo::top_k<K>, ...>.");
+    static_assert(expert_mlp<spec_experts>,
+                  "'using experts' in a spec must name an expert MLP, as mo::gated_mlp<mo::silu>.");
+    static_assert(is_losses<spec_losses>, "'using losses' in a spec must name mo::losses<...>.");
+    static_assert(Spec::size.hidden >= 1 && Spec::size.ffn >= 1 && Spec::size.experts >= 1,
+                  "dims needs hidden, ffn and experts of at least 1.");
+    return true;
+  }
+  static_assert(check());
+
+  template <class Router> static consteval int checked_slots() {
+    static_assert(Router::slots >= 1 && (Router::slots <= Spec::size.experts || Spec::size.experts < 1),
+                  "mo::top_k<K> needs 1 <= K <= dims.experts.");
+    return Router::slots;
+  }
+
+ public:
+  using router_type = std::conditional_t<is_router<spec_router>, spec_router, any_router>;
+  using experts_type = std::conditional_t<expert_mlp<spec_experts>, spec_experts, gated_mlp<silu>>;
+  using losses_type = std::conditional_t<is_losses<spec_losses>, spec_losses, losses<>>;
+
+  static constexpr std::int64_t hidden = Spec::size.hidden;
+  static constexpr std::int64_t ffn = Spec::size.ffn;
+  static constexpr std::int64_t experts = Spec::size.experts;
+  static constexpr std::int64_t slots = checked_slots<router_type>();  // k
+  static constexpr std::int64_t inputs = experts_type::inputs;
+};
+
+}  // namespace moiety

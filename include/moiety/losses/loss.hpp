@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// Auxiliary losses of a router, and the units that they are taken over.
+//
+// A loss is an aggregate with a run-time `coefficient` (0: measured, not trained), a `name`, the type `over` and
+//   value(statistics)                                    the loss of one unit, a pure function of its statistics
+//   token_gradient(statistics, factor, z, dp, dz)        adds factor · ∂value to one token's rows: dp for what reaches
+//                                                        the loss through the probabilities, dz for the logits z
+// An aux loss enters the sum that is trained as coefficient · weight · value, with the weight of its unit in tokens.
+#pragma once
+
+#include <moiety/batch/batch.hpp>
+#include <moiety/batch/routing.hpp>
+#include <moiety/batch/row.hpp>
+#include <moiety/batch/statistics.hpp>
+#include <moiety/core/component_set.hpp>
+#include <moiety/core/config.hpp>
+#include <moiety/core/matrix.hpp>
+#include <moiety/kernels/route.hpp>
+
+#include <concepts>
+#include <cstdint>
+#include <string_view>
+
+namespace moiety::inline MOIETY_ABI {
+
+/// The tokens that one value of a loss is taken over.
+namespace over {
+struct sequence {
+  static constexpr std::string_view name = "sequence";
+};
+struct micro_batch {
+  static constexpr std::string_view name = "micro_batch";
+};
+struct global_batch {
+  static constexpr std::string_view name = "global_batch";
+};
+}  // namespace over
+
+template <class O>
+concept loss_unit = std::same_as<O, over::sequence> || std::same_as<O, over::micro_batch> ||
+                    std::same_as<O, over::global_batch>;
+
+template <class L>
+concept loss = requires(L const l, statistics_view const unit, span_row<float> row, span_row<float> const logits) {
+  requires loss_unit<typename L::unit>;
+  { l.coefficient } -> std::convertible_to<float>;
+  { L::name } -> std::convertible_to<std::string_view>;
+  { l.value(unit) } -> std::same_as<double>;
+  l.token_gradient(unit, 1.0f, logits, row, row);
+};
+
+namespace detail {
+
+/// Adds ∂value/∂logits of one unit to dlogits [T × E], for tokens whose logits are all finite.
+template <class Loss, class Context, class Router>
+void add_loss_gradient(Context& ctx, Loss const& loss, statistics_view const& unit,
+                       matrix_view<typename Context::sum const> logits, Router const& router,
+                       matrix_view<typename Context::sum> dlogits) {
+  using S = typename Context::sum;
+  detail::require<data_error>(dlogits.rows() == logits.rows() && dlogits.cols() == logits.cols(),
+                              "the gradient of logits ", detail::shape(logits.rows(), logits.cols()),
+                              " was given the shape ", detail::shape(dlogits.rows(), dlogits.cols()), '.');
+  routing<S> const routes = router.forward(ctx, logits, non_finite::sanitise);
+  kernels::route_backward(
+      ctx.engine(), router, logits, routes.view(), static_cast<S const*>(nullptr),
+      [&](std::int64_t, span_row<S> z, span_row<S> dp, span_row<S> dz) {
+        loss.token_gradient(unit, S{1}, z, dp, dz);
+      },
+      dlogits, true);
+}
+
+}  // namespace detail
+
+/// The losses of a spec. A value holds one of each, made from any of them in any order.
+template <class... Losses> class losses : public component_set<Losses...> {
+  static consteval bool check() {
+    static_assert((loss<Losses> && ...), "mo::losses was given a type that is no loss.");
+    static_assert(((detail::count_of<Losses, Losses...> == 1) && ...), "mo::losses takes each loss once.");
+    return true;
+  }
+  static_assert(check());
+
+ public:
+  using component_set<Losses...>::component_set;
+  static constexpr int count = sizeof...(Losses);
+  template <class L> static constexpr bool contains = detail::count_of<L, Losses...> > 0;
+  /// Whether some loss is taken over units of kind Unit.
+  template <class Unit> static constexpr bool any_over = (false || ... || std::same_as<typename Losses::unit, Unit>);
+};
+
+template <class T> inline constexpr bool is_losses = false;
+template <class... Losses> inline constexpr bool is_losses<losses<Losses...>> = true;
+
+/// The statistics of a batch of logits [T × E] and its routing, as one unit.
+template <class Context, class Router>
+routing_statistics statistics(Context& ctx, matrix_view<typename Context::sum const> logits, Router const& router,
+                              routing_view<typename Context::sum> const& routes) {
+  routing_statistics result(logits.cols(), routes.slots);
+  statistics_view const unit = result.view();
+  kernels::accumulate(ctx.engine(), router, logits, routes, {}, {&unit, 1});
+  return result;
+}
+
+}  // namespace moiety

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// A deployment at run time: the back end's engine, and one communicator for every axis of the layout.
+//
+//   mo::context<> ctx;                              host, float, one rank
+//   mo::context<> ctx{mo::host{.threads = 2}};      options of the back end
+//   auto x = ctx.matrix(tokens, hidden);            zeroed, in the deployment's number type, from the context's memory
+//
+// A context outlives the layers, matrices, weights and tapes that were made with it. It is used by one thread at a time.
+#pragma once
+
+#include <moiety/backend/transport/self.hpp>
+#include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
+#include <moiety/core/matrix.hpp>
+#include <moiety/core/numbers.hpp>
+#include <moiety/core/random.hpp>
+#include <moiety/mesh/layout.hpp>
+
+#include <cstdint>
+#include <memory>
+
+namespace moiety::inline MOIETY_ABI {
+
+template <class Deployment> class context {
+ public:
+  using deployment = Deployment;
+  using backend = typename Deployment::backend;
+  using engine_type = typename backend::engine;
+  using element = typename Deployment::element;
+  using sum = sum_t<element>;
+  using communicator = typename Deployment::transport::communicator;
+
+  static_assert(Deployment::shape.world() == 1 || !Deployment::transport::single_rank,
+                "this deployment has more than one rank, and its transport mo::self has one.");
+
+  context() : context(backend{}) {}
+  explicit context(backend const& options) : engine_(std::make_unique<engine_type>(options)) {}
+
+  engine_type& engine() { return *engine_; }
+  auto& memory() { return engine_->memory(); }
+  communicator& data() { return data_; }
+  void synchronize() { engine_->synchronize(); }
+
+  moiety::matrix<element> matrix(std::int64_t rows, std::int64_t cols) {
+    return moiety::matrix<element>(rows, cols, engine_->memory());
+  }
+
+ private:
+  std::unique_ptr<engine_type> engine_;
+  communicator data_;
+};
+
+/// Fills x with standard normals: x(i, j) is number (first + i) · cols + j of the seed, whatever rows a rank holds.
+template <class Deployment, scalar T>
+void fill_normal(context<Deployment>& ctx, matrix_view<T> x, seed key, first_row first = first_row{0}) {
+  detail::require<data_error>(x.data() != nullptr || x.rows() * x.cols() == 0, "fill_normal was given a null matrix.");
+  ctx.engine().for_blocks(x.rows(), 64, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      normal_sequence values(key, 0, static_cast<std::uint64_t>((first.value + i) * x.cols()));
+      for (std::int64_t j = 0; j < x.cols(); ++j) x(i, j) = static_cast<T>(static_cast<sum_t<T>>(values.next()));
+    }
+  });
+}
+
+template <class Deployment, scalar T>
+void fill_normal(context<Deployment>& ctx, matrix<T>& x, seed key, first_row first = first_row{0}) {
+  fill_normal(ctx, x.view(), key, first);
+}
+
+}  // namespace moiety
