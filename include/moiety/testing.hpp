@@ -41,7 +41,8 @@ struct gradient_check {
 /// Options in which every listed loss is trained, each with a coefficient of its own.
 template <class Spec> layer_options<Spec> trained_options() {
   layer_options<Spec> options;
-  options.losses.for_each([&, coefficient = 0.3f]<class Loss>(Loss const&) mutable {
+  float coefficient = 0.3f;
+  options.losses.for_each([&]<class Loss>(Loss const&) {
     options.losses.template get<Loss>().coefficient = coefficient;
     coefficient /= 2;
   });
@@ -84,9 +85,12 @@ template <class Spec> class difference_problem {
  private:
   using tape_type = typename layer_type::tape_type;
 
+  /// The experts of each token, whatever their order.
   static std::vector<std::int32_t> ids_of(tape_type const& tape) {
     auto const& r = tape.routing();
-    return {r.ids, r.ids + r.tokens * r.slots};
+    std::vector<std::int32_t> ids(r.ids, r.ids + r.tokens * r.slots);
+    for (auto token = ids.begin(); token != ids.end(); token += r.slots) std::sort(token, token + r.slots);
+    return ids;
   }
 
   /// L, or NaN where the routing changed.

@@ -28,7 +28,7 @@ struct find_if<Predicate, Fallback, T, Ts...> {
 
 template <class... Components> class component_set {
  public:
-  constexpr component_set() = default;
+  constexpr component_set() noexcept = default;
 
   template <class... Some>
     requires(sizeof...(Some) > 0 && ((detail::count_of<Some, Components...> == 1) && ...))

@@ -66,8 +66,8 @@ template <class Spec> description describe() {
       [&]<class Loss>(Loss const&) { out << ' ' << Loss::name << " over " << Loss::unit::name << ';'; });
   if (spec::losses_type::count == 0) out << " none";
   out << '\n'
-      << "size     " << detail::scaled(parameters<Spec>, "parameters") << ", "
-      << detail::scaled(active_parameters<Spec>, "active") << '\n'
+      << "size     " << detail::scaled(parameters<Spec>, " parameters") << ", "
+      << detail::scaled(active_parameters<Spec>, " active") << '\n'
       << "a token  " << detail::scaled(forward_flops<Spec>(tokens{1}), "FLOP") << " forward, "
       << detail::scaled(backward_flops<Spec>(tokens{1}), "FLOP") << " backward\n";
   return {out.str()};

@@ -25,7 +25,9 @@
 #include <moiety/kernels/grouped_gemm.hpp>
 #include <moiety/kernels/permute.hpp>
 #include <moiety/kernels/route.hpp>
+#include <moiety/layer/arguments.hpp>
 #include <moiety/layer/deployment.hpp>
+#include <moiety/layer/initialise.hpp>
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/options.hpp>
 #include <moiety/layer/parameters.hpp>
@@ -54,8 +56,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using gradients_type = layer_gradients<Spec, T>;
   using tape_type = layer_tape<Spec, T>;
 
-  explicit moe_layer(context<Deployment>& ctx, layer_options<Spec> const& options = {})
-      : ctx_(&ctx), options_(options) {
+  explicit moe_layer(context<Deployment>& ctx, layer_options<Spec> const& options = {}) : ctx_(&ctx), options_(options) {
     options_.check();
   }
 
@@ -70,29 +71,14 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     return weights_type(weights_type::bound(std::forward<Bind>(bind)));
   }
 
-  /// Normal with standard deviation 1/√fan_in: a function of (seed, name, logical index) alone.
-  void initialise(weights_type& weights, seed key) const {
-    weights.for_each([&](parameter const& p, auto values) {
-      double const deviation = 1 / moiety::sqrt(static_cast<double>(p.fan_in));
-      std::uint64_t const stream = stream_of(p.name);
-      constexpr std::int64_t piece = 4096;
-      ctx_->engine().for_blocks(static_cast<std::int64_t>(p.size()), piece,
-                                [&](std::int64_t begin, std::int64_t end, int) {
-                                  normal_sequence normals(key, stream, static_cast<std::uint64_t>(begin));
-                                  for (std::int64_t i = begin; i < end; ++i) {
-                                    auto& value = values[static_cast<std::size_t>(i)];
-                                    using V = std::remove_reference_t<decltype(value)>;
-                                    value = static_cast<V>(static_cast<sum_t<V>>(deviation * normals.next()));
-                                  }
-                                });
-    });
-  }
+  void initialise(weights_type& weights, seed key) const { initialise_weights(ctx_->engine(), weights, key); }
 
   /// Zero gradients, in the sum type.
   gradients_type make_gradients() const { return gradients_type(gradients_type::allocate(ctx_->memory())); }
 
   tape_type forward(weights_type const& weights, matrix_view<T const> x, matrix_view<T> y, batch const& about = {}) {
-    check_call("forward", x, "y", y, about);
+    detail::check_call("forward", read::hidden, "x", x, "y", y);
+    about.check(x.rows());
     tape_type tape(tokens(x.rows(), about.units()), about, options_, true, ctx_->memory());
     tape.x = x;
     tape.came_from(weights.router().data());
@@ -101,7 +87,8 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   }
 
   void infer(weights_type const& weights, matrix_view<T const> x, matrix_view<T> y, batch const& about = {}) {
-    check_call("infer", x, "y", y, about);
+    detail::check_call("infer", read::hidden, "x", x, "y", y);
+    about.check(x.rows());
     tape_type scratch(tokens(x.rows(), about.units()), about, options_, false, ctx_->memory());
     scratch.x = x;
     run(weights, scratch, y, about, false);
@@ -116,9 +103,9 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
 
   void backward_input(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx) {
     tape.expect(tape_state::forward_done, weights.router().data(), "backward_input");
-    check_shape("backward", "dy", dy, tape.x.rows());
-    check_call("backward", dy, "dx", dx, {});
-    detail::require<data_error>(!overlap(tape.x, dx), "backward was given dx that overlaps the tape's x.");
+    detail::check_shape("backward", "dy", dy, tape.x.rows(), read::hidden);
+    detail::check_call("backward", read::hidden, "dy", dy, "dx", dx);
+    detail::check_call("backward", read::hidden, "x", tape.x, "dx", dx);
     pending_plan<Spec, T> const kept(tape.size());
     backward_plan<Spec, T> const plan(tape.size());
     tape.pending = buffer(kept.block.bytes(), ctx_->memory());
@@ -170,8 +157,6 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     return loss_report<Spec>({layer_record<Spec>(tape)});
   }
 
-  layer_options<Spec> const& options() const { return options_; }
-
  private:
   static expert_rows rows_of(permutation_view const& order) {
     return {read::experts, order.offsets(), read::hidden, read::ffn};
@@ -188,7 +173,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
         });
     kernels::route<typename read::router_type, S>(
         ctx_->engine(), options_.router, tape.logits(), about,
-        options_.non_finite.value_or(Deployment::backend::default_non_finite), tape.routing());
+        options_.non_finite.value_or(Deployment::backend::default_non_finite), tape.routing(), options_.name);
     kernels::build_permutation(ctx_->engine(), tape.routing(), tape.permutation());
     if (keep) take_statistics(tape);
     forward_plan<Spec, T> const plan(tape.size());
@@ -252,35 +237,10 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
         });
   }
 
-  static bool overlap(matrix_view<T const> a, matrix_view<T const> b) {
-    auto const end = [](matrix_view<T const> m) { return m.row(m.rows() - 1) + m.cols(); };
-    return a.rows() > 0 && b.rows() > 0 && a.data() < end(b) && b.data() < end(a);
-  }
-
-  static void check_shape(char const* call, char const* name, matrix_view<T const> m, std::int64_t rows) {
-    detail::require<data_error>(m.rows() == rows && m.cols() == read::hidden, call, " needs ", name, " of the shape ",
-                                detail::shape(rows, read::hidden), ", but was given ",
-                                detail::shape(m.rows(), m.cols()), '.');
-    detail::require<data_error>(m.data() != nullptr || rows == 0, call, " was given a null ", name, '.');
-    detail::require<data_error>(m.stride() >= m.cols(), call, " was given ", name, " with a stride of ", m.stride(),
-                                " for ", m.cols(), " columns.");
-  }
-
-  static void check_call(char const* call, matrix_view<T const> in, char const* name, matrix_view<T> out,
-                         batch const& about) {
-    check_shape(call, "x", in, in.rows());
-    check_shape(call, name, out, in.rows());
-    about.check(in.rows());
-    detail::require<data_error>(!overlap(in, out), call, " was given ", name, " that overlaps its input.");
-  }
-
   static void refuse_accumulation(tape_type const& tape, gradients_type const& gradients) {
-    if (gradients.empty()) return;
-    tape.options().losses.for_each([]<class Loss>(Loss const& loss) {
-      detail::require<config_error>(!std::same_as<typename Loss::unit, over::global_batch> || loss.coefficient == 0,
-                                    Loss::name, " over the global batch cannot be trained under gradient accumulation: "
-                                    "its counts are not known when the first backward runs.");
-    });
+    detail::require<config_error>(gradients.empty() || !tape.options().template trains_over<over::global_batch>(),
+                                  "a loss over the global batch cannot be trained under gradient accumulation: its "
+                                  "counts are not known when the first backward runs.");
   }
 
   context<Deployment>* ctx_;

@@ -6,6 +6,7 @@
 // router      values of the router's policies
 // losses      values of the listed losses; one without a coefficient is measured, not trained
 // non_finite  what non-finite logits lead to; by default what the back end prefers
+// name        says which layer an error is about
 // loss_scale  multiplies the gradients of the losses, as a scaled task loss has its gradient multiplied
 #pragma once
 
@@ -14,6 +15,7 @@
 #include <moiety/layer/spec.hpp>
 
 #include <cmath>
+#include <concepts>
 #include <optional>
 
 namespace moiety::inline MOIETY_ABI {
@@ -23,6 +25,16 @@ template <class Spec> struct layer_options {
   typename spec_of<Spec>::losses_type losses{};
   std::optional<moiety::non_finite> non_finite{};
   float loss_scale = 1;
+  char const* name = "";
+
+  /// Whether a loss over units of kind Unit has a coefficient.
+  template <class Unit> bool trains_over() const {
+    bool trains = false;
+    losses.for_each([&]<class Loss>(Loss const& loss) {
+      trains = trains || (std::same_as<typename Loss::unit, Unit> && loss.coefficient != 0);
+    });
+    return trains;
+  }
 
   /// Throws config_error for a knob that can never work.
   void check() const {

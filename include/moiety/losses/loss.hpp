@@ -81,6 +81,7 @@ template <class... Losses> class losses : public component_set<Losses...> {
   static_assert(check());
 
  public:
+  constexpr losses() noexcept = default;
   using component_set<Losses...>::component_set;
   static constexpr int count = sizeof...(Losses);
   template <class L> static constexpr bool contains = detail::count_of<L, Losses...> > 0;

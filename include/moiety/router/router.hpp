@@ -69,7 +69,7 @@ template <class... Roles> class router {
                                 std::is_same_v<weight_type, softmax_of_selected>),
                 "mo::top_k<1> with renormalised weights gives the router no gradient: use the scores as they are.");
 
-  constexpr router() = default;
+  constexpr router() noexcept = default;
   template <class... Some>
     requires(sizeof...(Some) > 0 && ((detail::count_of<Some, Roles...> == 1) && ...))
   constexpr explicit(false) router(Some... some) {

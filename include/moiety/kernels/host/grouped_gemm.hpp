@@ -21,6 +21,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <type_traits>
 
@@ -174,24 +175,6 @@ void pack_transposed(rows_of<A> a, std::int64_t row, std::int64_t rows, std::int
   }
 }
 
-/// Packs `depth` rows (row(k) gives each) of `cols` values as a wide operand whose lanes are the columns.
-template <class S, class Row> void pack_rows(Row const& row, std::int64_t depth, std::int64_t cols, S* to) {
-  constexpr std::int64_t lanes = simd::lanes<S>;
-  panels<S> const cut(cols);
-  for (std::int64_t k = 0; k < depth; ++k) {
-    auto const* const from = row(k);
-    for (std::int64_t p = 0; p < cut.count; ++p) {
-      std::int64_t const width = cut.vectors(p) * lanes;
-      S* const out = to + cut.first(p) * depth + k * width;
-      for (std::int64_t v = 0; v < width; v += lanes) {
-        std::int64_t const first = cut.first(p) + v;
-        bool const whole = first + lanes <= cols;
-        simd::store(out + v, whole ? simd::load_as<S>(from + first) : simd::load_first<S>(from + first, cols - first));
-      }
-    }
-  }
-}
-
 /// Copies count values, widened to S.
 template <class S, class T> void widen(T const* from, std::int64_t count, S* to) {
   constexpr std::int64_t lanes = simd::lanes<S>;
@@ -200,15 +183,48 @@ template <class S, class T> void widen(T const* from, std::int64_t count, S* to)
   for (; i < count; ++i) to[i] = static_cast<S>(from[i]);
 }
 
-/// Packs `depth` rows of `cols` values in strips of `narrow` columns, [strip][k][narrow], zeros on the right.
-template <class S, class Row> void pack_narrow(Row const& row, std::int64_t depth, std::int64_t cols, S* to) {
-  constexpr std::int64_t narrow = blocking<S>::narrow;
+/// Rows that packing asks the cache for ahead of time: a block's rows lie in different pages, where no hardware does.
+inline constexpr std::int64_t prefetch_rows = 8;
+
+/// Packs `depth` rows (row(k) gives each) of `cols` values as a wide operand whose lanes are the columns.
+template <class S, class Row> void pack_rows(Row const& row, std::int64_t depth, std::int64_t cols, S* to) {
+  constexpr std::int64_t lanes = simd::lanes<S>;
+  panels<S> const cut(cols);
   for (std::int64_t k = 0; k < depth; ++k) {
     auto const* const from = row(k);
-    for (std::int64_t first = 0; first < cols; first += narrow) {
-      S* const out = to + first * depth + k * narrow;
-      std::int64_t const present = std::min<std::int64_t>(narrow, cols - first);
-      for (std::int64_t i = 0; i < narrow; ++i) out[i] = i < present ? static_cast<S>(from[first + i]) : S{0};
+    auto const* const soon = row(std::min(k + prefetch_rows, depth - 1));
+    for (std::int64_t p = 0; p < cut.count; ++p) {
+      std::int64_t const width = cut.vectors(p) * lanes;
+      S* const out = to + cut.first(p) * depth + k * width;
+      for (std::int64_t v = 0; v < width; v += lanes) {
+        std::int64_t const first = cut.first(p) + v;
+        __builtin_prefetch(soon + std::min(first, cols - 1));
+        bool const whole = first + lanes <= cols;
+        simd::store(out + v, whole ? simd::load_as<S>(from + first) : simd::load_first<S>(from + first, cols - first));
+      }
+    }
+  }
+}
+
+/// Distance between strips of a packed narrow operand: off a power of two, which would share one set of the cache.
+template <class S> constexpr std::int64_t strip_stride(std::int64_t depth) {
+  return blocking<S>::narrow * depth + 64 / static_cast<std::int64_t>(sizeof(S));
+}
+
+/// Packs `depth` rows of `cols` values in strips of `narrow` columns, [strip][k][narrow], zeros on the right.
+template <class S, class Row> void pack_narrow(Row const& row, std::int64_t depth, std::int64_t cols, S* to) {
+  constexpr std::int64_t narrow = blocking<S>::narrow, step = std::max<std::int64_t>(narrow, simd::lanes<S>);
+  alignas(64) S run[static_cast<std::size_t>(step)];
+  for (std::int64_t k = 0; k < depth; ++k) {
+    auto const* const from = row(k);
+    auto const* const soon = row(std::min(k + prefetch_rows, depth - 1));
+    for (std::int64_t first = 0; first < cols; first += step) {
+      __builtin_prefetch(soon + first);
+      std::int64_t const present = std::min(step, cols - first);
+      if (present < step) std::fill_n(run, step, S{0});
+      present < step ? widen(from + first, present, run) : widen(from + first, step, run);
+      for (std::int64_t i = 0; i < present; i += narrow)
+        std::memcpy(to + (first + i) / narrow * strip_stride<S>(depth) + k * narrow, run + i, narrow * sizeof(S));
     }
   }
 }
@@ -314,6 +330,11 @@ void nn_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>,
     epilogue(t.group, t.row + r, t.col, t.cols, static_cast<S const*>(sums + r * cut.lanes()));
 }
 
+/// Asks the cache for elements [first, last) of a row that will be written.
+template <class S> void prefetch_row(S const* row, std::int64_t first, std::int64_t last) {
+  for (; first < last; first += 64 / static_cast<std::int64_t>(sizeof(S))) __builtin_prefetch(row + first, 1);
+}
+
 /// One micro kernel on the output of tn; at its edges through a tile of its own.
 template <class S>
 void tn_micro(int vectors, std::int64_t depth, S const* narrow, S const* wide, S* out, std::int64_t out_stride,
@@ -339,7 +360,7 @@ void tn_tile(std::span<std::byte> scratch, tn_block const& t, rows_of<A> a, rows
   using sizes = blocking<S>;
   carver memory(scratch);
   S* const wide = memory.take<S>(sizes::cols * sizes::depth);
-  S* const narrow = memory.take<S>(sizes::rows * sizes::depth);
+  S* const narrow = memory.take<S>(sizes::rows / sizes::narrow * strip_stride<S>(sizes::depth));
   S* const edge = memory.take<S>(sizes::narrow * sizes::most_vectors * sizes::lanes);
   std::fill_n(edge, sizes::narrow * sizes::most_vectors * sizes::lanes, S{0});
   out += t.i0 * out_stride + t.j0;
@@ -351,10 +372,14 @@ void tn_tile(std::span<std::byte> scratch, tn_block const& t, rows_of<A> a, rows
     pack_rows<S>([&](std::int64_t r) { return b.row(t.row + r0 + r) + t.j0; }, depth, t.nj, wide);
     pack_narrow<S>([&](std::int64_t r) { return a.row(t.row + r0 + r) + t.i0; }, depth, t.ni, narrow);
     for (std::int64_t i = 0; i < t.ni; i += sizes::narrow)
-      for (std::int64_t p = 0; p < cut.count; ++p)
-        tn_micro<S>(cut.vectors(p), depth, narrow + i * depth, wide + cut.first(p) * depth,
+      for (std::int64_t p = 0; p < cut.count; ++p) {
+        std::int64_t const next = std::min(i + sizes::narrow, t.ni), last = std::min(next + sizes::narrow, t.ni);
+        for (std::int64_t row = next; row < last; ++row)  // the same panel, one strip further down
+          prefetch_row(out + row * out_stride, cut.first(p), std::min(cut.first(p + 1), t.nj));
+        tn_micro<S>(cut.vectors(p), depth, narrow + i / sizes::narrow * strip_stride<S>(depth), wide + cut.first(p) * depth,
                     out + i * out_stride + cut.first(p), out_stride, t.ni - i, t.nj - cut.first(p), edge,
                     accumulate || r0 > 0);
+      }
   }
 }
 
@@ -364,7 +389,7 @@ template <class S, std::size_t M> constexpr std::int64_t scratch_needed() {
   constexpr auto m = static_cast<std::int64_t>(M);
   std::int64_t const elements = (sizes::rows + sizes::cols + sizes::narrow) * sizes::depth +
                                 m * sizes::lanes * (sizes::cols + sizes::lanes) + m * sizes::cols * sizes::rows;
-  return elements * static_cast<std::int64_t>(sizeof(S)) + 1024;
+  return elements * static_cast<std::int64_t>(sizeof(S)) + 8192;
 }
 
 }  // namespace moiety::inline MOIETY_ABI::kernels::host_gemm

@@ -19,7 +19,7 @@
 #include <limits>
 #include <mutex>
 #include <span>
-#include <string>
+#include <string_view>
 
 namespace moiety::inline MOIETY_ABI {
 namespace kernels {
@@ -48,9 +48,10 @@ template <class S> S log_sum_exp(span_row<S> row) {
 
 }  // namespace detail
 
+/// `name` says which layer an error is about.
 template <class Router, class S>
 void route(host_engine& engine, Router const& router, matrix_view<S const> logits, batch const& about,
-           non_finite policy, routing_view<S> out) {
+           non_finite policy, routing_view<S> out, std::string_view name = {}) {
   std::int64_t const experts = logits.cols(), none = std::numeric_limits<std::int64_t>::max();
   std::atomic<std::int64_t> rejected{none};
   engine.for_blocks(logits.rows(), detail::tokens_per_task, [&](std::int64_t begin, std::int64_t end, int worker) {
@@ -71,8 +72,8 @@ void route(host_engine& engine, Router const& router, matrix_view<S const> logit
       }
     }
   });
-  moiety::detail::require<data_error>(rejected == none, "the router logits of token ", rejected.load(),
-                                      " are not all finite.");
+  moiety::detail::require<data_error>(rejected == none, name, name.empty() ? "" : ": ", "the router logits of token ",
+                                      rejected.load(), " are not all finite.");
 }
 
 /// units[u] covers the tokens of sequence u; it is added to, not cleared.

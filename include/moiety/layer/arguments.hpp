@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every call of a layer asks of its matrices: the right shape, memory behind it, and an output apart from its input.
+// Each fault is a data_error that names the call and both shapes.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
+#include <moiety/core/matrix.hpp>
+
+#include <cstdint>
+
+namespace moiety::inline MOIETY_ABI::detail {
+
+template <class T> bool overlap(matrix_view<T const> a, matrix_view<T const> b) {
+  auto const end = [](matrix_view<T const> m) { return m.row(m.rows() - 1) + m.cols(); };
+  return a.rows() > 0 && b.rows() > 0 && a.data() < end(b) && b.data() < end(a);
+}
+
+template <class T>
+void check_shape(char const* call, char const* name, matrix_view<T const> m, std::int64_t rows, std::int64_t cols) {
+  require<data_error>(m.rows() == rows && m.cols() == cols, call, " needs ", name, " of the shape ", shape(rows, cols),
+                      ", but was given ", shape(m.rows(), m.cols()), '.');
+  require<data_error>(m.data() != nullptr || rows == 0, call, " was given a null ", name, '.');
+  require<data_error>(m.stride() >= cols, call, " was given ", name, " with a stride of ", m.stride(), " for ", cols,
+                      " columns.");
+}
+
+/// Checks the input and output of a call, each of `cols` columns.
+template <class T>
+void check_call(char const* call, std::int64_t cols, char const* in_name, matrix_view<T const> in, char const* out_name,
+                matrix_view<T> out) {
+  check_shape<T>(call, in_name, in, in.rows(), cols);
+  check_shape<T>(call, out_name, out, in.rows(), cols);
+  require<data_error>(!overlap<T>(in, out), call, " was given ", out_name, " that overlaps ", in_name, '.');
+}
+
+}  // namespace moiety::inline MOIETY_ABI::detail

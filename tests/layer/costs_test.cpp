@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/layer/costs.hpp>
+
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory_resource>
+#include <optional>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+/// Counts what the library asks its hook for.
+class counting final : public std::pmr::memory_resource {
+ public:
+  std::int64_t live = 0, most = 0;
+
+ private:
+  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+    live += static_cast<std::int64_t>(bytes);
+    most = std::max(most, live);
+    return std::pmr::new_delete_resource()->allocate(bytes, alignment);
+  }
+  void do_deallocate(void* block, std::size_t bytes, std::size_t alignment) override {
+    live -= static_cast<std::int64_t>(bytes);
+    std::pmr::new_delete_resource()->deallocate(block, bytes, alignment);
+  }
+  bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
+};
+
+struct gated : mo::layer_spec<mo::dims{.hidden = 48, .ffn = 20, .experts = 6}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+  using losses = mo::losses<mo::load_balance<mo::over::sequence>, mo::router_z>;
+};
+struct plain : mo::layer_spec<mo::dims{.hidden = 30, .ffn = 300, .experts = 3}> {
+  using router = mo::router<mo::sigmoid, mo::top_k<3>>;
+  using experts = mo::mlp<mo::relu>;
+};
+
+template <class T> struct in : mo::deployment<> {
+  using element = T;
+};
+
+}  // namespace
+
+TEST_CASE("parameters, active parameters and FLOPs are those of the matrices") {
+  static_assert(mo::parameters<gated> == 6 * 48 + 6 * 3 * 48 * 20);
+  static_assert(mo::active_parameters<gated> == 6 * 48 + 2 * 3 * 48 * 20);
+  static_assert(mo::parameters<plain> == 3 * 30 + 3 * 2 * 30 * 300);
+  static_assert(mo::forward_flops<gated>(mo::tokens{10}) == 20 * mo::active_parameters<gated>);
+  static_assert(mo::backward_flops<gated>(mo::tokens{10}) == 40 * mo::active_parameters<gated>);
+  CHECK(mo::weight_bytes<gated, in<mo::bf16>> == 6 * 48 * 4 + 6 * 3 * 48 * 20 * 2);
+  CHECK(mo::gradient_bytes<gated, in<mo::bf16>> == mo::parameters<gated> * 4);
+}
+
+TEST_CASE_TEMPLATE("bytes are those that the allocator hook sees", T, float, double, mo::bf16) {
+  auto const check = [&]<class Spec>(Spec, std::int64_t count, std::vector<std::int64_t> const& sequences) {
+    using D = in<T>;
+    CAPTURE(count);
+    counting hook;
+    mo::context<D> ctx{mo::host{.threads = 2, .memory = &hook}};
+    std::int64_t const scratch = 2 * mo::host_engine::scratch_bytes;
+    CHECK(hook.live == scratch);
+    mo::moe_layer<Spec, D> layer{ctx};
+    auto const weights = layer.make_weights(mo::seed{1});
+    CHECK(hook.live == scratch + mo::weight_bytes<Spec, D>);
+    auto gradients = layer.make_gradients();
+    std::int64_t const kept = scratch + mo::weight_bytes<Spec, D> + mo::gradient_bytes<Spec, D>;
+    CHECK(hook.live == kept);
+    auto const hidden = mo::spec_of<Spec>::hidden;
+    mo::matrix<T> x(count, hidden), y(count, hidden), dx(count, hidden);
+    mo::tokens const size(count, static_cast<std::int64_t>(std::max<std::size_t>(2, sequences.size())) - 1);
+    std::int64_t most_workspace = 0;
+    {
+      auto tape = layer.forward(weights, x, y, {.sequences = sequences});
+      most_workspace = hook.most - kept - mo::saved_bytes<Spec, D>(size);
+      ctx.memory().release();
+      CHECK(hook.live == kept + mo::saved_bytes<Spec, D>(size));
+      hook.most = hook.live;
+      layer.backward(weights, tape, y, dx, gradients);
+      most_workspace = std::max(most_workspace, hook.most - kept - mo::saved_bytes<Spec, D>(size));
+    }
+    ctx.memory().release();
+    CHECK(hook.live == kept);
+    hook.most = hook.live;
+    layer.infer(weights, x, y, {.sequences = sequences});
+    most_workspace = std::max(most_workspace, hook.most - kept);
+    CHECK(most_workspace == mo::workspace_bytes<Spec, D>(size));
+  };
+  check(gated{}, 100, {});
+  check(gated{}, 37, {0, 5, 5, 30, 37});
+  check(plain{}, 65, {});
+  check(gated{}, 1, {});
+}
+
+TEST_CASE("steps after the first ask the hook for nothing") {
+  counting hook;
+  mo::context<> ctx{mo::host{.threads = 1, .memory = &hook}};
+  mo::moe_layer<gated> layer{ctx};
+  auto const weights = layer.make_weights(mo::seed{1});
+  auto gradients = layer.make_gradients();
+  auto x = ctx.matrix(50, 48), y = ctx.matrix(50, 48), dx = ctx.matrix(50, 48);
+  std::optional<std::int64_t> after_first;
+  for (int step = 0; step < 3; ++step) {
+    auto tape = layer.forward(weights, x, y);
+    layer.backward(weights, tape, y, dx, gradients);
+    if (!after_first) after_first = hook.most;
+    CHECK(hook.most == *after_first);
+    CHECK(hook.live == *after_first);
+  }
+}

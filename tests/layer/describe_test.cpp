@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/layer/describe.hpp>
+
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <ratio>
+#include <string>
+
+namespace mo = moiety;
+
+namespace {
+
+struct own_score : mo::softmax {
+  static constexpr int name = 0;
+};
+
+struct spec : mo::layer_spec<mo::dims{.hidden = 2048, .ffn = 768, .experts = 128}> {
+  using router = mo::router<mo::sigmoid, mo::top_k<8>, mo::renormalised, mo::scale<std::ratio<5, 2>>>;
+  using losses = mo::losses<mo::load_balance<mo::over::sequence>>;
+};
+struct own : spec {
+  using router = mo::router<own_score, mo::top_k<1>>;
+  using losses = mo::losses<>;
+};
+
+bool says(std::string const& text, char const* what) {
+  INFO(text);
+  CHECK(text.find(what) != std::string::npos);
+  return true;
+}
+
+}  // namespace
+
+TEST_CASE("a spec is described by its roles, sizes and costs") {
+  std::string const text = mo::describe<spec>().text;
+  says(text, "sigmoid, top_k<8>, weights renormalised x 2.5");
+  says(text, "128 x gated_mlp<silu>, 3 matrices, hidden 2048, ffn 768");
+  says(text, "load_balance over sequence");
+  says(text, "604.2 M parameters, 38.01 M active");
+  says(mo::describe<own>().text, "user-defined, top_k<1>, weights as_scored");
+  says(mo::describe<own>().text, "losses   none");
+}
+
+TEST_CASE("a layer is described with the memory of a call") {
+  mo::context<> ctx;
+  mo::moe_layer<spec> layer{ctx};
+  std::string const text = mo::describe(layer, mo::tokens{16384}).text;
+  says(text, "element  float");
+  says(text, "16384 tokens");
+  says(text, "saved for backward");
+}
+
+TEST_CASE("large numbers are written with a prefix") {
+  CHECK(mo::detail::scaled(std::int64_t{999}, "B") == "999 B");
+  CHECK(mo::detail::scaled(std::int64_t{12345678}, "B") == "12.35 MB");
+  CHECK(mo::detail::scaled(3e18, "FLOP") == "3000 PFLOP");
+}

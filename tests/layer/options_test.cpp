@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/layer/options.hpp>
+
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+
+namespace mo = moiety;
+
+namespace {
+
+struct spec : mo::layer_spec<mo::dims{.hidden = 4, .ffn = 4, .experts = 4}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>, mo::scale<>>;
+  using losses = mo::losses<mo::load_balance<>, mo::router_z, mo::load_balance<mo::over::global_batch>>;
+};
+
+}  // namespace
+
+TEST_CASE("losses are given in any order, and any of them") {
+  mo::layer_options<spec> const options{.losses = {mo::router_z{.coefficient = 2}, mo::load_balance<>{.coefficient = 1}}};
+  CHECK(options.losses.get<mo::load_balance<>>().coefficient == 1);
+  CHECK(options.losses.get<mo::router_z>().coefficient == 2);
+  CHECK(options.losses.get<mo::load_balance<mo::over::global_batch>>().coefficient == 0);
+  CHECK_NOTHROW(options.check());
+}
+
+TEST_CASE("trains_over asks for a coefficient") {
+  mo::layer_options<spec> options;
+  CHECK_FALSE(options.trains_over<mo::over::global_batch>());
+  options.losses.get<mo::router_z>().coefficient = 1;
+  CHECK_FALSE(options.trains_over<mo::over::global_batch>());
+  CHECK(options.trains_over<mo::over::micro_batch>());
+  options.losses.get<mo::load_balance<mo::over::global_batch>>().coefficient = 1;
+  CHECK(options.trains_over<mo::over::global_batch>());
+}
+
+TEST_CASE("a knob that can never work is a config_error when the layer is made") {
+  mo::context<> ctx;
+  auto const refused = [&](mo::layer_options<spec> const& options, char const* why) {
+    CHECK_THROWS_WITH_AS((mo::moe_layer<spec>{ctx, options}), doctest::Contains(why), mo::config_error);
+  };
+  float const nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+  refused({.losses = {mo::load_balance<>{.coefficient = -1}}}, "the coefficient of load_balance");
+  refused({.losses = {mo::router_z{.coefficient = nan}}}, "the coefficient of router_z");
+  refused({.losses = {mo::router_z{.coefficient = inf}}}, "but is inf");
+  refused({.loss_scale = 0}, "loss_scale");
+  refused({.loss_scale = nan}, "loss_scale");
+  refused({.router = {mo::scale<>{.factor = nan}}}, "the scale of a router");
+  CHECK_NOTHROW(mo::moe_layer<spec>{ctx, {.router = {mo::scale<>{.factor = 2.5f}}}});
+}
+
+TEST_CASE("a factor set at run time multiplies the weights") {
+  mo::context<> ctx;
+  mo::moe_layer<spec> once{ctx}, twice{ctx, {.router = {mo::scale<>{.factor = 2}}}};
+  auto const weights = once.make_weights(mo::seed{1});
+  auto x = ctx.matrix(3, 4), y = ctx.matrix(3, 4), z = ctx.matrix(3, 4);
+  mo::fill_normal(ctx, x, mo::seed{2});
+  once.infer(weights, x, y);
+  twice.infer(weights, x, z);
+  for (int i = 0; i < 12; ++i) CHECK(z.data()[i] == doctest::Approx(2 * y.data()[i]));
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/layer/parameters.hpp>
+
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <map>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+struct gated : mo::layer_spec<mo::dims{.hidden = 3, .ffn = 5, .experts = 4}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+};
+struct plain : gated {
+  using experts = mo::mlp<mo::relu>;
+};
+struct in_bf16 : mo::deployment<> {
+  using element = mo::bf16;
+};
+
+template <class Spec> std::vector<std::string> names() {
+  mo::context<> ctx;
+  std::vector<std::string> all;
+  mo::moe_layer<Spec>{ctx}.make_weights(mo::seed{1}).for_each([&](mo::parameter const& p, auto) { all.push_back(p.name); });
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("parameters have names, logical shapes, slices and types") {
+  CHECK(names<gated>() == std::vector<std::string>{"router.weight", "experts.gate", "experts.up", "experts.down"});
+  CHECK(names<plain>() == std::vector<std::string>{"router.weight", "experts.up", "experts.down"});
+  mo::context<in_bf16> ctx;
+  mo::moe_layer<gated, in_bf16> layer{ctx};
+  auto const weights = layer.make_weights(mo::seed{1});
+  std::map<std::string, mo::parameter> all;
+  mo::for_each_parameter(weights, [&](mo::parameter const& p, auto values) {
+    CHECK(values.size() == p.size());
+    CHECK(p.first == 0);
+    CHECK(p.count == 4);
+    all[p.name] = p;
+  });
+  CHECK(all["router.weight"].shape == std::vector<std::int64_t>{4, 3});
+  CHECK(all["router.weight"].type == "float");
+  CHECK(all["experts.up"].shape == std::vector<std::int64_t>{4, 5, 3});
+  CHECK(all["experts.up"].type == "bf16");
+  CHECK(all["experts.up"].fan_in == 3);
+  CHECK(all["experts.down"].shape == std::vector<std::int64_t>{4, 3, 5});
+  CHECK(all["experts.down"].fan_in == 5);
+}
+
+TEST_CASE("weights and gradients are visited together, gradients in the sum type") {
+  mo::context<in_bf16> ctx;
+  mo::moe_layer<gated, in_bf16> layer{ctx};
+  auto const weights = layer.make_weights(mo::seed{1});
+  auto gradients = layer.make_gradients();
+  int visits = 0;
+  mo::for_each_parameter(weights, gradients, [&](mo::parameter const& p, auto w, auto g) {
+    CHECK(w.size() == g.size());
+    CHECK(std::is_same_v<typename decltype(g)::element_type, float>);
+    for (float const v : g) CHECK(v == 0);
+    visits += p.size() > 0;
+  });
+  CHECK(visits == 4);
+}
+
+TEST_CASE("gradients know that they are empty, and read as zeros then") {
+  mo::context<> ctx;
+  mo::moe_layer<gated> layer{ctx};
+  auto gradients = layer.make_gradients();
+  CHECK(gradients.empty());
+  gradients.for_each([](auto const&, auto g) { std::fill(g.begin(), g.end(), 7.0f); });
+  CHECK_FALSE(gradients.empty());
+  gradients.reset();
+  CHECK(gradients.empty());
+  gradients.for_each([](auto const&, auto g) {
+    for (float const v : g) CHECK(v == 0);
+  });
+}
+
+TEST_CASE("memory is bound by typed pointers or void, and refused when null or of another type") {
+  mo::context<in_bf16> ctx;
+  mo::moe_layer<gated, in_bf16> layer{ctx};
+  std::map<std::string, std::vector<std::byte>> memory;
+  auto weights = layer.bind_weights([&](mo::parameter const& p) -> void* {
+    return memory.try_emplace(p.name, p.size() * 4).first->second.data();
+  });
+  layer.initialise(weights, mo::seed{2});
+  CHECK(memory.size() == 4);
+  CHECK_THROWS_WITH_AS(layer.bind_weights([](mo::parameter const&) -> void* { return nullptr; }),
+                       doctest::Contains("router.weight was bound to null"), mo::data_error);
+  float word = 0;
+  CHECK_THROWS_WITH_AS(layer.bind_weights([&](mo::parameter const&) { return &word; }),
+                       doctest::Contains("experts.gate holds bf16"), mo::config_error);
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/layer/record.hpp>
+
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+using micro = mo::load_balance<>;
+using by_sequence = mo::load_balance<mo::over::sequence>;
+using global = mo::load_balance<mo::over::global_batch>;
+
+struct spec : mo::layer_spec<mo::dims{.hidden = 6, .ffn = 4, .experts = 3}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+  using losses = mo::losses<micro, by_sequence, global, mo::router_z>;
+};
+
+struct fixture {
+  mo::context<> ctx;
+  mo::moe_layer<spec> layer{ctx, {.losses = {micro{.coefficient = 0.5f}, global{.coefficient = 0.25f}}}};
+  mo::layer_weights<spec, float> weights = layer.make_weights(mo::seed{1});
+
+  mo::layer_record<spec> of(mo::matrix_view<float const> x, mo::batch const& about = {}) {
+    auto y = ctx.matrix(x.rows(), 6);
+    return mo::layer_record<spec>(layer.forward(weights, x, y, about));
+  }
+};
+
+}  // namespace
+
+TEST_CASE_FIXTURE(fixture, "one batch: every unit's loss is that of its statistics") {
+  auto x = ctx.matrix(10, 6);
+  mo::fill_normal(ctx, x, mo::seed{4});
+  auto const record = of(x);
+  CHECK(record.tokens.routed == 10);
+  CHECK(record.value<micro>() == record.value<global>());
+  CHECK(record.value<micro>() == record.value<by_sequence>());
+  CHECK(record.weighted<micro>() == doctest::Approx(0.5 * record.value<micro>()));
+  CHECK(record.weighted<global>() == doctest::Approx(0.25 * record.value<global>()));
+  CHECK(record.weighted<mo::router_z>() == 0);
+}
+
+TEST_CASE_FIXTURE(fixture, "several batches: micro-batch losses are averaged by weight, the global one is of all tokens") {
+  auto x = ctx.matrix(12, 6);
+  mo::fill_normal(ctx, x, mo::seed{4});
+  auto const a = of(x.rows(0, 4)), b = of(x.rows(4, 8)), all = of(x);
+  mo::layer_record<spec> ab = a, ba = b;
+  ab += b;
+  ba += a;
+  CHECK(ab.value<global>() == all.value<global>());
+  CHECK(ab.value<mo::router_z>() == doctest::Approx(all.value<mo::router_z>()));
+  CHECK(ab.value<micro>() == doctest::Approx((4 * a.value<micro>() + 8 * b.value<micro>()) / 12));
+  CHECK(ab.value<micro>() != all.value<micro>());
+  CHECK(ab.value<micro>() == ba.value<micro>());
+  CHECK(ab.statistics == ba.statistics);
+  CHECK(ab.sums == ba.sums);
+}
+
+TEST_CASE_FIXTURE(fixture, "sequences: a loss over them is that of separate batches") {
+  auto x = ctx.matrix(12, 6);
+  mo::fill_normal(ctx, x, mo::seed{4});
+  std::vector<std::int64_t> const sequences{0, 4, 12};
+  auto const together = of(x, {.sequences = sequences});
+  auto const a = of(x.rows(0, 4)), b = of(x.rows(4, 8));
+  CHECK(together.value<by_sequence>() == doctest::Approx((4 * a.value<micro>() + 8 * b.value<micro>()) / 12));
+  CHECK(together.value<micro>() == of(x).value<micro>());
+}
+
+TEST_CASE_FIXTURE(fixture, "no token: every loss is 0, not NaN") {
+  auto const none = of(ctx.matrix(0, 6));
+  CHECK(none.value<micro>() == 0);
+  CHECK(none.value<by_sequence>() == 0);
+  CHECK(none.value<global>() == 0);
+  CHECK(none.value<mo::router_z>() == 0);
+  CHECK(none.weighted<micro>() == 0);
+}

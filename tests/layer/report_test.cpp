@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/layer/report.hpp>
+
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+struct spec : mo::layer_spec<mo::dims{.hidden = 6, .ffn = 4, .experts = 3}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+  using losses = mo::losses<mo::load_balance<>, mo::router_z>;
+};
+
+mo::layer_record<spec> record(double balance, double z, double coefficient) {
+  mo::layer_record<spec> r;
+  r.add<mo::load_balance<>>(2, balance, coefficient);
+  r.add<mo::router_z>(2, z, 0);
+  r.tokens.routed = 7;
+  r.tokens.masked = 1;
+  return r;
+}
+
+}  // namespace
+
+TEST_CASE("values are means over layers, weighted ones are sums") {
+  mo::loss_report<spec> const report({record(1.5, 4, 0.5), record(2.5, 8, 0.25)});
+  CHECK(report.layers() == 2);
+  CHECK(report.per_layer<mo::load_balance<>>() == std::vector<double>{1.5, 2.5});
+  CHECK(report.value<mo::load_balance<>>() == 2.0);
+  CHECK(report.value<mo::router_z>() == 6.0);
+  CHECK(report.weighted<mo::load_balance<>>() == 0.5 * 1.5 + 0.25 * 2.5);
+  CHECK(report.weighted<mo::router_z>() == 0);
+  CHECK(report.total() == 0.5 * 1.5 + 0.25 * 2.5);
+  CHECK(report.tokens() == 7);
+  CHECK(report.states().masked == 1);
+}
+
+TEST_CASE("max over mean load counts slots, and is 0 where there are none") {
+  mo::context<> ctx;
+  mo::moe_layer<spec> layer{ctx};
+  auto weights = layer.make_weights(mo::seed{1});
+  weights.for_each([](mo::parameter const& p, auto values) {
+    if (p.name == "router.weight") std::fill(values.begin(), values.end(), 0.0f);
+  });
+  auto x = ctx.matrix(10, 6), y = ctx.matrix(10, 6), none = ctx.matrix(0, 6), empty = ctx.matrix(0, 6);
+  auto const report = layer.report(layer.forward(weights, x, y));
+  CHECK(report.counts() == std::vector<std::int64_t>{10, 10, 0});
+  CHECK(report.max_over_mean() == 1.5);
+  CHECK(layer.report(layer.forward(weights, none, empty)).max_over_mean() == 0);
+}
+
+TEST_CASE("a report prints as a table") {
+  std::ostringstream out;
+  out << mo::loss_report<spec>({record(1.5, 4, 0.5)});
+  std::string const text = out.str();
+  CHECK(text.find("load_balance    micro_batch            1.5          0.75") != std::string::npos);
+  CHECK(text.find("router_z") != std::string::npos);
+  CHECK(text.find("7 tokens, 1 masked") != std::string::npos);
+  CHECK(text.find("max/mean load") != std::string::npos);
+}
