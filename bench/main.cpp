@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs the benchmarks and prints one table: medians beside the least time that the ceilings of this run allow.
+//
+//   % limit   floor / median, floor being the larger of flops / loop of multiply-adds and bytes / bandwidth
+//   % busy    processor time / (threads x wall time): less than all where threads wait, for each other or for neighbours
+//
+// The run is void, and the exit status 1, where its own ceilings cannot be trusted: the loop of multiply-adds does not
+// reach 97 % of a whole number of them per cycle, or a benchmark is faster than it.
+#include "ceilings.hpp"
+#include "measure.hpp"
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace bench;
+
+std::string processor() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "unknown processor";
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  std::size_t const half = values.size() / 2;
+  return values.size() % 2 != 0 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+/// A time in four significant digits.
+std::string duration(double s) {
+  char text[32];
+  if (s < 1e-3)
+    std::snprintf(text, sizeof text, "%.2f us", s * 1e6);
+  else
+    std::snprintf(text, sizeof text, "%.3f ms", s * 1e3);
+  return text;
+}
+
+/// Collects the repetitions of every row; the table comes at the end.
+class table : public benchmark::BenchmarkReporter {
+ public:
+  bool ReportContext(Context const&) override { return true; }
+
+  void ReportRuns(std::vector<Run> const& runs) override {
+    for (Run const& run : runs) {
+      if (run.run_type != Run::RT_Iteration) continue;
+      std::string const name = run.run_name.function_name;
+      if (rows_.find(name) == rows_.end()) order_.push_back(name), std::fprintf(stderr, "\r\033[K%s", name.c_str());
+      row& r = rows_[name];
+      if (run.error_occurred) {
+        r.error = run.error_message;
+        continue;
+      }
+      auto const counter = [&](char const* key) { return run.counters.at(key).value; };
+      r.times.push_back(run.real_accumulated_time / static_cast<double>(run.iterations));
+      r.floors.push_back(counter("floor_s"));
+      r.fma.push_back(counter("fma_rate"));
+      r.busy.push_back(counter("busy"));
+      r.threads = counter("threads"), r.flops = counter("flops"), r.bytes = counter("bytes"), r.items = counter("items");
+      r.compute_bound = counter("compute_bound") != 0;
+    }
+  }
+
+  void Finalize() override {
+    std::fprintf(stderr, "\r\033[K");
+    std::size_t width = 4;
+    for (std::string const& name : order_) width = std::max(width, shown(name).size());
+    auto const w = static_cast<int>(width);
+    std::printf("%-*s %7s %12s %12s %7s %8s %14s %11s %6s\n", w, "name", "threads", "median", "floor", "% limit",
+                "bound by", "rate", "ns/item", "% busy");
+    for (std::string const& name : order_) print(shown(name), w, rows_[name]);
+  }
+
+  /// Rows that are faster than the loop of multiply-adds of their own run.
+  std::vector<std::string> too_fast() const {
+    std::vector<std::string> found;
+    for (auto const& [name, r] : rows_)
+      if (!r.times.empty() && r.flops / median(r.times) > 1.005 * median(r.fma)) found.push_back(name);
+    return found;
+  }
+  bool failed() const {
+    return std::any_of(rows_.begin(), rows_.end(), [](auto const& entry) { return !entry.second.error.empty(); });
+  }
+
+ private:
+  struct row {
+    std::vector<double> times, floors, fma, busy;
+    double threads = 0, flops = 0, bytes = 0, items = 0;
+    bool compute_bound = false;
+    std::string error;
+  };
+
+  static std::string shown(std::string const& name) { return name.substr(0, name.find("/threads:")); }
+
+  static void print(std::string const& name, int width, row const& r) {
+    if (r.times.empty()) return void(std::printf("%-*s failed: %s\n", width, name.c_str(), r.error.c_str()));
+    double const time = median(r.times), floor = median(r.floors);
+    char rate[32];
+    bool const counts_flops = r.flops > 0 && r.compute_bound;
+    std::snprintf(rate, sizeof rate, counts_flops ? "%.1f GFLOP/s" : "%.1f GB/s",
+                  (counts_flops ? r.flops : r.bytes) / time * 1e-9);
+    std::printf("%-*s %7.0f %12s %12s %7.1f %8s %14s %11.1f %6.0f\n", width, name.c_str(), r.threads,
+                duration(time).c_str(), duration(floor).c_str(), 100 * floor / time,
+                r.compute_bound ? "compute" : "memory", rate, time / r.items * 1e9, 100 * median(r.busy));
+  }
+
+  std::vector<std::string> order_;
+  std::map<std::string, row> rows_;
+};
+
+/// The best of several rounds, between which neighbours may go away.
+template <class Rate> double best(Rate const& rate) {
+  double found = 0;
+  for (int round = 0; round < 20; ++round) found = std::max(found, rate());
+  return found;
+}
+
+/// Prints the ceilings; false where the loop of multiply-adds is not what the core can do.
+bool print_ceilings() {
+  bool sound = true;
+  double const clock = best(clock_rate);
+  std::printf("%s, vectors of %d bytes, clock %.2f GHz\n", processor().c_str(), moiety::vector_bytes, clock * 1e-9);
+  benchmark::AddCustomContext("processor", processor());
+  for (int const threads : thread_counts()) {
+    double const single = best([&] { return fma_rate<float>(threads); });
+    double const twice = best([&] { return fma_rate<double>(threads); });
+    bandwidth const& memory = memory_ceiling(threads);
+    std::printf("  %d thread%s: multiply-adds on registers %.1f GFLOP/s float, %.1f double; memory read %.1f GB/s, "
+                "copy %.1f\n",
+                threads, threads == 1 ? " " : "s", single * 1e-9, twice * 1e-9, memory.read * 1e-9, memory.copy * 1e-9);
+    std::string const suffix = "_threads_" + std::to_string(threads);
+    benchmark::AddCustomContext("fma_float_gflops" + suffix, std::to_string(single * 1e-9));
+    benchmark::AddCustomContext("fma_double_gflops" + suffix, std::to_string(twice * 1e-9));
+    benchmark::AddCustomContext("read_gbytes_per_s" + suffix, std::to_string(memory.read * 1e-9));
+    benchmark::AddCustomContext("copy_gbytes_per_s" + suffix, std::to_string(memory.copy * 1e-9));
+    if (threads != 1 || clock <= 0) continue;
+    double const issued = single / clock / (2.0 * simd::lanes<float>), whole = std::max(1.0, std::round(issued));
+    std::printf("  %.2f vector multiply-adds per cycle\n", issued);
+    if (MOIETY_HAS_FMA && std::abs(issued / whole - 1) > 0.03) sound = false;
+  }
+  return sound;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  bool const sound = print_ceilings();
+  table rows;
+  benchmark::RunSpecifiedBenchmarks(&rows);
+  benchmark::Shutdown();
+  if (!sound) std::printf("VOID: the loop of multiply-adds is not within 3 %% of a whole number per cycle.\n");
+  for (std::string const& name : rows.too_fast())
+    std::printf("VOID: %s is faster than the loop of multiply-adds beside it.\n", name.c_str());
+  return sound && rows.too_fast().empty() && !rows.failed() ? 0 : 1;
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// One way to measure: each row times calls of its own, beside the loop of multiply-adds on the same threads, and says
+// what it had to do, from which the least time follows.
+#pragma once
+
+#include "ceilings.hpp"
+
+#include <moiety/backend/host.hpp>
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+
+namespace bench {
+
+/// Thread counts to measure: one, and all.
+inline std::array<int, 2> thread_counts() { return {1, std::max(2, moiety::available_processors())}; }
+
+/// Bandwidth for each thread count, measured once.
+inline bandwidth const& memory_ceiling(int threads) {
+  static std::map<int, bandwidth> known;
+  auto found = known.find(threads);
+  if (found == known.end()) found = known.emplace(threads, measure_bandwidth(threads)).first;
+  return found->second;
+}
+
+/// Engines live as long as the process, one for each thread count.
+inline moiety::host_engine& engine(int threads) {
+  static std::map<int, std::unique_ptr<moiety::host_engine>> known;
+  auto& found = known[threads];
+  if (!found) found = std::make_unique<moiety::host_engine>(moiety::host{.threads = threads});
+  return *found;
+}
+
+/// What one call has to do at least. `items` are what its time is also stated per: rows, tokens.
+struct work {
+  double flops = 0, bytes = 0, items = 0;
+};
+
+/// Values in (-1, 1), no two rows alike and none of them zero.
+template <class T> void fill(T* values, std::int64_t count, std::uint64_t seed) {
+  std::uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
+  for (std::int64_t i = 0; i < count; ++i) {
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    values[i] = static_cast<T>(static_cast<float>(state >> 40) * 0x1p-23f - 0.99999997f);
+  }
+}
+
+/// Times call(), each after prepare() outside the clock. S names the loop of multiply-adds to compare with.
+template <class S, class Prepare, class Call>
+void measure(benchmark::State& state, int threads, work const& todo, Prepare const& prepare, Call const& call) {
+  prepare();
+  call();  // warms caches, and touches memory that the system has not given yet
+  double fma = fma_rate<S>(threads);
+  double busy = 0, elapsed = 0;
+  for (auto _ : state) {
+    prepare();
+    double const start = seconds(threads), busy_before = processor_seconds();
+    call();
+    double const time = seconds(threads) - start;
+    busy += processor_seconds() - busy_before, elapsed += time;
+    state.SetIterationTime(time);
+  }
+  fma = std::max(fma, fma_rate<S>(threads));
+  bandwidth const& memory = memory_ceiling(threads);
+  double const compute = todo.flops / fma, transfer = todo.bytes / std::max(memory.read, memory.copy);
+  state.counters["threads"] = threads;
+  state.counters["flops"] = todo.flops;
+  state.counters["bytes"] = todo.bytes;
+  state.counters["items"] = todo.items;
+  state.counters["fma_rate"] = fma;
+  state.counters["floor_s"] = std::max(compute, transfer);
+  state.counters["busy"] = busy / (elapsed * threads);
+  state.counters["compute_bound"] = compute >= transfer;
+}
+template <class S, class Call>
+void measure(benchmark::State& state, int threads, work const& todo, Call const& call) {
+  measure<S>(state, threads, todo, [] {}, call);
+}
+
+/// Registers one row: body(state).
+template <class Body> void add(std::string const& name, int threads, Body const& body) {
+  benchmark::RegisterBenchmark((name + "/threads:" + std::to_string(threads)).c_str(), body)
+      ->UseManualTime()
+      ->Unit(benchmark::kMicrosecond);
+}
+/// Registers a row for each thread count: body(state, threads).
+template <class Body> void add(std::string const& name, Body const& body) {
+  for (int const threads : thread_counts())
+    add(name, threads, [=](benchmark::State& state) { body(state, threads); });
+}
+
+}  // namespace bench

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+# Headers, exported target, and a versioned package whose components are known by name.
+include(CMakePackageConfigHelpers)
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/moiety)
+install(TARGETS moiety EXPORT moietyTargets FILE_SET HEADERS)
+install(EXPORT moietyTargets NAMESPACE moiety:: DESTINATION ${package_dir})
+
+configure_package_config_file(cmake/moietyConfig.cmake.in ${PROJECT_BINARY_DIR}/moietyConfig.cmake
+                              INSTALL_DESTINATION ${package_dir})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/moietyConfigVersion.cmake
+                                 COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+install(FILES ${PROJECT_BINARY_DIR}/moietyConfig.cmake ${PROJECT_BINARY_DIR}/moietyConfigVersion.cmake
+              cmake/moietyInstructionSet.cmake
+        DESTINATION ${package_dir})
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

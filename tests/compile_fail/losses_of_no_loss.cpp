@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// expect: mo::losses was given a type that is no loss.
+#include <moiety/moiety.hpp>
+
+namespace mo = moiety;
+
+struct mistaken : mo::layer_spec<mo::dims{.hidden = 16, .ffn = 32, .experts = 4}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+#ifdef MOIETY_CORRECT
+  using losses = mo::losses<mo::router_z>;
+#else
+  using losses = mo::losses<int>;
+#endif
+};
+
+int main() {
+  mo::context<> ctx;
+  mo::moe_layer<mistaken> layer{ctx};
+}

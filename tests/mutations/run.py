@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Known bugs, one a patch against include/, and whether the tests see them.
+
+A patch opens with `# TITLE`, then `# kills: TEST.cpp [TEST.cpp ...]` (sources under tests/, built into one program).
+Each patch is applied to a copy of include/, the named tests are compiled against the copy and run: they must fail.
+The unpatched tests must pass first, else a kill proves nothing. Prints `killed N of M`; succeeds where N = M.
+"""
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_SECONDS = 300
+
+
+class Broken(Exception):
+    """A patch that cannot be judged."""
+
+
+def build_and_run(options, include, sources, folder):
+    """True if the tests pass; a mutant that crashes or hangs is seen too. One that does not compile is no mutant."""
+    program = folder / "program"
+    compiled = subprocess.run(
+        [options.compiler, "-std=c++20", "-O1", "-march=native", "-ffp-contract=off", "-pthread",
+         "-I", include, "-I", options.root / "tests", *(options.root / "tests" / s for s in sources), options.main,
+         "-o", program], capture_output=True, text=True)
+    if compiled.returncode != 0:
+        raise Broken("does not compile: " + next((l for l in compiled.stderr.splitlines() if "error" in l), ""))
+    try:
+        ran = subprocess.run([program], capture_output=True, text=True, timeout=RUN_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False, f"ran more than {RUN_SECONDS} s"
+    failed = re.findall(r"^.*ERROR: (.*)$", ran.stdout, re.M)
+    return ran.returncode == 0, failed[0] if failed else f"exit status {ran.returncode}"
+
+
+def sources_of(patch):
+    found = re.search(r"^# kills: (.+)$", patch.read_text(encoding="utf-8"), re.M)
+    if not found:
+        raise Broken("no line '# kills: TEST.cpp'")
+    return tuple(found[1].split())
+
+
+def judge(options, patch):
+    """(killed, why) for one patch."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(options.root / "include", folder / "include")
+        applied = subprocess.run(["patch", "-p1", "--fuzz=0", "--batch", "-i", patch.resolve()], cwd=folder,
+                                 capture_output=True, text=True)
+        if applied.returncode != 0:
+            raise Broken("the patch no longer applies: " + applied.stdout.strip().replace("\n", " "))
+        passes, why = build_and_run(options, folder / "include", sources_of(patch), folder)
+        return not passes, why
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("patches", nargs="*", type=Path, help="all of tests/mutations/*.patch if none is named")
+    parser.add_argument("--compiler", default="g++")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--root", type=Path, default=ROOT)
+    options = parser.parse_args()
+    options.root = options.root.resolve()
+    options.main = options.root / "tests" / "main.cpp"
+    patches = options.patches or sorted((options.root / "tests" / "mutations").glob("*.patch"))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        return report(patches, pool, options)
+
+
+def report(patches, pool, options):
+    def attempt(work):
+        try:
+            return work()
+        except Broken as broken:
+            return broken
+
+    def healthy(sources):
+        with tempfile.TemporaryDirectory() as folder:
+            return attempt(lambda: build_and_run(options, options.root / "include", sources, Path(folder)))
+
+    named = [attempt(lambda p=patch: sources_of(p)) for patch in patches]
+    groups = sorted({s for s in named if not isinstance(s, Broken)})
+    sick = False
+    for sources, result in zip(groups, pool.map(healthy, groups)):
+        passes, why = (False, result) if isinstance(result, Broken) else result
+        if not passes:
+            sick = True
+            print(f"BROKEN    unpatched {' '.join(sources)}: {why}", flush=True)
+
+    killed = 0
+    for patch, result in zip(patches, pool.map(lambda p: attempt(lambda: judge(options, p)), patches)):
+        if isinstance(result, Broken):
+            sick = True
+            print(f"BROKEN    {patch.stem}: {result}", flush=True)
+            continue
+        dead, why = result
+        killed += dead
+        print(f"killed    {patch.stem}: {why}" if dead else f"SURVIVED  {patch.stem}", flush=True)
+    print(f"killed {killed} of {len(patches)}")
+    return 0 if killed == len(patches) and not sick else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
