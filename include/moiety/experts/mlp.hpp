@@ -16,13 +16,14 @@
 
 #include <array>
 #include <concepts>
+#include <cstddef>
 #include <string_view>
 #include <type_traits>
 
 namespace moiety::inline MOIETY_ABI {
 
 template <class M>
-concept expert_mlp = requires(std::array<float, static_cast<std::size_t>(M::inputs)> z) {
+concept expert_mlp = requires { M::inputs; } && requires(std::array<float, static_cast<std::size_t>(M::inputs)> z) {
   { M::value(z) } -> std::convertible_to<float>;
   M::derivative(z, 1.0f, z);
   { M::input_names.size() } -> std::convertible_to<std::size_t>;

@@ -61,15 +61,12 @@ template <class Spec> class spec_of {
     static_assert(is_losses<spec_losses>, "'using losses' in a spec must name mo::losses<...>.");
     static_assert(Spec::size.hidden >= 1 && Spec::size.ffn >= 1 && Spec::size.experts >= 1,
                   "dims needs hidden, ffn and experts of at least 1.");
+    if constexpr (is_router<spec_router> && Spec::size.experts >= 1)
+      static_assert(spec_router::slots >= 1 && spec_router::slots <= Spec::size.experts,
+                    "mo::top_k<K> needs 1 <= K <= dims.experts.");
     return true;
   }
   static_assert(check());
-
-  template <class Router> static consteval int checked_slots() {
-    static_assert(Router::slots >= 1 && (Router::slots <= Spec::size.experts || Spec::size.experts < 1),
-                  "mo::top_k<K> needs 1 <= K <= dims.experts.");
-    return Router::slots;
-  }
 
  public:
   using router_type = std::conditional_t<is_router<spec_router>, spec_router, any_router>;
@@ -79,7 +76,7 @@ template <class Spec> class spec_of {
   static constexpr std::int64_t hidden = Spec::size.hidden;
   static constexpr std::int64_t ffn = Spec::size.ffn;
   static constexpr std::int64_t experts = Spec::size.experts;
-  static constexpr std::int64_t slots = checked_slots<router_type>();  // k
+  static constexpr std::int64_t slots = router_type::slots;  // k
   static constexpr std::int64_t inputs = experts_type::inputs;
 };
 
