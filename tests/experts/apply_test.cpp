@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/experts/apply.hpp>
+
+#include <moiety/backend/host.hpp>
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+constexpr std::int64_t hidden = 21, ffn = 270, experts = 3;  // more than one column block of the product
+using silu_mlp = mo::gated_mlp<mo::silu>;
+
+struct problem {
+  mo::context<> ctx{mo::host{.threads = 2}};
+  std::vector<std::int64_t> offsets{0, 9, 9, 14};  // the second expert has no row
+  std::vector<float> gate, up, down;
+  mo::matrix<float> x{14, hidden}, dy{14, hidden};
+  std::vector<float> row_weights;
+
+  problem() {
+    auto const normals = [](std::int64_t count, int seed) {
+      std::vector<float> v(static_cast<std::size_t>(count));
+      mo::normal_sequence n(mo::seed{seed}, 0, 0);
+      for (float& value : v) value = static_cast<float>(n.next());
+      return v;
+    };
+    gate = normals(experts * ffn * hidden, 1), up = normals(experts * ffn * hidden, 2);
+    down = normals(experts * ffn * hidden, 3), row_weights = normals(14, 4);
+    mo::fill_normal(ctx, x, mo::seed{5});
+    mo::fill_normal(ctx, dy, mo::seed{6});
+  }
+
+  mo::expert_rows rows() const { return {experts, offsets.data(), hidden, ffn}; }
+  mo::expert_matrices<silu_mlp, float> weights() {
+    return {{{{gate.data(), ffn * hidden, hidden}, {up.data(), ffn * hidden, hidden}}}, {down.data(), ffn * hidden, ffn}};
+  }
+  std::int64_t expert_of(std::int64_t row) const { return row < 9 ? 0 : 2; }
+};
+
+double dot(float const* a, float const* b, std::int64_t n, std::int64_t stride = 1) {
+  double sum = 0;
+  for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * b[i * stride];
+  return sum;
+}
+
+constexpr float poison = std::numeric_limits<float>::quiet_NaN();
+
+}  // namespace
+
+TEST_CASE_FIXTURE(problem, "forward and both halves of backward agree with plain loops in double") {
+  std::vector<float> z(14 * 2 * ffn, poison), a(14 * ffn, poison), o(14 * hidden, poison), dz(z.size(), poison),
+      scaled(a.size(), poison), dx(o.size(), poison);
+  std::int64_t const blocks = mo::column_blocks<float>(ffn);
+  std::vector<float> parts(static_cast<std::size_t>(14 * blocks), poison);
+  using apply = mo::apply_experts<silu_mlp>;
+  mo::kernels::rows_of<float> const x_rows{x.data(), hidden, nullptr}, dy_rows{dy.data(), hidden, nullptr};
+  apply::forward(ctx.engine(), rows(), x_rows, weights(), z.data(), a.data(), o.data());
+  apply::backward_input(ctx.engine(), rows(), dy_rows, weights(), static_cast<float const*>(z.data()), row_weights.data(),
+                        dz.data(), scaled.data(), parts.data(), dx.data());
+  CHECK(blocks == 2);
+  auto const close = [](double got, double wanted) { CHECK(std::abs(got - wanted) <= 2e-4 * (1 + std::abs(wanted))); };
+  for (std::int64_t r = 0; r < 14; ++r) {
+    std::int64_t const e = expert_of(r) * ffn * hidden;
+    std::vector<double> wanted_a(ffn), da(ffn), wanted_dz(2 * ffn);
+    double inner = 0, weight = row_weights[static_cast<std::size_t>(r)];
+    for (std::int64_t i = 0; i < ffn; ++i) {
+      auto const at = static_cast<std::size_t>(i);
+      double const g = dot(x.row(r), &gate[static_cast<std::size_t>(e + i * hidden)], hidden),
+                   u = dot(x.row(r), &up[static_cast<std::size_t>(e + i * hidden)], hidden);
+      double const s = 1 / (1 + std::exp(-g));
+      wanted_a[at] = g * s * u;
+      da[at] = dot(dy.row(r), &down[static_cast<std::size_t>(e + i)], hidden, ffn);
+      inner += da[at] * wanted_a[at];
+      wanted_dz[at] = weight * da[at] * u * (s + g * s * (1 - s));
+      wanted_dz[at + ffn] = weight * da[at] * g * s;
+      close(a[static_cast<std::size_t>(r * ffn) + at], wanted_a[at]);
+      close(scaled[static_cast<std::size_t>(r * ffn) + at], weight * wanted_a[at]);
+      close(dz[static_cast<std::size_t>(r * 2 * ffn) + at], wanted_dz[at]);
+      close(dz[static_cast<std::size_t>(r * 2 * ffn + ffn) + at], wanted_dz[at + ffn]);
+    }
+    CHECK(std::abs(parts[static_cast<std::size_t>(2 * r)] + parts[static_cast<std::size_t>(2 * r + 1)] - inner) <
+          1e-3 * (100 + std::abs(inner)));
+    for (std::int64_t h = 0; h < hidden; ++h) {
+      double wanted = 0, wanted_dx = 0;
+      for (std::int64_t i = 0; i < ffn; ++i) {
+        auto const at = static_cast<std::size_t>(i);
+        wanted += down[static_cast<std::size_t>(e + h * ffn + i)] * wanted_a[at];
+        wanted_dx += gate[static_cast<std::size_t>(e + i * hidden + h)] * wanted_dz[at] +
+                     up[static_cast<std::size_t>(e + i * hidden + h)] * wanted_dz[at + ffn];
+      }
+      CHECK(std::abs(o[static_cast<std::size_t>(r * hidden + h)] - wanted) < 1e-2);
+      CHECK(std::abs(dx[static_cast<std::size_t>(r * hidden + h)] - wanted_dx) < 1e-1);
+    }
+  }
+
+  std::vector<float> dgate(gate.size(), poison), dup(gate.size(), poison), ddown(gate.size(), poison);
+  mo::expert_matrices<silu_mlp, float> const gradients{
+      {{{dgate.data(), ffn * hidden, hidden}, {dup.data(), ffn * hidden, hidden}}}, {ddown.data(), ffn * hidden, ffn}};
+  apply::backward_weights(ctx.engine(), rows(), x_rows, dy_rows, static_cast<float const*>(dz.data()),
+                          static_cast<float const*>(scaled.data()), gradients, false);
+  for (std::size_t i = ffn * hidden; i < 2 * ffn * hidden; ++i) REQUIRE((dgate[i] == 0 && dup[i] == 0 && ddown[i] == 0));
+  double wanted = 0, wanted_down = 0;
+  for (std::size_t r = 9; r < 14; ++r) {
+    wanted += static_cast<double>(dz[r * 2 * ffn + ffn + 7]) * x(static_cast<std::int64_t>(r), 4);
+    wanted_down += static_cast<double>(dy(static_cast<std::int64_t>(r), 4)) * scaled[r * ffn + 7];
+  }
+  CHECK(dup[2 * ffn * hidden + 7 * hidden + 4] == doctest::Approx(wanted).epsilon(1e-4));
+  CHECK(ddown[2 * ffn * hidden + 4 * ffn + 7] == doctest::Approx(wanted_down).epsilon(1e-4));
+}
+
+TEST_CASE_FIXTURE(problem, "an expert has the same bits alone and among others, with and without saving z") {
+  std::vector<float> z(14 * 2 * ffn), a(14 * ffn), all(14 * hidden), alone(9 * hidden), unsaved(14 * hidden);
+  using apply = mo::apply_experts<silu_mlp>;
+  mo::kernels::rows_of<float> const x_rows{x.data(), hidden, nullptr};
+  apply::forward(ctx.engine(), rows(), x_rows, weights(), z.data(), a.data(), all.data());
+  apply::forward(ctx.engine(), rows(), x_rows, weights(), static_cast<float*>(nullptr), a.data(), unsaved.data());
+  mo::expert_rows const first{1, offsets.data(), hidden, ffn};
+  apply::forward(ctx.engine(), first, x_rows, weights(), z.data(), a.data(), alone.data());
+  CHECK(all == unsaved);
+  CHECK(std::equal(alone.begin(), alone.end(), all.begin()));
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/kernels/combine.hpp>
+
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+template <class T> struct in : mo::deployment<> {
+  using element = T;
+};
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("each output is the chain over its slots, from its base, in the sum type", T, float, double, mo::bf16) {
+  using S = mo::sum_t<T>;
+  constexpr std::int64_t tokens = 41, width = 300, k = 3;
+  mo::context<in<T>> ctx{mo::host{.threads = 2}};
+  mo::matrix<S> logits(tokens, 7), base(tokens, width);
+  mo::fill_normal(ctx, logits, mo::seed{1});
+  mo::fill_normal(ctx, base, mo::seed{2});
+  mo::routing<S> r = mo::router<mo::softmax, mo::top_k<k>>{}.forward(ctx, logits);
+  r.states[5] = mo::token_state::masked;
+  mo::permutation const order = mo::permute(ctx, r);
+  auto rows = ctx.matrix(order.rows(), width), y = ctx.matrix(tokens, width);
+  mo::fill_normal(ctx, rows, mo::seed{3});
+  for (bool const with_weights : {true, false})
+    for (bool const with_base : {true, false}) {
+      std::fill(y.begin(), y.end(), static_cast<T>(std::numeric_limits<float>::quiet_NaN()));
+      mo::kernels::combine<T>(ctx.engine(), order.view(), rows, with_weights ? r.weights : nullptr,
+                              with_base ? base.data() : nullptr, y.view());
+      bool same = true;
+      for (std::int64_t t = 0; t < tokens; ++t)
+        for (std::int64_t c = 0; c < width; ++c) {
+          S sum = with_base ? base(t, c) : S{0};
+          for (std::int64_t j = 0; j < k && t != 5; ++j)
+            sum = mo::fma(with_weights ? r.weight(t, j) : S{1}, static_cast<S>(rows(order.row_of(t, j), c)), sum);
+          same = same && static_cast<S>(y(t, c)) == static_cast<S>(static_cast<T>(sum));
+        }
+      CHECK(same);
+    }
+}
+
+TEST_CASE("a sum of many slots is carried in float, not in bf16") {
+  mo::context<in<mo::bf16>> ctx;
+  constexpr std::int64_t k = 8;
+  mo::matrix<float> logits(1, k);
+  mo::routing<float> r = mo::router<mo::softmax, mo::top_k<k>>{}.forward(ctx, logits);
+  mo::permutation const order = mo::permute(ctx, r);
+  mo::matrix<mo::bf16> rows(k, 1), y(1, 1);
+  rows(0, 0) = mo::bf16(1.0f);
+  for (std::int64_t i = 1; i < k; ++i) rows(i, 0) = mo::bf16(0x1p-9f);  // each alone is lost beside 1 in bf16
+  mo::kernels::combine<mo::bf16>(ctx.engine(), order.view(), rows, nullptr, nullptr, y.view());
+  CHECK(static_cast<float>(y(0, 0)) == 1.015625f);
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/kernels/permute.hpp>
+
+#include "router/example.hpp"
+
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace mo = moiety;
+
+TEST_CASE("the worked example: offsets, source tokens, positions") {
+  mo::context<> ctx;
+  mo::routing const r = mo::router<mo::softmax, mo::top_k<2>>{}.forward(ctx, example::make_logits<float>());
+  mo::permutation const order = mo::permute(ctx, r);
+  CHECK(std::vector(order.offsets(), order.offsets() + 5) == std::vector<std::int64_t>{0, 5, 7, 10, 12});
+  std::vector<std::int32_t> sources, positions;
+  for (std::int64_t row = 0; row < 12; ++row) sources.push_back(order.source_token(row));
+  for (std::int64_t slot = 0; slot < 12; ++slot) positions.push_back(order.row_of(slot / 2, slot % 2));
+  CHECK(sources == std::vector<std::int32_t>{0, 1, 3, 4, 5, 0, 2, 1, 2, 4, 3, 5});
+  CHECK(positions == std::vector<std::int32_t>{0, 5, 1, 7, 6, 8, 10, 2, 9, 3, 4, 11});
+}
+
+TEST_CASE("rows are a bijection of dispatched slots, in token order inside an expert") {
+  mo::context<> ctx;
+  for (std::int64_t const experts : {3, 40, 60}) {
+    auto logits = ctx.matrix(257, experts);
+    mo::fill_normal(ctx, logits, mo::seed{experts});
+    mo::routing<float> r = mo::router<mo::softmax, mo::top_k<3>>{}.forward(ctx, logits);
+    r.states[11] = mo::token_state::masked;
+    r.states[200] = mo::token_state::unroutable;
+    r.states[201] = mo::token_state::sanitised;  // dispatched
+    mo::permutation const order = mo::permute(ctx, r);
+    CHECK(order.rows() == 3 * 255);
+    std::vector<int> used(static_cast<std::size_t>(order.rows()));
+    for (std::int64_t t = 0; t < 257; ++t)
+      for (std::int64_t j = 0; j < 3; ++j) {
+        std::int64_t const row = order.row_of(t, j);
+        if (t == 11 || t == 200) {
+          CHECK(row == -1);
+          continue;
+        }
+        ++used[static_cast<std::size_t>(row)];
+        CHECK(order.source_token(row) == t);
+        CHECK(order.offsets()[r.expert(t, j)] <= row);
+        CHECK(row < order.offsets()[r.expert(t, j) + 1]);
+      }
+    for (int const times : used) CHECK(times == 1);
+    for (std::int64_t e = 0; e < experts; ++e)
+      for (std::int64_t row = order.offsets()[e] + 1; row < order.offsets()[e + 1]; ++row)
+        CHECK(order.source_token(row - 1) < order.source_token(row));
+  }
+}
+
+TEST_CASE("no token, and all tokens to one expert") {
+  mo::context<> ctx;
+  mo::routing<float> none(0, 5, 2, ctx.memory());
+  CHECK(mo::permute(ctx, none).rows() == 0);
+  mo::matrix<float> logits(9, 4);
+  for (std::int64_t t = 0; t < 9; ++t) logits(t, 2) = 1;
+  mo::permutation const order = mo::permute(ctx, mo::router<mo::softmax, mo::top_k<1>>{}.forward(ctx, logits));
+  CHECK(std::vector(order.offsets(), order.offsets() + 5) == std::vector<std::int64_t>{0, 0, 0, 9, 9});
+}
+
+TEST_CASE("more rows than a 32-bit index holds are refused before memory is touched") {
+  mo::context<> ctx;
+  mo::routing_view<float> const huge{std::int64_t{1} << 28, 8, 8};  // no memory behind it
+  mo::permutation_view const nowhere{};
+  CHECK_THROWS_WITH_AS(mo::kernels::build_permutation(ctx.engine(), huge, nowhere), doctest::Contains("32 bits"),
+                       mo::data_error);
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/kernels/route.hpp>
+
+#include <moiety/core/random.hpp>
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+using router = mo::router<mo::sigmoid, mo::top_k<3>, mo::renormalised>;
+constexpr std::int64_t tokens = 333, experts = 11;
+
+struct results {
+  std::vector<std::int32_t> ids;
+  std::vector<float> weights, gradient;
+  std::vector<mo::routing_statistics> units;
+  bool operator==(results const&) const = default;
+};
+
+results run(int threads, std::vector<std::int64_t> const& sequences, std::vector<std::uint8_t> const& mask) {
+  mo::context<> ctx{mo::host{.threads = threads}};
+  auto logits = ctx.matrix(tokens, experts), dlogits = ctx.matrix(tokens, experts);
+  mo::fill_normal(ctx, logits, mo::seed{6});
+  mo::routing<float> routing(tokens, experts, 3, ctx.memory());
+  mo::kernels::route(ctx.engine(), router{}, mo::matrix_view<float const>(logits), {.mask = mask}, mo::non_finite::reject,
+                     routing.view());
+  std::vector<mo::routing_statistics> units(sequences.empty() ? 1 : sequences.size() - 1,
+                                            mo::routing_statistics(experts, 3));
+  std::vector<mo::statistics_view> views;
+  for (auto& u : units) views.push_back(u.view());
+  mo::kernels::accumulate(ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(), sequences, views);
+  std::vector<float> dweights(tokens * 3);
+  for (std::size_t i = 0; i < dweights.size(); ++i) dweights[i] = static_cast<float>(i % 7) - 3;
+  mo::kernels::route_backward(
+      ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(), static_cast<float const*>(dweights.data()),
+      [](std::int64_t t, auto z, auto dp, auto dz) { dp[t % experts] += 2, dz[0] += z[0]; }, dlogits.view(), false);
+  return {{routing.ids, routing.ids + tokens * 3}, {routing.weights, routing.weights + tokens * 3},
+          {dlogits.begin(), dlogits.end()}, units};
+}
+
+}  // namespace
+
+TEST_CASE("no result depends on the number of threads") {
+  std::vector<std::int64_t> const sequences{0, 1, 100, 100, 333};
+  std::vector<std::uint8_t> mask(tokens, 1);
+  for (std::size_t t = 5; t < tokens; t += 17) mask[t] = 0;
+  for (bool const with_mask : {false, true}) {
+    auto const& m = with_mask ? mask : std::vector<std::uint8_t>{};
+    results const one = run(1, sequences, m);
+    CHECK(run(2, sequences, m) == one);
+    CHECK(run(4, sequences, m) == one);
+  }
+}
+
+TEST_CASE("statistics of sequences add up to those of the batch, to the last bit; masked tokens are in none") {
+  std::vector<std::uint8_t> mask(tokens, 1);
+  for (std::size_t t = 0; t < 40; ++t) mask[t] = 0;
+  auto const parts = run(2, {0, 1, 100, 100, 333}, mask).units;
+  auto const whole = run(2, {}, mask).units;
+  mo::routing_statistics sum(experts, 3);
+  for (auto const& part : parts) sum += part;
+  CHECK(sum == whole[0]);
+  CHECK(whole[0].tokens() == tokens - 40);
+  CHECK(parts[0].tokens() == 0);
+  CHECK(parts[1].tokens() == 60);
+  CHECK(parts[2].tokens() == 0);
+  std::int64_t slots = 0;
+  double probability = 0;
+  for (std::int64_t const c : whole[0].counts()) slots += c;
+  for (double const p : whole[0].probabilities()) probability += p;
+  CHECK(slots == 3 * (tokens - 40));
+  CHECK(probability == doctest::Approx(tokens - 40));
+}
+
+TEST_CASE("masked tokens get ids in range, weight 0 and no gradient") {
+  std::vector<std::uint8_t> mask(tokens, 1);
+  mask[7] = 0;
+  results const r = run(1, {}, mask);
+  for (std::size_t j = 0; j < 3; ++j) {
+    CHECK(r.ids[21 + j] == static_cast<std::int32_t>(j));
+    CHECK(r.weights[21 + j] == 0);
+  }
+  for (std::size_t e = 0; e < experts; ++e) CHECK(r.gradient[7 * experts + e] == 0);
+}
+
+TEST_CASE("a gradient is overwritten, or added to") {
+  mo::context<> ctx;
+  auto logits = ctx.matrix(2, experts), once = ctx.matrix(2, experts), added = ctx.matrix(2, experts);
+  mo::fill_normal(ctx, logits, mo::seed{6});
+  mo::routing<float> const routing = router{}.forward(ctx, logits);
+  std::fill(once.begin(), once.end(), std::numeric_limits<float>::quiet_NaN());
+  std::fill(added.begin(), added.end(), 1.0f);
+  std::array<float, 6> const dweights{1, 2, 3, 4, 5, 6};
+  auto const nothing = [](auto...) {};
+  mo::kernels::route_backward(ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(), dweights.data(),
+                              nothing, once.view(), false);
+  mo::kernels::route_backward(ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(), dweights.data(),
+                              nothing, added.view(), true);
+  for (std::size_t i = 0; i < once.size(); ++i) CHECK(added.data()[i] == 1 + once.data()[i]);
+}
+
+TEST_CASE("the first rejected token is named, whichever thread found it") {
+  for (int const threads : {1, 4}) {
+    mo::context<> ctx{mo::host{.threads = threads}};
+    auto logits = ctx.matrix(tokens, experts);
+    for (std::int64_t t = 70; t < tokens; t += 5) logits(t, t % experts) = std::numeric_limits<float>::infinity();
+    CHECK_THROWS_WITH_AS(router{}.forward(ctx, logits), "the router logits of token 70 are not all finite.", mo::data_error);
+  }
+}

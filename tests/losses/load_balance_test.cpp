@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/losses/load_balance.hpp>
+
+#include "router/example.hpp"
+
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+struct in_double : mo::deployment<> {
+  using element = double;
+};
+
+template <class Router> mo::routing_statistics statistics(mo::matrix_view<double const> z) {
+  mo::context<in_double> ctx{mo::host{.threads = 1}};
+  Router const router;
+  return mo::statistics(ctx, z, router, router.forward(ctx, z));
+}
+
+using top_2 = mo::router<mo::softmax, mo::top_k<2>>;
+using top_1 = mo::router<mo::softmax, mo::top_k<1>>;
+
+template <class Router> double balance(mo::matrix_view<double const> z) {
+  return mo::load_balance<>{.coefficient = 9}.value(statistics<Router>(z));
+}
+
+template <class Router> mo::matrix<double> gradient(mo::matrix_view<double const> z) {
+  mo::context<in_double> ctx{mo::host{.threads = 1}};
+  mo::matrix<double> d(z.rows(), z.cols());
+  mo::load_balance<>{.coefficient = 9}.gradient(ctx, statistics<Router>(z), z, Router{}, d);
+  return d;
+}
+
+}  // namespace
+
+TEST_CASE("the worked example, to six digits; the coefficient does not enter") {
+  auto const z = example::make_logits<double>();
+  CHECK(std::abs(balance<top_2>(z) - 1.11839430148576) < 1e-12);
+  CHECK(std::abs(balance<top_1>(z) - 1.152581) < 1e-6);
+  auto const d = gradient<top_2>(z);
+  double const expected[4][4] = {{.035097, -.026569, -.004933, -.003596},
+                                 {.011113, -.014426, .006532, -.003219},
+                                 {.028981, -.001421, .000979, -.028539},
+                                 {.011330, -.004199, -.006195, -.000937}};
+  int const token[4] = {0, 2, 3, 4};
+  for (int i = 0; i < 4; ++i)
+    for (int e = 0; e < 4; ++e) CHECK(std::abs(d(token[i], e) - expected[i][e]) < 1e-6);
+  for (int t = 0; t < 6; ++t) CHECK(std::abs(d(t, 0) + d(t, 1) + d(t, 2) + d(t, 3)) < 1e-15);
+}
+
+TEST_CASE("a constant shift of the logits changes nothing") {
+  CHECK(std::abs(balance<top_2>(example::make_logits<double>(1)) - balance<top_2>(example::make_logits<double>())) < 1e-14);
+}
+
+TEST_CASE("1 at perfect balance whatever the ties, E / k at collapse, 0 for no token") {
+  CHECK(balance<top_2>(mo::matrix<double>(7, 4)) == doctest::Approx(1).epsilon(1e-14));
+  CHECK(balance<top_1>(mo::matrix<double>(3, 64)) == doctest::Approx(1).epsilon(1e-14));
+  mo::matrix<double> z(5, 8);
+  for (int t = 0; t < 5; ++t) z(t, 3) = 100;
+  CHECK(balance<top_1>(z) == doctest::Approx(8).epsilon(1e-12));
+  CHECK(balance<top_1>(mo::matrix<double>(0, 4)) == 0);
+}
+
+TEST_CASE("shards: local losses differ, the loss of merged statistics is that of the whole") {
+  auto const z = example::make_logits<double>();
+  auto const a = statistics<top_2>(z.rows(0, 3)), b = statistics<top_2>(z.rows(3, 3));
+  double const local_a = mo::load_balance<>{}.value(a), local_b = mo::load_balance<>{}.value(b);
+  CHECK(std::abs(local_a - 1.233131) < 1e-6);
+  CHECK(std::abs(local_b - 1.276823) < 1e-6);
+  CHECK(std::abs((local_a + local_b) / 2 - 1.118394) > 0.1);
+  mo::routing_statistics both = a;
+  both += b;
+  CHECK(mo::load_balance<>{}.value(both) == balance<top_2>(z));
+
+  for (auto const& [s, expected] : {std::pair{1.0, 1.462117}, {4.0, 1.964028}, {8.0, 1.999329}}) {
+    mo::matrix<double> all(8, 2);
+    for (int t = 0; t < 8; ++t) all(t, t / 4) = s;
+    CHECK(std::abs(balance<top_1>(all.rows(0, 4)) - expected) < 1e-6);
+    CHECK(balance<top_1>(all) == doctest::Approx(1).epsilon(1e-12));
+  }
+}
+
+TEST_CASE("tokens may be permuted, and experts relabelled") {
+  auto const z = example::make_logits<double>();
+  mo::matrix<double> tokens(6, 4), labels(6, 4);
+  for (int t = 0; t < 6; ++t)
+    for (int e = 0; e < 4; ++e) tokens((t * 5) % 6, e) = z(t, e), labels(t, (e + 1) % 4) = z(t, e);
+  CHECK(balance<top_2>(tokens) == balance<top_2>(z));
+  CHECK(balance<top_2>(labels) == doctest::Approx(balance<top_2>(z)).epsilon(1e-14));
+  auto const d = gradient<top_2>(z), permuted = gradient<top_2>(tokens);
+  for (int t = 0; t < 6; ++t)
+    for (int e = 0; e < 4; ++e) CHECK(permuted((t * 5) % 6, e) == d(t, e));
+}
+
+TEST_CASE("scores that do not sum to one enter normalised") {
+  using router = mo::router<mo::sigmoid, mo::top_k<2>>;
+  auto const z = example::make_logits<double>();
+  auto const s = statistics<router>(z);
+  auto const p = s.probabilities();
+  CHECK(std::accumulate(p.begin(), p.end(), 0.0) == doctest::Approx(6).epsilon(1e-14));
+  auto const sigmoid = [](double v) { return 1 / (1 + std::exp(-v)); };
+  double expected = 0;
+  for (int t = 0; t < 6; ++t) expected += sigmoid(z(t, 0)) / (sigmoid(z(t, 0)) + sigmoid(z(t, 1)) + sigmoid(z(t, 2)) + sigmoid(z(t, 3)));
+  CHECK(p[0] == doctest::Approx(expected).epsilon(1e-14));
+}
+
+TEST_CASE_TEMPLATE("gradients equal differences at fixed counts", Router, top_2, mo::router<mo::sigmoid, mo::top_k<3>>) {
+  auto const z = example::make_logits<double>();
+  auto const d = gradient<Router>(z);
+  for (int t = 0; t < 6; ++t)
+    for (int e = 0; e < 4; ++e) {
+      auto const at = [&](double step) {
+        auto moved = example::make_logits<double>();
+        moved(t, e) += step;
+        return balance<Router>(moved);
+      };
+      CHECK(d(t, e) == doctest::Approx((at(1e-6) - at(-1e-6)) / 2e-6).epsilon(1e-6));
+    }
+}

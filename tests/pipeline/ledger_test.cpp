@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/pipeline/ledger.hpp>
+
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+using balance = mo::load_balance<>;
+using global = mo::load_balance<mo::over::global_batch>;
+
+struct spec : mo::layer_spec<mo::dims{.hidden = 6, .ffn = 4, .experts = 3}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+  using losses = mo::losses<balance, global>;
+};
+
+// Unweighted balance losses of two replicas, two micro-batches, four layers.
+constexpr double value[2][2][4] = {{{1.10, 1.20, 1.30, 1.40}, {1.15, 1.25, 1.35, 1.45}},
+                                   {{1.05, 1.10, 1.15, 1.20}, {1.00, 1.05, 1.10, 1.15}}};
+
+mo::layer_record<spec> entry(double unweighted) {
+  mo::layer_record<spec> r;
+  r.add<balance>(1, unweighted, 0.01 / 4);
+  return r;
+}
+
+}  // namespace
+
+TEST_CASE("the worked example: every layer, replica and micro-batch is counted once") {
+  mo::context<> ctx;
+  mo::loss_ledger<spec> ledger{ctx, 4};
+  for (auto const& replica : value)
+    for (auto const& micro : replica)
+      for (std::int64_t l = 0; l < 4; ++l) ledger.record(l, entry(micro[l]));
+  mo::loss_report<spec> const report = ledger.reduce();
+  double const layers[4] = {1.075, 1.15, 1.225, 1.3};
+  for (std::size_t l = 0; l < 4; ++l) CHECK(report.per_layer<balance>()[l] == doctest::Approx(layers[l]).epsilon(1e-12));
+  CHECK(std::abs(report.value<balance>() - 1.1875) < 1e-12);
+  CHECK(std::abs(report.total() - .011875) < 1e-12);
+  for (double const wrong : {.00631250, .00556250, .00593750, .02375000, .01275000})
+    CHECK(std::abs(report.total() - wrong) > 1e-4);
+}
+
+TEST_CASE("the order of entries does not matter, to the last bit") {
+  mo::context<> ctx;
+  mo::loss_ledger<spec> forwards{ctx, 1}, backwards{ctx, 1};
+  for (int i = 0; i < 100; ++i) forwards.record(0, entry(std::sin(i) + 1.1));
+  for (int i = 99; i >= 0; --i) backwards.record(0, entry(std::sin(i) + 1.1));
+  CHECK(forwards.reduce().total() == backwards.reduce().total());
+  CHECK(forwards.reduce().layer(0).sums == backwards.reduce().layer(0).sums);
+}
+
+TEST_CASE("tapes are recorded by layer; a global-batch loss is that of all tokens") {
+  mo::context<> ctx;
+  mo::moe_layer<spec> layer{ctx, {.losses = {balance{.coefficient = 0.5f}}}};
+  auto const weights = layer.make_weights(mo::seed{1});
+  auto x = ctx.matrix(30, 6), y = ctx.matrix(30, 6);
+  mo::fill_normal(ctx, x, mo::seed{2});
+  mo::loss_ledger<spec> ledger{ctx, 2};
+  ledger.record(0, layer.forward(weights, x.rows(0, 10), y.rows(0, 10)));
+  ledger.record(0, layer.forward(weights, x.rows(10, 20), y.rows(10, 20)));
+  auto const whole = layer.forward(weights, x, y);
+  ledger.record(1, whole);
+  auto const report = ledger.reduce();
+  CHECK(report.tokens() == 30);
+  CHECK(report.counts(0) == report.counts(1));
+  CHECK(report.per_layer<global>()[0] == report.per_layer<global>()[1]);
+  CHECK(report.per_layer<balance>()[0] != report.per_layer<global>()[0]);
+  CHECK(report.per_layer<balance>()[1] == report.per_layer<global>()[1]);
+}
+
+TEST_CASE("layers that do not exist, tapes that are gone") {
+  mo::context<> ctx;
+  CHECK_THROWS_AS((mo::loss_ledger<spec>{ctx, 0}), mo::config_error);
+  mo::loss_ledger<spec> ledger{ctx, 2};
+  CHECK_THROWS_WITH_AS(ledger.record(2, entry(1)), "layer 2 is none of the ledger's 2 layers.", mo::data_error);
+  CHECK_THROWS_AS(ledger.record(-1, entry(1)), mo::data_error);
+  CHECK(ledger.reduce().total() == 0);
+  CHECK(ledger.reduce().tokens() == 0);
+  mo::moe_layer<spec> layer{ctx};
+  auto const weights = layer.make_weights(mo::seed{1});
+  auto x = ctx.matrix(3, 6), y = ctx.matrix(3, 6);
+  auto tape = layer.forward(weights, x, y);
+  auto const kept = std::move(tape);
+  CHECK_THROWS_AS(ledger.record(0, tape), mo::state_error);
+  CHECK_NOTHROW(ledger.record(0, kept));
+}

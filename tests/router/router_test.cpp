@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/router/router.hpp>
+
+#include "router/example.hpp"
+
+#include <moiety/layer/deployment.hpp>
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+#include <ratio>
+#include <set>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+using raw = mo::router<mo::softmax, mo::top_k<2>>;
+using normalised = mo::router<mo::renormalised, mo::top_k<2>, mo::softmax>;
+
+/// Identity-like experts: expert e multiplies by e + 1; y and dy/dlogits of token 0.
+template <class Router> struct multiplied {
+  double y = 0;
+  std::vector<double> gradient = std::vector<double>(4);
+  explicit multiplied(std::int64_t token) {
+    auto z = example::make_logits<double>();
+    std::array<std::int32_t, 2> ids{};
+    std::vector<double> s(4), w(2), dw(2), dp(4), n(4), in(2);
+    mo::span_row<double> const logits(z.row(token), 4), scores(s.data(), 4), weights(w.data(), 2), dweights(dw.data(), 2),
+        dprobabilities(dp.data(), 4), dlogits(gradient.data(), 4), scratch(n.data(), 4), inputs(in.data(), 2);
+    Router const router;
+    router.forward_row(logits, scores, weights, ids.data());
+    for (std::size_t j = 0; j < 2; ++j) y += w[j] * (ids[j] + 1), dw[j] = ids[j] + 1;
+    router.backward_row(logits, ids.data(), dweights, dprobabilities, dlogits, scores, scratch, inputs, weights);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("the worked example: ids, weights, sums and gradients") {
+  mo::context<> ctx;
+  auto const z = example::make_logits<float>();
+  mo::routing const r = normalised{}.forward(ctx, z);
+  int const ids[6][2] = {{0, 1}, {0, 2}, {1, 2}, {3, 0}, {2, 0}, {0, 3}};
+  for (int t = 0; t < 6; ++t)
+    for (int j = 0; j < 2; ++j) CHECK(r.expert(t, j) == ids[t][j]);
+  CHECK(std::abs(r.weight(0, 0) - .731059f) < 1e-6f);
+  CHECK(std::abs(r.weight(1, 0) - .622459f) < 1e-6f);
+  CHECK(std::abs(r.weight(1, 1) - .377541f) < 1e-6f);
+  CHECK(std::abs(r.weight(4, 0) - .880797f) < 1e-6f);
+  mo::routing const scores = raw{}.forward(ctx, z);
+  CHECK(std::abs(scores.weight(1, 0) - .473991f) < 1e-6f);
+  CHECK(std::abs(scores.weight(1, 1) - .287490f) < 1e-6f);
+
+  double const y_normalised[6] = {1.268941, 1.755081, 2.268941, 3.193176, 2.761594, 1.806824};
+  double const y_raw[6] = {1.117680, 1.336461, 1.797809, 2.812540, 2.537221, 1.591446};
+  for (std::int64_t t = 0; t < 6; ++t) {
+    CHECK(std::abs(multiplied<normalised>(t).y - y_normalised[t]) < 1e-6);
+    CHECK(std::abs(multiplied<raw>(t).y - y_raw[t]) < 1e-6);
+  }
+  double const d_normalised[4] = {-.196612, .196612, 0, 0}, d_raw[4] = {-.075776, .209006, -.097399, -.035831};
+  for (std::size_t e = 0; e < 4; ++e) {
+    CHECK(std::abs(multiplied<normalised>(0).gradient[e] - d_normalised[e]) < 1e-6);
+    CHECK(std::abs(multiplied<raw>(0).gradient[e] - d_raw[e]) < 1e-6);
+  }
+}
+
+TEST_CASE("softmax of the selected equals renormalised softmax") {
+  mo::context<> ctx;
+  auto const z = example::make_logits<float>();
+  mo::routing const a = normalised{}.forward(ctx, z);
+  mo::routing const b = mo::router<mo::softmax, mo::top_k<2>, mo::softmax_of_selected>{}.forward(ctx, z);
+  for (int t = 0; t < 6; ++t)
+    for (int j = 0; j < 2; ++j) {
+      CHECK(a.expert(t, j) == b.expert(t, j));
+      CHECK(a.weight(t, j) == doctest::Approx(b.weight(t, j)).epsilon(1e-6));
+    }
+}
+
+TEST_CASE("sigmoid scores keep the order of the logits, and a scale multiplies the weights") {
+  mo::context<> ctx;
+  auto const z = example::make_logits<float>();
+  mo::routing const r = mo::router<mo::sigmoid, mo::top_k<2>, mo::renormalised, mo::scale<std::ratio<5, 2>>>{}.forward(ctx, z);
+  for (int t = 0; t < 6; ++t) CHECK(r.weight(t, 0) + r.weight(t, 1) == doctest::Approx(2.5));
+  auto const s = [](double v) { return 1 / (1 + std::exp(-v)); };
+  CHECK(r.expert(0, 0) == 0);
+  CHECK(r.weight(0, 0) == doctest::Approx(2.5 * s(2) / (s(2) + s(1))));
+  mo::router<mo::sigmoid, mo::top_k<1>, mo::scale<>> const at_run_time{mo::scale<>{.factor = 3}};
+  CHECK(at_run_time.forward(ctx, z).weight(0, 0) == doctest::Approx(3 * s(2)));
+}
+
+TEST_CASE("one expert, all experts, equal logits") {
+  mo::context<> ctx;
+  mo::matrix<float> const one(3, 1), equal(2, 5);
+  mo::routing const single = mo::router<mo::softmax, mo::top_k<1>>{}.forward(ctx, one);
+  CHECK(single.expert(2, 0) == 0);
+  CHECK(single.weight(2, 0) == 1);
+  mo::routing const all = mo::router<mo::softmax, mo::top_k<5>>{}.forward(ctx, equal);
+  for (int j = 0; j < 5; ++j) {
+    CHECK(all.expert(1, j) == j);
+    CHECK(all.weight(1, j) == doctest::Approx(0.2));
+  }
+  CHECK(raw{}.forward(ctx, mo::matrix<float>(0, 4)).tokens == 0);
+}
+
+TEST_CASE("logits that are not finite are rejected by name, or sanitised to ids in range") {
+  mo::context<> ctx;
+  auto z = example::make_logits<float>();
+  z(1, 1) = not_a_number;
+  z(2, 0) = infinity;
+  z(2, 3) = infinity;
+  for (int e = 0; e < 4; ++e) z(3, e) = not_a_number, z(4, e) = -infinity;
+  CHECK_THROWS_WITH_AS(normalised{}.forward(ctx, z), "the router logits of token 1 are not all finite.", mo::data_error);
+
+  mo::routing const r = normalised{}.forward(ctx, z, mo::non_finite::sanitise);
+  for (int t = 0; t < 6; ++t) {
+    std::set<int> const distinct{r.expert(t, 0), r.expert(t, 1)};
+    CHECK(distinct.size() == 2);
+    CHECK(*distinct.begin() >= 0);
+    CHECK(*distinct.rbegin() < 4);
+    CHECK(std::isfinite(r.weight(t, 0) + r.weight(t, 1)));
+  }
+  CHECK(r.state(0) == mo::token_state::routed);
+  CHECK(r.state(1) == mo::token_state::sanitised);
+  CHECK(r.expert(1, 0) == 0);
+  CHECK(r.expert(1, 1) == 2);
+  CHECK(r.expert(2, 0) == 0);  // an equal share among the infinite ones
+  CHECK(r.expert(2, 1) == 3);
+  CHECK(r.weight(2, 0) == 0.5f);
+  for (int t : {3, 4}) {
+    CHECK(r.state(t) == mo::token_state::unroutable);
+    CHECK(r.weight(t, 0) == 0);
+    CHECK_FALSE(r.dispatched(t));
+  }
+  mo::routing const clean = normalised{}.forward(ctx, example::make_logits<float>());
+  for (int j = 0; j < 2; ++j) CHECK(r.weight(5, j) == clean.weight(5, j));
+}
+
+TEST_CASE("huge and denormal logits are finite logits") {
+  mo::context<> ctx;
+  mo::matrix<float> z(2, 4);
+  z(0, 2) = 1e30f;
+  z(1, 1) = 1e-42f;
+  mo::routing const r = normalised{}.forward(ctx, z);
+  CHECK(r.expert(0, 0) == 2);
+  CHECK(r.weight(0, 0) == 1);
+  CHECK(r.expert(0, 1) == 0);
+  CHECK(r.weight(1, 0) == 0.5f);
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/router/score.hpp>
+
+#include "router/example.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+struct no_backward {
+  void forward(mo::score_row auto&) const {}
+};
+struct tempered : mo::softmax {
+  static constexpr bool rows_are_probabilities = false;
+};
+
+std::vector<double> scored(auto const& rule, std::vector<double> z) {
+  mo::span_row<double> row(z.data(), static_cast<std::int64_t>(z.size()));
+  rule.forward(row);
+  return z;
+}
+
+/// The gradient of Σ c s along every logit against central differences.
+void differences_agree(auto const& rule) {
+  std::vector<double> const z{0.3, -1.2, 2.0, 0.9, -0.1}, c{1.0, -2.0, 0.5, 3.0, -0.7};
+  std::vector<double> scores = scored(rule, z), gradient = c;
+  mo::span_row<double> s(scores.data(), 5), g(gradient.data(), 5);
+  rule.backward(s, g);
+  for (std::size_t i = 0; i < 5; ++i) {
+    auto const at = [&](double step) {
+      std::vector<double> moved = z;
+      moved[i] += step;
+      double sum = 0;
+      std::vector<double> const values = scored(rule, moved);
+      for (std::size_t j = 0; j < 5; ++j) sum += c[j] * values[j];
+      return sum;
+    };
+    CHECK(gradient[i] == doctest::Approx((at(1e-5) - at(-1e-5)) / 2e-5).epsilon(1e-8));
+  }
+}
+
+}  // namespace
+
+static_assert(mo::score_rule<mo::softmax> && mo::score_rule<mo::sigmoid> && mo::score_rule<tempered>);
+static_assert(!mo::score_rule<no_backward> && !mo::score_rule<int>);
+static_assert(mo::rows_are_probabilities<mo::softmax> && !mo::rows_are_probabilities<mo::sigmoid>);
+static_assert(!mo::rows_are_probabilities<tempered>);
+
+TEST_CASE("softmax of the worked example") {
+  auto const z = example::make_logits<double>();
+  auto const row = [&](std::int64_t t) { return scored(mo::softmax{}, {z.row(t), z.row(t) + 4}); };
+  double const expected[3][4] = {{.643914, .236883, .087144, .032059},
+                                 {.473991, .174371, .287490, .064148},
+                                 {.078394, .579259, .213097, .129250}};
+  for (std::int64_t t = 0; t < 3; ++t)
+    for (std::size_t e = 0; e < 4; ++e) CHECK(std::abs(row(t)[e] - expected[t][e]) < 1e-6);
+  CHECK(std::abs(row(4)[2] - .809234) < 1e-6);
+}
+
+TEST_CASE("softmax does not overflow, and does not move with a constant") {
+  CHECK(scored(mo::softmax{}, {1e30, 1e30, 0}) == std::vector<double>{0.5, 0.5, 0});
+  CHECK(scored(mo::softmax{}, {-1e300, -1e300}) == std::vector<double>{0.5, 0.5});
+  CHECK(scored(mo::softmax{}, {5}) == std::vector<double>{1});
+  CHECK(scored(mo::softmax{}, {1, 3, 2}) == scored(mo::softmax{}, {1 + 8, 3 + 8, 2 + 8}));
+}
+
+TEST_CASE("sigmoid is that of each logit, and saturates") {
+  auto const s = scored(mo::sigmoid{}, {0, 1, -1, 1000, -1000});
+  CHECK(s[0] == 0.5);
+  CHECK(s[1] == doctest::Approx(1 / (1 + std::exp(-1.0))));
+  CHECK(s[1] + s[2] == doctest::Approx(1));
+  CHECK(s[3] == 1);
+  CHECK(s[4] == 0);
+}
+
+TEST_CASE("gradients equal differences") {
+  differences_agree(mo::softmax{});
+  differences_agree(mo::sigmoid{});
+}
