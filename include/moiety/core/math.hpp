@@ -13,8 +13,10 @@
 #include <bit>
 #include <cmath>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -36,14 +38,14 @@ template <class S> struct exp_constants;
 
 template <> struct exp_constants<float> {
   using bits = std::uint32_t;
-  static constexpr int mantissa = 23, bias = 127, degree = 7;
+  static constexpr unsigned mantissa = 23, bias = 127, degree = 7;
   static constexpr float lowest = -104.0f, highest = 89.0f, to_integer = 0x1.8p23f;
   static constexpr float log2_e = 0x1.715476p0f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
 };
 
 template <> struct exp_constants<double> {
   using bits = std::uint64_t;
-  static constexpr int mantissa = 52, bias = 1023, degree = 13;
+  static constexpr unsigned mantissa = 52, bias = 1023, degree = 13;
   static constexpr double lowest = -746.0, highest = 710.0, to_integer = 0x1.8p52;
   static constexpr double log2_e = 0x1.71547652b82fep0, ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
 };
@@ -70,7 +72,10 @@ template <std::floating_point S> MOIETY_HD inline S exp(S v) {
   S const n = shifted - constants::to_integer;
   S const r = fma(n, -constants::ln2_low, fma(n, -constants::ln2_high, x));
   S power = taylor.value[constants::degree];
-  for (int d = constants::degree - 1; d >= 0; --d) power = fma(power, r, taylor.value[d]);
+  // Written out, not looped: a loop around exp is vectorised only if exp has none.
+  [&]<std::size_t... I>(std::index_sequence<I...>) {
+    ((power = fma(power, r, taylor.value[constants::degree - 1 - I])), ...);
+  }(std::make_index_sequence<constants::degree>{});
   // 2^n in two factors, so that results below the normal range and above the largest come out by rounding.
   bits const integer = std::bit_cast<bits>(shifted) - std::bit_cast<bits>(constants::to_integer);
   bits const biased = integer + bits{2} * constants::bias, half = biased / 2;

@@ -64,16 +64,15 @@ template <class Mlp> struct apply_experts {
         engine, of.experts, of.offsets, x, weights.const_inputs(), of.ffn, of.hidden,
         [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols,
             std::array<S const*, inputs> const& sums) {
+          block_of<S> pre[inputs];
+          for (std::size_t i = 0; i < inputs; ++i)
+            for (std::int64_t c = 0; c < cols; ++c) pre[i][c] = static_cast<S>(static_cast<T>(sums[i][c]));
           T* const out = a + row * of.ffn + col;
-          for (std::int64_t c = 0; c < cols; ++c) {
-            std::array<S, inputs> pre;
-            for (std::size_t i = 0; i < inputs; ++i) pre[i] = static_cast<S>(static_cast<T>(sums[i][c]));
-            out[c] = static_cast<T>(Mlp::value(pre));
-          }
+          for (std::int64_t c = 0; c < cols; ++c) out[c] = static_cast<T>(Mlp::value(column(pre, c)));
           if (z == nullptr) return;
           for (std::size_t i = 0; i < inputs; ++i) {
             T* const to = pre_activation(z, of, row, i) + col;
-            for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(sums[i][c]);
+            for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(pre[i][c]);
           }
         });
     kernels::grouped_gemm_nt<S>(
@@ -95,27 +94,29 @@ template <class Mlp> struct apply_experts {
         engine, of.experts, of.offsets, std::array{dy}, weights.const_down(), of.ffn, of.hidden,
         [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, S const* da) {
           S const weight = row_weights[row];
-          std::array<T const*, inputs> from;
-          std::array<T*, inputs> to;
+          block_of<S> pre[inputs], gradient[inputs], value;
+          S inner[lanes] = {};
           for (std::size_t i = 0; i < inputs; ++i) {
-            from[i] = pre_activation(z, of, row, i) + col;
-            to[i] = pre_activation(dz, of, row, i) + col;
+            T const* const from = pre_activation(z, of, row, i) + col;
+            for (std::int64_t c = 0; c < cols; ++c) pre[i][c] = static_cast<S>(from[c]);
+          }
+          for (std::int64_t c = 0; c < cols; ++c) {
+            std::array<S, inputs> const at = column(pre, c);
+            std::array<S, inputs> slope;
+            value[c] = static_cast<S>(Mlp::value(at));
+            Mlp::derivative(at, weight * da[c], slope);
+            for (std::size_t i = 0; i < inputs; ++i) gradient[i][c] = slope[i];
+          }
+          for (std::size_t i = 0; i < inputs; ++i) {
+            T* const to = pre_activation(dz, of, row, i) + col;
+            for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(gradient[i][c]);
           }
           T* const scaled = scaled_a + row * of.ffn + col;
-          S inner[lanes] = {};
-          auto const unit = [&](std::int64_t c, std::int64_t lane) {
-            std::array<S, inputs> pre, gradient;
-            for (std::size_t i = 0; i < inputs; ++i) pre[i] = static_cast<S>(from[i][c]);
-            S const a = static_cast<S>(Mlp::value(pre));
-            Mlp::derivative(pre, weight * da[c], gradient);
-            for (std::size_t i = 0; i < inputs; ++i) to[i][c] = static_cast<T>(gradient[i]);
-            scaled[c] = static_cast<T>(weight * a);
-            inner[lane] = fma(da[c], a, inner[lane]);
-          };
+          for (std::int64_t c = 0; c < cols; ++c) scaled[c] = static_cast<T>(weight * value[c]);
           std::int64_t const whole = cols / lanes * lanes;
           for (std::int64_t c = 0; c < whole; c += lanes)
-            for (std::int64_t lane = 0; lane < lanes; ++lane) unit(c + lane, lane);
-          for (std::int64_t lane = 0; lane < cols - whole; ++lane) unit(whole + lane, lane);
+            for (std::int64_t l = 0; l < lanes; ++l) inner[l] = fma(da[c + l], value[c + l], inner[l]);
+          for (std::int64_t l = 0; l < cols - whole; ++l) inner[l] = fma(da[whole + l], value[whole + l], inner[l]);
           for (std::int64_t half = lanes / 2; half > 0; half /= 2)
             for (std::int64_t l = 0; l < half; ++l) inner[l] += inner[l + half];
           dweight_parts[row * parts + col / kernels::column_block<S>] = inner[0];
@@ -145,6 +146,15 @@ template <class Mlp> struct apply_experts {
 
  private:
   static constexpr std::int64_t lanes = 16;  // partial sums of dw inside a block, folded in halves
+
+  template <class S> using block_of = S[static_cast<std::size_t>(kernels::column_block<S>)];
+
+  /// The values of one column of a block, one of each input.
+  template <class S> static std::array<S, inputs> column(block_of<S> const (&block)[inputs], std::int64_t c) {
+    std::array<S, inputs> values;
+    for (std::size_t i = 0; i < inputs; ++i) values[i] = block[i][c];
+    return values;
+  }
 
   template <class Pointer>
   static Pointer pre_activation(Pointer z, expert_rows const& of, std::int64_t row, std::size_t input) {

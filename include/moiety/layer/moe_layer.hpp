@@ -76,7 +76,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   /// Zero gradients, in the sum type.
   gradients_type make_gradients() const { return gradients_type(gradients_type::allocate(ctx_->memory())); }
 
-  tape_type forward(weights_type const& weights, matrix_view<T const> x, matrix_view<T> y, batch const& about = {}) {
+  tape_type forward(weights_type const& weights, matrix_view<T const> x, matrix_view<T> y, batch const& about = {}) const {
     detail::check_call("forward", read::hidden, "x", x, "y", y);
     about.check(x.rows());
     tape_type tape(tokens(x.rows(), about.units()), about, options_, true, ctx_->memory());
@@ -86,7 +86,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     return tape;
   }
 
-  void infer(weights_type const& weights, matrix_view<T const> x, matrix_view<T> y, batch const& about = {}) {
+  void infer(weights_type const& weights, matrix_view<T const> x, matrix_view<T> y, batch const& about = {}) const {
     detail::check_call("infer", read::hidden, "x", x, "y", y);
     about.check(x.rows());
     tape_type scratch(tokens(x.rows(), about.units()), about, options_, false, ctx_->memory());
@@ -95,13 +95,13 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   }
 
   void backward(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx,
-                gradients_type& gradients) {
+                gradients_type& gradients) const {
     refuse_accumulation(tape, gradients);
     backward_input(weights, tape, dy, dx);
     backward_weights(tape, gradients);
   }
 
-  void backward_input(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx) {
+  void backward_input(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx) const {
     tape.expect(tape_state::forward_done, weights.router().data(), "backward_input");
     detail::check_shape("backward", "dy", dy, tape.x.rows(), read::hidden);
     detail::check_call("backward", read::hidden, "dy", dy, "dx", dx);
@@ -131,7 +131,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     tape.advance(tape_state::input_half_done);
   }
 
-  void backward_weights(tape_type& tape, gradients_type& gradients) {
+  void backward_weights(tape_type& tape, gradients_type& gradients) const {
     tape.expect(tape_state::input_half_done, tape.weights(), "backward_weights");
     refuse_accumulation(tape, gradients);
     bool const accumulate = !gradients.empty();
@@ -162,7 +162,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     return {read::experts, order.offsets(), read::hidden, read::ffn};
   }
 
-  void run(weights_type const& weights, tape_type& tape, matrix_view<T> y, batch const& about, bool keep) {
+  void run(weights_type const& weights, tape_type& tape, matrix_view<T> y, batch const& about, bool keep) const {
     std::array<std::int64_t, 2> const all{0, tape.x.rows()};
     kernels::grouped_gemm_nt<S>(
         ctx_->engine(), 1, all.data(), kernels::rows_of<T>{tape.x.data(), tape.x.stride()},
@@ -186,7 +186,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
                      static_cast<S const*>(tape.routing().weights), static_cast<S const*>(nullptr), y);
   }
 
-  void take_statistics(tape_type& tape) {
+  void take_statistics(tape_type& tape) const {
     std::vector<statistics_view> units;
     for (std::int64_t u = tape.units() > 1 ? 1 : 0; u < tape.units(); ++u) units.push_back(tape.unit(u));
     tape.unit(0).unit->slots = read::slots;
@@ -213,7 +213,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     }
   }
 
-  void router_backward(tape_type const& tape, S const* dweights, matrix_view<S> dlogits) {
+  void router_backward(tape_type const& tape, S const* dweights, matrix_view<S> dlogits) const {
     auto const add_losses = [&](std::int64_t token, span_row<S> z, span_row<S> dp, span_row<S> dz) {
       tape.options().losses.for_each([&]<class Loss>(Loss const& loss) {
         std::int64_t const unit = tape.template unit_of<Loss>(token);
@@ -226,7 +226,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
                                                            tape.routing(), dweights, add_losses, dlogits, false);
   }
 
-  void router_input_gradient(weights_type const& weights, matrix_view<S> dlogits, S* dx) {
+  void router_input_gradient(weights_type const& weights, matrix_view<S> dlogits, S* dx) const {
     std::array<std::int64_t, 2> const all{0, dlogits.rows()};
     kernels::grouped_gemm_nn<S>(
         ctx_->engine(), 1, all.data(), std::array{kernels::rows_of<S>{dlogits.data(), dlogits.stride()}},

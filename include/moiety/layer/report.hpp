@@ -4,7 +4,7 @@
 //   report.value<Loss>()        unweighted, mean over layers         report.per_layer<Loss>()
 //   report.weighted<Loss>()     coefficient · value, sum over layers  report.total()    all losses
 //   report.tokens()             unmasked tokens, counted once         report.states()   tokens by state, one layer
-//   report.counts(layer)        slots routed to each expert           report.max_over_mean(layer)
+//   report.counts(layer)        slots routed to each expert           report.max_over_mean()   mean over layers, or of one
 //
 // std::cout << report prints a small table.
 #pragma once
@@ -68,8 +68,15 @@ template <class Spec> class loss_report {
 
   std::vector<std::int64_t> counts(std::size_t layer = 0) const { return layers_.at(layer).statistics.counts(); }
 
-  /// The largest load of an expert over the mean load; 0 if nothing was routed.
-  double max_over_mean(std::size_t layer = 0) const {
+  /// The largest load of an expert over the mean load, as the mean over layers.
+  double max_over_mean() const {
+    double sum = 0;
+    for (std::size_t l = 0; l < layers_.size(); ++l) sum += max_over_mean(l);
+    return layers_.empty() ? 0 : sum / static_cast<double>(layers_.size());
+  }
+
+  /// The same in one layer; 0 if nothing was routed.
+  double max_over_mean(std::size_t layer) const {
     std::int64_t largest = 0, all = 0;
     std::vector<std::int64_t> const loads = counts(layer);
     for (std::int64_t const load : loads) largest = std::max(largest, load), all += load;
