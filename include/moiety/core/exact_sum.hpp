@@ -20,14 +20,16 @@ class exact_sum {
       ++non_finite_;
       return;
     }
-    std::int64_t whole = static_cast<std::int64_t>(term);
-    if (static_cast<double>(whole) > term) --whole;                          // floor
-    double const scaled = (term - static_cast<double>(whole)) * 0x1p64;      // exact, in [0, 2⁶⁴]
-    if (scaled >= 0x1p64) return add(whole + 1, 0);                          // a tiny negative term
+    double const magnitude = term < 0 ? -term : term;
+    std::int64_t const whole = static_cast<std::int64_t>(magnitude);
+    double const scaled = (magnitude - static_cast<double>(whole)) * 0x1p64;  // exact, below 2⁶⁴
     std::uint64_t fraction = static_cast<std::uint64_t>(scaled);
-    double const rest = scaled - static_cast<double>(fraction);              // below 2⁵³ a half can remain
+    double const rest = scaled - static_cast<double>(fraction);  // only below 2⁵³ is there one
     if (rest > 0.5 || (rest == 0.5 && (fraction & 1u) != 0u)) ++fraction;
-    add(whole, fraction);
+    if (term < 0)
+      add(negated_whole(whole, fraction), negated(fraction));
+    else
+      add(whole, fraction);
   }
 
   MOIETY_HD constexpr exact_sum& operator+=(exact_sum const& other) {
@@ -36,14 +38,12 @@ class exact_sum {
     return *this;
   }
 
-  /// The sum rounded once to double; NaN if a term was counted and not added.
+  /// The sum as a double, to within one unit in the last place; NaN if a term was counted and not added.
   MOIETY_HD constexpr double value() const {
     if (non_finite_ != 0) return std::numeric_limits<double>::quiet_NaN();
     if (whole_ >= 0) return static_cast<double>(whole_) + static_cast<double>(fraction_) * 0x1p-64;
-    // Negate, so that the two parts have one sign and the larger carries the leading bits.
-    std::uint64_t const fraction = ~fraction_ + 1u;
-    std::int64_t const whole = ~whole_ + (fraction == 0u ? 1 : 0);
-    return -(static_cast<double>(whole) + static_cast<double>(fraction) * 0x1p-64);
+    // Negate, so that both parts have one sign and the larger carries the leading bits.
+    return -(static_cast<double>(negated_whole(whole_, fraction_)) + static_cast<double>(negated(fraction_)) * 0x1p-64);
   }
 
   /// Terms that were not finite, or too large.
@@ -52,6 +52,12 @@ class exact_sum {
   friend constexpr bool operator==(exact_sum const&, exact_sum const&) = default;
 
  private:
+  // The two halves of a negated integer of 128 bits.
+  MOIETY_HD static constexpr std::uint64_t negated(std::uint64_t fraction) { return ~fraction + 1u; }
+  MOIETY_HD static constexpr std::int64_t negated_whole(std::int64_t whole, std::uint64_t fraction) {
+    return ~whole + (fraction == 0u ? 1 : 0);
+  }
+
   MOIETY_HD constexpr void add(std::int64_t whole, std::uint64_t fraction) {
     fraction_ += fraction;
     std::uint64_t const carry = fraction_ < fraction ? 1u : 0u;

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/batch/row.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+std::vector<float> values(int n, unsigned seed) {
+  std::vector<float> v(static_cast<std::size_t>(n));
+  for (float& x : v) seed = seed * 1664525u + 1013904223u, x = static_cast<float>(seed >> 8) * 0x1p-23f - 1;
+  return v;
+}
+
+mo::span_row<float> row(std::vector<float>& v) { return {v.data(), static_cast<std::int64_t>(v.size())}; }
+
+/// The stated order, written again: 32 lanes, folded in halves.
+template <class Term, class Join> float in_lanes(std::size_t n, Term const& term, Join const& join) {
+  std::vector<float> lane(32, 0.0f);
+  for (std::size_t i = 0; i < n; ++i) lane[i % 32] = join(lane[i % 32], term(i), i);
+  for (std::size_t half = 16; half >= 1; half /= 2)
+    for (std::size_t l = 0; l < half; ++l) lane[l] += lane[l + half];
+  return lane[0];
+}
+
+}  // namespace
+
+static_assert(mo::score_row<mo::span_row<float>> && !mo::score_row<int> && !mo::score_row<std::vector<float>>);
+
+TEST_CASE("sums and products have the stated order, bit for bit, at any length") {
+  for (int n = 0; n <= 130; ++n) {
+    auto a = values(n, 7), b = values(n, 11);
+    auto const at = [&](std::size_t i) { return a[i]; };
+    CHECK(row(a).sum() == in_lanes(a.size(), at, [](float s, float v, std::size_t) { return s + v; }));
+    CHECK(row(a).sum([](float v) { return v * 2; }) == 2 * row(a).sum());
+    CHECK(mo::dot(row(a), row(b)) ==
+          in_lanes(a.size(), at, [&](float s, float v, std::size_t i) { return mo::fma(v, b[i], s); }));
+  }
+}
+
+TEST_CASE("max, argmax and remove") {
+  float const infinity = std::numeric_limits<float>::infinity();
+  std::vector<float> v{1, 5, 2, 5, -3};
+  CHECK(row(v).max() == 5);
+  CHECK(row(v).argmax() == 1);
+  row(v).remove(1);
+  CHECK(row(v).argmax() == 3);
+  row(v).remove(3);
+  CHECK(row(v).argmax() == 2);
+  for (int i : {0, 2, 4}) row(v).remove(i);
+  CHECK(row(v).argmax() == -1);
+  std::vector<float> lowest{-infinity, -infinity};
+  CHECK(row(lowest).argmax() == 0);
+  row(lowest).remove(0);
+  CHECK(row(lowest).argmax() == 1);
+}
+
+TEST_CASE("map, alone, with another row, with the index") {
+  std::vector<float> a{1, 2, 3}, b{10, 20, 30};
+  row(a).map([](float v) { return v + 1; });
+  CHECK(a == std::vector<float>{2, 3, 4});
+  row(a).map(row(b), [](float v, float o) { return o - v; });
+  CHECK(a == std::vector<float>{8, 17, 26});
+  row(a).map_indexed([](float v, int i) { return v * static_cast<float>(i); });
+  CHECK(a == std::vector<float>{0, 17, 52});
+  CHECK(row(a).size() == 3);
+  CHECK(row(a)[2] == 52);
+  CHECK(row(a).data() == a.data());
+}
