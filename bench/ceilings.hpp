@@ -146,9 +146,9 @@ inline bandwidth measure_bandwidth(int threads) {
     for (simd::vec<float>& sum : sums) asm volatile("" : : "m"(sum));
   });
   found.copy = 2 * best([&](std::size_t i) {
-    std::memcpy(blocks[2 * i + 1]->as<char>(), blocks[2 * i]->as<char>(), bytes);
-    asm volatile("" : : "r"(blocks[2 * i + 1]->as<char>()) : "memory");
-  });
+                 std::memcpy(blocks[2 * i + 1]->as<char>(), blocks[2 * i]->as<char>(), bytes);
+                 asm volatile("" : : "r"(blocks[2 * i + 1]->as<char>()) : "memory");
+               });
   return found;
 }
 

@@ -67,7 +67,8 @@ class table : public benchmark::BenchmarkReporter {
       r.floors.push_back(counter("floor_s"));
       r.fma.push_back(counter("fma_rate"));
       r.busy.push_back(counter("busy"));
-      r.threads = counter("threads"), r.flops = counter("flops"), r.bytes = counter("bytes"), r.items = counter("items");
+      r.threads = counter("threads"), r.flops = counter("flops"), r.bytes = counter("bytes"),
+      r.items = counter("items");
       r.compute_bound = counter("compute_bound") != 0;
     }
   }
@@ -136,9 +137,10 @@ bool print_ceilings() {
     double const single = best([&] { return fma_rate<float>(threads); });
     double const twice = best([&] { return fma_rate<double>(threads); });
     bandwidth const& memory = memory_ceiling(threads);
-    std::printf("  %d thread%s: multiply-adds on registers %.1f GFLOP/s float, %.1f double; memory read %.1f GB/s, "
-                "copy %.1f\n",
-                threads, threads == 1 ? " " : "s", single * 1e-9, twice * 1e-9, memory.read * 1e-9, memory.copy * 1e-9);
+    std::printf(
+        "  %d thread%s: multiply-adds on registers %.1f GFLOP/s float, %.1f double; memory read %.1f GB/s, "
+        "copy %.1f\n",
+        threads, threads == 1 ? " " : "s", single * 1e-9, twice * 1e-9, memory.read * 1e-9, memory.copy * 1e-9);
     std::string const suffix = "_threads_" + std::to_string(threads);
     benchmark::AddCustomContext("fma_float_gflops" + suffix, std::to_string(single * 1e-9));
     benchmark::AddCustomContext("fma_double_gflops" + suffix, std::to_string(twice * 1e-9));

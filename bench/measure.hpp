@@ -79,9 +79,9 @@ void measure(benchmark::State& state, int threads, work const& todo, Prepare con
   state.counters["busy"] = busy / (elapsed * threads);
   state.counters["compute_bound"] = compute >= transfer;
 }
-template <class S, class Call>
-void measure(benchmark::State& state, int threads, work const& todo, Call const& call) {
-  measure<S>(state, threads, todo, [] {}, call);
+template <class S, class Call> void measure(benchmark::State& state, int threads, work const& todo, Call const& call) {
+  measure<S>(
+      state, threads, todo, [] {}, call);
 }
 
 /// Registers one row: body(state).
@@ -92,8 +92,7 @@ template <class Body> void add(std::string const& name, int threads, Body const&
 }
 /// Registers a row for each thread count: body(state, threads).
 template <class Body> void add(std::string const& name, Body const& body) {
-  for (int const threads : thread_counts())
-    add(name, threads, [=](benchmark::State& state) { body(state, threads); });
+  for (int const threads : thread_counts()) add(name, threads, [=](benchmark::State& state) { body(state, threads); });
 }
 
 }  // namespace bench

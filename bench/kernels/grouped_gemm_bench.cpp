@@ -55,7 +55,8 @@ template <class S> struct operands {
 
 enum class direction { nt, nt2, nn, tn };
 
-template <class S> void run(benchmark::State& state, int threads, expert_shape const& of, std::int64_t rows, direction d) {
+template <class S>
+void run(benchmark::State& state, int threads, expert_shape const& of, std::int64_t rows, direction d) {
   auto& data = operands<S>::get(of);
   auto& on = engine(threads);
   std::vector<std::int64_t> offsets;
@@ -96,8 +97,8 @@ template <class S> void add_all() {
   };
   for (expert_shape const& of : expert_shapes)
     for (std::int64_t const rows : rows_per_expert)
-      for (row const& r : {row{"nt", direction::nt}, row{"nt2", direction::nt2}, row{"nn", direction::nn},
-                           row{"tn", direction::tn}})
+      for (row const& r :
+           {row{"nt", direction::nt}, row{"nt2", direction::nt2}, row{"nn", direction::nn}, row{"tn", direction::tn}})
         add(std::string("grouped_gemm/") + r.name + '/' + std::string(moiety::name_of<S>) + '/' + of.name +
                 "/rows:" + std::to_string(rows),
             [=](benchmark::State& state, int threads) { run<S>(state, threads, of, rows, r.d); });

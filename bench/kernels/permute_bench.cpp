@@ -14,9 +14,8 @@ void permute(benchmark::State& state, int threads, std::int64_t tokens) {
   routed data(tokens);
   double const slots = static_cast<double>(tokens) * routed::slots;
   work const todo{0, slots * 3 * sizeof(std::int32_t), static_cast<double>(tokens)};
-  measure<float>(state, threads, todo, [&] {
-    moiety::kernels::build_permutation(engine(threads), data.routes.view(), data.order.view());
-  });
+  measure<float>(state, threads, todo,
+                 [&] { moiety::kernels::build_permutation(engine(threads), data.routes.view(), data.order.view()); });
 }
 
 [[maybe_unused]] bool const added = [] {

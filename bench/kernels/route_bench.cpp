@@ -29,7 +29,8 @@ void statistics(benchmark::State& state, int threads, std::int64_t tokens) {
   moiety::routing_statistics sums(routed::experts, routed::slots);
   std::array<moiety::statistics_view, 1> const units{sums.view()};
   measure<float>(state, threads, of(tokens), [&] {
-    moiety::kernels::accumulate(engine(threads), data.router, data.const_logits(), data.routes.view(), sequences, units);
+    moiety::kernels::accumulate(engine(threads), data.router, data.const_logits(), data.routes.view(), sequences,
+                                units);
   });
 }
 

@@ -120,7 +120,9 @@ mo::host_engine& engine(int threads) {
   return threads == 1 ? one : threads == 2 ? two : four;
 }
 
-template <class S, class A, class B> S step(A a, B b, S sum) { return mo::fma(static_cast<S>(a), static_cast<S>(b), sum); }
+template <class S, class A, class B> S step(A a, B b, S sum) {
+  return mo::fma(static_cast<S>(a), static_cast<S>(b), sum);
+}
 
 template <class S, class A, class B, std::size_t M = 1> void check_nt(setting const& s) {
   operand<A> const a(s, s.k, 1);
@@ -159,10 +161,9 @@ template <class S, class A, class B, std::size_t M = 1> void check_nn(setting co
   for (std::size_t m = 0; m < M; ++m) rows[m] = a[m].view(), views[m] = w[m].view();
   auto const offsets = s.offsets();
   collector<S, 1> got(s.total(), s.n);
-  grouped_gemm_nn<S>(engine(s.threads), s.groups(), offsets.data(), rows, views, s.n, s.k,
-                     [&](int64 g, int64 row, int64 col, int64 cols, S const* sums) {
-                       got.take(s, g, row, col, cols, {sums});
-                     });
+  grouped_gemm_nn<S>(
+      engine(s.threads), s.groups(), offsets.data(), rows, views, s.n, s.k,
+      [&](int64 g, int64 row, int64 col, int64 cols, S const* sums) { got.take(s, g, row, col, cols, {sums}); });
   CHECK(got.once());
   std::vector<S> expected(static_cast<std::size_t>(s.total() * s.n), S{0});
   for (int64 g = 0; g < s.groups(); ++g)
@@ -186,7 +187,8 @@ template <class S, class A, class B> void check_tn(setting const& s, bool accumu
   if (accumulate)
     for (int64 g = 0; g < s.groups(); ++g)
       for (int64 i = 0; i < s.n; ++i)
-        std::copy_n(before.data() + g * group_stride + i * row_stride, s.k, out.data() + g * group_stride + i * row_stride);
+        std::copy_n(before.data() + g * group_stride + i * row_stride, s.k,
+                    out.data() + g * group_stride + i * row_stride);
   auto expected = out;
   for (int64 g = 0; g < s.groups(); ++g)
     for (int64 i = 0; i < s.n; ++i) {

@@ -31,8 +31,8 @@ namespace moiety::inline MOIETY_ABI::kernels::host_gemm {
 template <class S> struct blocking {
   static constexpr std::int64_t lanes = simd::lanes<S>;
   static constexpr int narrow = simd::many_registers ? 8 : 4;  // rows of the micro kernel
-  static constexpr int most_vectors = 3;                                // its registers across
-  static constexpr std::int64_t rows = 256;                             // most rows of a tile
+  static constexpr int most_vectors = 3;                       // its registers across
+  static constexpr std::int64_t rows = 256;                    // most rows of a tile
   static constexpr std::int64_t cols = column_block<S>;
   static constexpr std::int64_t depth = 1024 / static_cast<std::int64_t>(sizeof(S));
   static_assert(rows % lanes == 0 && cols % lanes == 0 && rows % narrow == 0 && cols % narrow == 0);
@@ -376,9 +376,9 @@ void tn_tile(std::span<std::byte> scratch, tn_block const& t, rows_of<A> a, rows
         std::int64_t const next = std::min(i + sizes::narrow, t.ni), last = std::min(next + sizes::narrow, t.ni);
         for (std::int64_t row = next; row < last; ++row)  // the same panel, one strip further down
           prefetch_row(out + row * out_stride, cut.first(p), std::min(cut.first(p + 1), t.nj));
-        tn_micro<S>(cut.vectors(p), depth, narrow + i / sizes::narrow * strip_stride<S>(depth), wide + cut.first(p) * depth,
-                    out + i * out_stride + cut.first(p), out_stride, t.ni - i, t.nj - cut.first(p), edge,
-                    accumulate || r0 > 0);
+        tn_micro<S>(cut.vectors(p), depth, narrow + i / sizes::narrow * strip_stride<S>(depth),
+                    wide + cut.first(p) * depth, out + i * out_stride + cut.first(p), out_stride, t.ni - i,
+                    t.nj - cut.first(p), edge, accumulate || r0 > 0);
       }
   }
 }
@@ -427,8 +427,8 @@ void grouped_gemm_tn(Engine& engine, std::int64_t groups, std::int64_t const* of
   engine.parallel(groups * down * across, [&](std::int64_t task, int worker) {
     std::int64_t const g = task / (down * across), i = task / across % down * sizes::rows;
     std::int64_t const j = task % across * sizes::cols;
-    host_gemm::tn_block const block{offsets[g],           offsets[g + 1] - offsets[g], i, std::min(sizes::rows, n - i),
-                                    j,                    std::min(sizes::cols, k - j)};
+    host_gemm::tn_block const block{offsets[g], offsets[g + 1] - offsets[g], i, std::min(sizes::rows, n - i),
+                                    j,          std::min(sizes::cols, k - j)};
     host_gemm::tn_tile<S>(engine.scratch(worker), block, a, b, out.group(g), out.row_stride, accumulate);
   });
 }

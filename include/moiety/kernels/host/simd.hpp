@@ -26,12 +26,8 @@ namespace moiety::inline MOIETY_ABI::simd {
 namespace detail {
 // Two specialisations, because g++ 12 handles vectors of a dependent size only partly.
 template <class S> struct vector_of;
-template <> struct vector_of<float> {
-  typedef float type __attribute__((vector_size(MOIETY_VECTOR_BYTES)));
-};
-template <> struct vector_of<double> {
-  typedef double type __attribute__((vector_size(MOIETY_VECTOR_BYTES)));
-};
+template <> struct vector_of<float> { typedef float type __attribute__((vector_size(MOIETY_VECTOR_BYTES))); };
+template <> struct vector_of<double> { typedef double type __attribute__((vector_size(MOIETY_VECTOR_BYTES))); };
 }  // namespace detail
 
 /// One register of float or double.
@@ -159,23 +155,26 @@ template <int Half, class V, std::size_t... Lane>
 [[gnu::always_inline]] inline void exchange(V& upper, V& lower, std::index_sequence<Lane...>) {
   constexpr int n = static_cast<int>(sizeof...(Lane));
   V const a = upper, b = lower;
-  upper = __builtin_shufflevector(a, b, ((Lane & Half) == 0 ? static_cast<int>(Lane) : n + static_cast<int>(Lane) - Half)...);
-  lower = __builtin_shufflevector(a, b, ((Lane & Half) == 0 ? static_cast<int>(Lane) + Half : n + static_cast<int>(Lane))...);
+  upper = __builtin_shufflevector(a, b,
+                                  ((Lane & Half) == 0 ? static_cast<int>(Lane) : n + static_cast<int>(Lane) - Half)...);
+  lower = __builtin_shufflevector(a, b,
+                                  ((Lane & Half) == 0 ? static_cast<int>(Lane) + Half : n + static_cast<int>(Lane))...);
 }
 
 template <class S, int Half> [[gnu::always_inline]] inline void exchange_blocks(square<S>& rows) {
 #pragma GCC unroll 16
   for (int i = 0; i < lanes<S>; ++i)
-    if ((i & Half) == 0) exchange<Half>(rows[i], rows[i + Half], std::make_index_sequence<static_cast<std::size_t>(lanes<S>)>());
+    if ((i & Half) == 0)
+      exchange<Half>(rows[i], rows[i + Half], std::make_index_sequence<static_cast<std::size_t>(lanes<S>)>());
 }
 
 }  // namespace detail
 
 /// Transposes a square of lanes x lanes in registers.
 template <class S> [[gnu::always_inline]] inline void transpose(square<S>& rows) {
-  if constexpr (lanes<S> > 8) detail::exchange_blocks<S, 8>(rows);
-  if constexpr (lanes<S> > 4) detail::exchange_blocks<S, 4>(rows);
-  if constexpr (lanes<S> > 2) detail::exchange_blocks<S, 2>(rows);
+  if constexpr (lanes < S >> 8) detail::exchange_blocks<S, 8>(rows);
+  if constexpr (lanes < S >> 4) detail::exchange_blocks<S, 4>(rows);
+  if constexpr (lanes < S >> 2) detail::exchange_blocks<S, 2>(rows);
   detail::exchange_blocks<S, 1>(rows);
 }
 
