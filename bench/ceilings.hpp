@@ -11,12 +11,13 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
+#include <sched.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -38,16 +39,26 @@ inline double processor_seconds() {
   return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
-/// The sum over threads of the rates that body() returns on each, all started together.
-template <class Body> double on_threads(int threads, Body const& body) {
-  std::vector<double> rates(static_cast<std::size_t>(threads));
-  std::vector<std::thread> others;
-  for (std::size_t i = 1; i < rates.size(); ++i) others.emplace_back([&, i] { rates[i] = body(); });
-  rates[0] = body();
-  for (std::thread& other : others) other.join();
-  double sum = 0;
-  for (double const rate : rates) sum += rate;
-  return sum;
+/// Runs body(i) for every i in [0, threads) at once, each on a processor of its own where there are enough: short work
+/// is over before the system has spread its threads.
+template <class Body> void on_threads(int threads, Body const& body) {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  sched_getaffinity(0, sizeof allowed, &allowed);
+  bool const enough = CPU_COUNT(&allowed) >= threads;
+  std::vector<std::thread> running;
+  int processor = 0;
+  for (int i = 0; i < threads; ++i, ++processor) {
+    while (enough && !CPU_ISSET(static_cast<std::size_t>(processor), &allowed)) ++processor;
+    running.emplace_back([&, i, processor] {
+      cpu_set_t own;
+      CPU_ZERO(&own);
+      CPU_SET(static_cast<std::size_t>(processor), &own);
+      if (enough && threads > 1) sched_setaffinity(0, sizeof own, &own);
+      body(static_cast<std::size_t>(i));
+    });
+  }
+  for (std::thread& thread : running) thread.join();
 }
 
 /// Multiply-adds in registers alone, enough chains to fill the pipelines: flop/s of one thread over `steps` steps.
@@ -76,9 +87,13 @@ template <class S> double fma_loop(int threads, std::int64_t steps) {
   return 2.0 * chains * simd::lanes<S> * static_cast<double>(steps) / elapsed;
 }
 
-/// flop/s of all threads, from about two milliseconds.
+/// flop/s of all threads together, from about two milliseconds.
 template <class S> double fma_rate(int threads) {
-  return on_threads(threads, [&] { return fma_loop<S>(threads, 500'000); });
+  std::vector<double> rates(static_cast<std::size_t>(threads));
+  on_threads(threads, [&](std::size_t i) { rates[i] = fma_loop<S>(threads, 500'000); });
+  double sum = 0;
+  for (double const rate : rates) sum += rate;
+  return sum;
 }
 
 /// Cycles per second, from a chain of multiplications of three cycles each; 0 where that is not known.
@@ -126,11 +141,8 @@ inline bandwidth measure_bandwidth(int threads) {
   auto const best = [&](auto const& pass) {
     double rate = 0;
     for (int round = 0; round < 5; ++round) {
-      std::vector<std::thread> others;
       double const start = seconds(0);
-      for (int i = 1; i < threads; ++i) others.emplace_back([&, i] { pass(static_cast<std::size_t>(i)); });
-      pass(0);
-      for (std::thread& other : others) other.join();
+      on_threads(threads, pass);
       rate = std::max(rate, static_cast<double>(threads) * static_cast<double>(bytes) / (seconds(0) - start));
     }
     return rate;
