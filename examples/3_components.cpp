@@ -9,7 +9,7 @@ namespace mo = moiety;
 
 int main() {
   mo::context<> ctx;
-  std::array<float, 24> const z{2,  1, 0, -1, 1.5f, .5f, 1,    -.5f,  0, 2, 1, .5f,
+  std::array<float, 24> const z{2, 1,  0, -1, 1.5f, .5f, 1,    -.5f,  0, 2, 1, .5f,
                                 1, -1, 0, 2,  .5f,  0,   2.5f, -1.5f, 3, 0, 1, 2};
   mo::matrix_view<float const> const logits{z.data(), 6, 4};
 
@@ -22,7 +22,8 @@ int main() {
   mo::permutation const order = mo::permute(ctx, routing);
   for (int e = 0; e < 4; ++e) {
     std::cout << "expert " << e << " works on tokens";
-    for (auto row = order.offsets()[e]; row < order.offsets()[e + 1]; ++row) std::cout << ' ' << order.source_token(row);
+    for (auto row = order.offsets()[e]; row < order.offsets()[e + 1]; ++row)
+      std::cout << ' ' << order.source_token(row);
     std::cout << '\n';
   }
 

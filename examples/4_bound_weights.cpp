@@ -19,7 +19,8 @@ int main() {
   mo::moe_layer<block> layer{ctx, {.losses = {mo::load_balance<>{.coefficient = 1e-2f}}}};  // router_z: measured only
 
   std::map<std::string, std::vector<float>> memory;
-  auto weights = layer.bind_weights([&](mo::parameter const& p) { return memory[p.name].assign(p.size(), 0.0f), memory[p.name].data(); });
+  auto weights = layer.bind_weights(
+      [&](mo::parameter const& p) { return memory[p.name].assign(p.size(), 0.0f), memory[p.name].data(); });
   layer.initialise(weights, mo::seed{17});
   auto gradients = layer.make_gradients();
 
@@ -44,7 +45,8 @@ int main() {
       for (std::size_t i = 0; i < w.size(); ++i) w[i] -= 0.05f * g[i] / 128;  // divided once, by all tokens
     });
     if (step == 0) first = error;
-    if (step % 10 == 9) std::cout << "step " << step + 1 << ": error " << error / 128 << " a token\n" << ledger.reduce();
+    if (step % 10 == 9)
+      std::cout << "step " << step + 1 << ": error " << error / 128 << " a token\n" << ledger.reduce();
   }
   return error < first ? 0 : 1;
 }

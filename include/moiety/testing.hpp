@@ -119,7 +119,8 @@ template <class Spec> class difference_problem {
           values[i] = start[i] + step * direction[i] / std::sqrt(direction_square / static_cast<double>(values.size()));
         return objective();
       };
-      double const slope = (at(h) - at(-h)) / (2 * h) * std::sqrt(direction_square / static_cast<double>(values.size()));
+      double const slope =
+          (at(h) - at(-h)) / (2 * h) * std::sqrt(direction_square / static_cast<double>(values.size()));
       std::copy(start.begin(), start.end(), values.begin());
       double const norm = std::sqrt(gradient_square) * std::sqrt(direction_square);
       if (values.empty()) return 0;
@@ -150,7 +151,8 @@ std::vector<gradient_check> check_gradients(std::int64_t count, batch const& abo
 namespace detail {
 
 /// y, dx and every gradient of one step, one after another.
-template <class Spec, class Deployment> std::vector<sum_t<typename Deployment::element>> step(std::int64_t count, int threads) {
+template <class Spec, class Deployment>
+std::vector<sum_t<typename Deployment::element>> step(std::int64_t count, int threads) {
   context<Deployment> ctx{host{.threads = threads}};
   moe_layer<Spec, Deployment> layer{ctx, trained_options<Spec>()};
   auto const hidden = spec_of<Spec>::hidden;
@@ -182,12 +184,13 @@ inline bool says(bool holds, std::string_view what) {
 template <class Spec> bool conforms() {
   bool good = true;
   for (gradient_check const& check : check_gradients<Spec>(37))
-    good &= detail::says(check.error <= gradient_tolerance,
-                         "the gradient of " + check.name + " is off by " + std::to_string(check.error) + " of its norm");
+    good &= detail::says(check.error <= gradient_tolerance, "the gradient of " + check.name + " is off by " +
+                                                                std::to_string(check.error) + " of its norm");
   for (std::int64_t const count : {std::int64_t{0}, std::int64_t{1}, std::int64_t{67}}) {
     auto const once = detail::step<Spec, deployment<>>(count, 1);
     good &= detail::says(detail::same_bits(once, detail::step<Spec, deployment<>>(count, 1)), "two runs differ");
-    good &= detail::says(detail::same_bits(once, detail::step<Spec, deployment<>>(count, 2)), "one and two threads differ");
+    good &=
+        detail::says(detail::same_bits(once, detail::step<Spec, deployment<>>(count, 2)), "one and two threads differ");
     bool finite = true;
     for (float const v : once) finite = finite && is_finite(v);
     good &= detail::says(finite, "finite input gave values that are not finite");

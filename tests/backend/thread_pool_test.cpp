@@ -48,7 +48,8 @@ TEST_CASE("the first exception comes out, and the pool works on") {
 
 TEST_CASE("a call from inside a task is a state_error, not a hang") {
   mo::thread_pool pool(2), other(2);
-  CHECK_THROWS_AS(pool.parallel(4, [&](std::int64_t, int) { pool.parallel(1, [](std::int64_t, int) {}); }), mo::state_error);
+  CHECK_THROWS_AS(pool.parallel(4, [&](std::int64_t, int) { pool.parallel(1, [](std::int64_t, int) {}); }),
+                  mo::state_error);
   std::atomic<int> ran{0};
   pool.parallel(4, [&](std::int64_t, int) { other.parallel(2, [&](std::int64_t, int) { ++ran; }); });
   CHECK(ran == 8);

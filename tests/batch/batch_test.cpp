@@ -38,7 +38,8 @@ TEST_CASE("members that do not fit are data errors that say so") {
   std::vector<std::int32_t> const ids(5, 1);
   CHECK_THROWS_WITH_AS(mo::batch{.mask = mask}.check(4), "mo::batch{.mask} has 3 entries for a call of 4 tokens.",
                        mo::data_error);
-  CHECK_THROWS_WITH_AS(mo::batch{.ids = ids}.check(4), doctest::Contains("mo::batch{.ids} has 5 entries"), mo::data_error);
+  CHECK_THROWS_WITH_AS(mo::batch{.ids = ids}.check(4), doctest::Contains("mo::batch{.ids} has 5 entries"),
+                       mo::data_error);
   for (std::vector<std::int64_t> const& wrong :
        {std::vector<std::int64_t>{1, 4}, {0, 3}, {0, 3, 2, 4}, {0}, {0, -1, 4}, {0, 5}})
     CHECK_THROWS_WITH_AS(mo::batch{.sequences = wrong}.check(4), doctest::Contains("rise from 0 to the 4 tokens"),

@@ -20,12 +20,8 @@ template <class S> double units(S got, long double exact) {
 }
 
 template <class S> struct limits;
-template <> struct limits<float> {
-  static constexpr float lowest = -87.0f, highest = 88.7f;
-};
-template <> struct limits<double> {
-  static constexpr double lowest = -708.0, highest = 709.7;
-};
+template <> struct limits<float> { static constexpr float lowest = -87.0f, highest = 88.7f; };
+template <> struct limits<double> { static constexpr double lowest = -708.0, highest = 709.7; };
 
 }  // namespace
 
@@ -59,7 +55,8 @@ TEST_CASE_TEMPLATE("exp and log at the edges", S, float, double) {
   CHECK(mo::log(infinity) == infinity);
   CHECK(std::isnan(mo::log(S{-1})));
   CHECK(std::isnan(mo::log(std::numeric_limits<S>::quiet_NaN())));
-  CHECK(mo::log(std::numeric_limits<S>::denorm_min()) == doctest::Approx(std::log(std::numeric_limits<S>::denorm_min())));
+  CHECK(mo::log(std::numeric_limits<S>::denorm_min()) ==
+        doctest::Approx(std::log(std::numeric_limits<S>::denorm_min())));
 }
 
 TEST_CASE("exp has the same bits in a vector loop and alone") {

@@ -25,7 +25,8 @@ template <class T> std::uint16_t nearest(float value, std::uint16_t guess) {
   for (int step = -2; step <= 2; ++step) {
     auto const other = static_cast<std::uint16_t>(guess + step);
     if (!std::isfinite(at(other)) || std::signbit(at(other)) != std::signbit(static_cast<double>(value))) continue;
-    double const miss = std::abs(at(other) - static_cast<double>(value)), least = std::abs(at(best) - static_cast<double>(value));
+    double const miss = std::abs(at(other) - static_cast<double>(value)),
+                 least = std::abs(at(best) - static_cast<double>(value));
     if (miss < least || (miss == least && (other & 1) == 0)) best = other;
   }
   return best;
@@ -57,8 +58,8 @@ TEST_CASE_TEMPLATE("every 16-bit value goes to float and back", T, mo::bf16, mo:
 TEST_CASE("rounding is to the nearest, ties to even") {
   check_rounding<mo::bf16>(3.3e38f);
   check_rounding<mo::fp16>(65504.0f);
-  CHECK(static_cast<float>(mo::bf16(1.00390625f)) == 1.0f);        // 1 + half a unit
-  CHECK(static_cast<float>(mo::bf16(1.01171875f)) == 1.015625f);   // 1 + one and a half
+  CHECK(static_cast<float>(mo::bf16(1.00390625f)) == 1.0f);       // 1 + half a unit
+  CHECK(static_cast<float>(mo::bf16(1.01171875f)) == 1.015625f);  // 1 + one and a half
   CHECK(static_cast<float>(mo::bf16(257.0f)) == 256.0f);
   CHECK(static_cast<float>(mo::fp16(2049.0f)) == 2048.0f);
   CHECK(static_cast<float>(mo::fp16(0x1p-24f)) == 0x1p-24f);

@@ -42,7 +42,8 @@ TEST_CASE_TEMPLATE("derivatives equal differences", Act, mo::silu, mo::gelu, mo:
   }
 }
 
-TEST_CASE_TEMPLATE("far out values stay finite", Act, mo::silu, mo::gelu, mo::gelu_tanh, mo::gelu_quick, mo::relu, mo::identity) {
+TEST_CASE_TEMPLATE("far out values stay finite", Act, mo::silu, mo::gelu, mo::gelu_tanh, mo::gelu_quick, mo::relu,
+                   mo::identity) {
   for (float const v : {-1e6f, -100.0f, 0.0f, 100.0f, 1e6f}) {
     CHECK(std::isfinite(Act::value(v)));
     CHECK(std::isfinite(Act::derivative(v)));

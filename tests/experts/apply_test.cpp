@@ -41,7 +41,8 @@ struct problem {
 
   mo::expert_rows rows() const { return {experts, offsets.data(), hidden, ffn}; }
   mo::expert_matrices<silu_mlp, float> weights() {
-    return {{{{gate.data(), ffn * hidden, hidden}, {up.data(), ffn * hidden, hidden}}}, {down.data(), ffn * hidden, ffn}};
+    return {{{{gate.data(), ffn * hidden, hidden}, {up.data(), ffn * hidden, hidden}}},
+            {down.data(), ffn * hidden, ffn}};
   }
   std::int64_t expert_of(std::int64_t row) const { return row < 9 ? 0 : 2; }
 };
@@ -64,8 +65,8 @@ TEST_CASE_FIXTURE(problem, "forward and both halves of backward agree with plain
   using apply = mo::apply_experts<silu_mlp>;
   mo::kernels::rows_of<float> const x_rows{x.data(), hidden, nullptr}, dy_rows{dy.data(), hidden, nullptr};
   apply::forward(ctx.engine(), rows(), x_rows, weights(), z.data(), a.data(), o.data());
-  apply::backward_input(ctx.engine(), rows(), dy_rows, weights(), static_cast<float const*>(z.data()), row_weights.data(),
-                        dz.data(), scaled.data(), parts.data(), dx.data());
+  apply::backward_input(ctx.engine(), rows(), dy_rows, weights(), static_cast<float const*>(z.data()),
+                        row_weights.data(), dz.data(), scaled.data(), parts.data(), dx.data());
   CHECK(blocks == 2);
   auto const close = [](double got, double wanted) { CHECK(std::abs(got - wanted) <= 2e-4 * (1 + std::abs(wanted))); };
   for (std::int64_t r = 0; r < 14; ++r) {
@@ -107,7 +108,8 @@ TEST_CASE_FIXTURE(problem, "forward and both halves of backward agree with plain
       {{{dgate.data(), ffn * hidden, hidden}, {dup.data(), ffn * hidden, hidden}}}, {ddown.data(), ffn * hidden, ffn}};
   apply::backward_weights(ctx.engine(), rows(), x_rows, dy_rows, static_cast<float const*>(dz.data()),
                           static_cast<float const*>(scaled.data()), gradients, false);
-  for (std::size_t i = ffn * hidden; i < 2 * ffn * hidden; ++i) REQUIRE((dgate[i] == 0 && dup[i] == 0 && ddown[i] == 0));
+  for (std::size_t i = ffn * hidden; i < 2 * ffn * hidden; ++i)
+    REQUIRE((dgate[i] == 0 && dup[i] == 0 && ddown[i] == 0));
   double wanted = 0, wanted_down = 0;
   for (std::size_t r = 9; r < 14; ++r) {
     wanted += static_cast<double>(dz[r * 2 * ffn + ffn + 7]) * x(static_cast<std::int64_t>(r), 4);

@@ -16,12 +16,12 @@ namespace {
 
 /// y of the worked example, for one gated MLP of three matrices.
 template <class Act> std::array<double, 2> worked() {
-  double const x[2] = {1, 2}, gate[3][2] = {{.5, -.25}, {1, .5}, {-.5, .75}}, up[3][2] = {{1, 0}, {.5, -.5}, {.25, .25}},
-               down[2][3] = {{1, .5, -1}, {0, 2, .5}};
+  double const x[2] = {1, 2}, gate[3][2] = {{.5, -.25}, {1, .5}, {-.5, .75}},
+               up[3][2] = {{1, 0}, {.5, -.5}, {.25, .25}}, down[2][3] = {{1, .5, -1}, {0, 2, .5}};
   std::array<double, 2> y{};
   for (int i = 0; i < 3; ++i) {
-    double const a = mo::gated_mlp<Act>::value(
-        std::array{gate[i][0] * x[0] + gate[i][1] * x[1], up[i][0] * x[0] + up[i][1] * x[1]});
+    double const a =
+        mo::gated_mlp<Act>::value(std::array{gate[i][0] * x[0] + gate[i][1] * x[1], up[i][0] * x[0] + up[i][1] * x[1]});
     for (std::size_t h = 0; h < 2; ++h) y[h] += down[h][i] * a;
   }
   return y;

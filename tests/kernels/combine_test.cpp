@@ -14,13 +14,12 @@ namespace mo = moiety;
 
 namespace {
 
-template <class T> struct in : mo::deployment<> {
-  using element = T;
-};
+template <class T> struct in : mo::deployment<> { using element = T; };
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("each output is the chain over its slots, from its base, in the sum type", T, float, double, mo::bf16) {
+TEST_CASE_TEMPLATE("each output is the chain over its slots, from its base, in the sum type", T, float, double,
+                   mo::bf16) {
   using S = mo::sum_t<T>;
   constexpr std::int64_t tokens = 41, width = 300, k = 3;
   mo::context<in<T>> ctx{mo::host{.threads = 2}};

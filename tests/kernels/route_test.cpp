@@ -30,20 +30,24 @@ results run(int threads, std::vector<std::int64_t> const& sequences, std::vector
   auto logits = ctx.matrix(tokens, experts), dlogits = ctx.matrix(tokens, experts);
   mo::fill_normal(ctx, logits, mo::seed{6});
   mo::routing<float> routing(tokens, experts, 3, ctx.memory());
-  mo::kernels::route(ctx.engine(), router{}, mo::matrix_view<float const>(logits), {.mask = mask}, mo::non_finite::reject,
-                     routing.view());
+  mo::kernels::route(ctx.engine(), router{}, mo::matrix_view<float const>(logits), {.mask = mask},
+                     mo::non_finite::reject, routing.view());
   std::vector<mo::routing_statistics> units(sequences.empty() ? 1 : sequences.size() - 1,
                                             mo::routing_statistics(experts, 3));
   std::vector<mo::statistics_view> views;
   for (auto& u : units) views.push_back(u.view());
-  mo::kernels::accumulate(ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(), sequences, views);
+  mo::kernels::accumulate(ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(), sequences,
+                          views);
   std::vector<float> dweights(tokens * 3);
   for (std::size_t i = 0; i < dweights.size(); ++i) dweights[i] = static_cast<float>(i % 7) - 3;
   mo::kernels::route_backward(
-      ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(), static_cast<float const*>(dweights.data()),
+      ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(),
+      static_cast<float const*>(dweights.data()),
       [](std::int64_t t, auto z, auto dp, auto dz) { dp[t % experts] += 2, dz[0] += z[0]; }, dlogits.view(), false);
-  return {{routing.ids, routing.ids + tokens * 3}, {routing.weights, routing.weights + tokens * 3},
-          {dlogits.begin(), dlogits.end()}, units};
+  return {{routing.ids, routing.ids + tokens * 3},
+          {routing.weights, routing.weights + tokens * 3},
+          {dlogits.begin(), dlogits.end()},
+          units};
 }
 
 }  // namespace
@@ -100,10 +104,10 @@ TEST_CASE("a gradient is overwritten, or added to") {
   std::fill(added.begin(), added.end(), 1.0f);
   std::array<float, 6> const dweights{1, 2, 3, 4, 5, 6};
   auto const nothing = [](auto...) {};
-  mo::kernels::route_backward(ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(), dweights.data(),
-                              nothing, once.view(), false);
-  mo::kernels::route_backward(ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(), dweights.data(),
-                              nothing, added.view(), true);
+  mo::kernels::route_backward(ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(),
+                              dweights.data(), nothing, once.view(), false);
+  mo::kernels::route_backward(ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(),
+                              dweights.data(), nothing, added.view(), true);
   for (std::size_t i = 0; i < once.size(); ++i) CHECK(added.data()[i] == 1 + once.data()[i]);
 }
 
@@ -112,6 +116,7 @@ TEST_CASE("the first rejected token is named, whichever thread found it") {
     mo::context<> ctx{mo::host{.threads = threads}};
     auto logits = ctx.matrix(tokens, experts);
     for (std::int64_t t = 70; t < tokens; t += 5) logits(t, t % experts) = std::numeric_limits<float>::infinity();
-    CHECK_THROWS_WITH_AS(router{}.forward(ctx, logits), "the router logits of token 70 are not all finite.", mo::data_error);
+    CHECK_THROWS_WITH_AS(router{}.forward(ctx, logits), "the router logits of token 70 are not all finite.",
+                         mo::data_error);
   }
 }

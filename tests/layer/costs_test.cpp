@@ -42,9 +42,7 @@ struct plain : mo::layer_spec<mo::dims{.hidden = 30, .ffn = 300, .experts = 3}> 
   using experts = mo::mlp<mo::relu>;
 };
 
-template <class T> struct in : mo::deployment<> {
-  using element = T;
-};
+template <class T> struct in : mo::deployment<> { using element = T; };
 
 }  // namespace
 

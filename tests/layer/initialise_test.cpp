@@ -21,8 +21,9 @@ template <int E> struct spec : mo::layer_spec<mo::dims{.hidden = 96, .ffn = 48, 
 template <int E> std::map<std::string, std::vector<float>> drawn(int seed, int threads = 1) {
   mo::context<> ctx{mo::host{.threads = threads}};
   std::map<std::string, std::vector<float>> all;
-  mo::moe_layer<spec<E>>{ctx}.make_weights(mo::seed{seed}).for_each(
-      [&](mo::parameter const& p, auto values) { all[p.name].assign(values.begin(), values.end()); });
+  mo::moe_layer<spec<E>>{ctx}.make_weights(mo::seed{seed}).for_each([&](mo::parameter const& p, auto values) {
+    all[p.name].assign(values.begin(), values.end());
+  });
   return all;
 }
 
@@ -30,8 +31,8 @@ template <int E> std::map<std::string, std::vector<float>> drawn(int seed, int t
 
 TEST_CASE("weights are normal with standard deviation 1/sqrt(fan in)") {
   auto const all = drawn<16>(3);
-  for (auto const& [name, fan_in] : {std::pair{"router.weight", 96.0}, {"experts.gate", 96.0}, {"experts.up", 96.0},
-                                     {"experts.down", 48.0}}) {
+  for (auto const& [name, fan_in] :
+       {std::pair{"router.weight", 96.0}, {"experts.gate", 96.0}, {"experts.up", 96.0}, {"experts.down", 48.0}}) {
     CAPTURE(name);
     double sum = 0, square = 0;
     for (float const v : all.at(name)) sum += v, square += static_cast<double>(v) * v;

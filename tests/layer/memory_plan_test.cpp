@@ -34,7 +34,8 @@ TEST_CASE("the plan of a tape is a constant: bf16 saves 4 T k I bytes of a gated
   constexpr std::int64_t none = mo::tape_plan<spec, mo::bf16>(mo::tokens{64}, false).block.bytes();
   constexpr std::int64_t saved = mo::tape_plan<spec, mo::bf16>(mo::tokens{64}).block.bytes();
   static_assert(saved - none == 4 * 64 * 2 * 16);
-  CHECK(mo::tape_plan<spec, float>(mo::tokens{64}).block.bytes() - mo::tape_plan<spec, float>(mo::tokens{64}, false).block.bytes() ==
+  CHECK(mo::tape_plan<spec, float>(mo::tokens{64}).block.bytes() -
+            mo::tape_plan<spec, float>(mo::tokens{64}, false).block.bytes() ==
         8 * 64 * 2 * 16);
 }
 

@@ -56,14 +56,16 @@ struct fixture {
 }  // namespace
 
 TEST_CASE_FIXTURE(fixture, "shapes, null and aliasing are data errors, and nothing is written") {
-  refuses<mo::data_error>("forward needs x of the shape [8 x 6], but was given [8 x 5].",
-                          [&] { layer.forward(weights, mo::matrix_view<float const>{x.data(), 8, 5}, y); });
+  refuses<mo::data_error>("forward needs x of the shape [8 x 6], but was given [8 x 5].", [&] {
+    layer.forward(weights, mo::matrix_view<float const>{x.data(), 8, 5}, y);
+  });
   refuses<mo::data_error>("forward needs y of the shape [7 x 6], but was given [8 x 6].",
                           [&] { layer.forward(weights, x.rows(0, 7), y); });
   refuses<mo::data_error>("null x", [&] { layer.infer(weights, mo::matrix_view<float const>{nullptr, 8, 6}, y); });
   refuses<mo::data_error>("null y", [&] { layer.infer(weights, x, mo::matrix_view<float>{nullptr, 8, 6}); });
   refuses<mo::data_error>("forward was given y that overlaps x", [&] { layer.forward(weights, y, y); });
-  refuses<mo::data_error>("infer was given y that overlaps x", [&] { layer.infer(weights, y.rows(1, 7), y.rows(0, 7)); });
+  refuses<mo::data_error>("infer was given y that overlaps x",
+                          [&] { layer.infer(weights, y.rows(1, 7), y.rows(0, 7)); });
 }
 
 TEST_CASE_FIXTURE(fixture, "the same for backward") {
@@ -71,8 +73,9 @@ TEST_CASE_FIXTURE(fixture, "the same for backward") {
   auto tape = layer.forward(weights, x, z);
   refuses<mo::data_error>("backward needs dy of the shape [8 x 6], but was given [7 x 6].",
                           [&] { layer.backward(weights, tape, dy.rows(0, 7), dx, gradients); });
-  refuses<mo::data_error>("backward needs dx of the shape [8 x 6], but was given [8 x 4].",
-                          [&] { layer.backward(weights, tape, dy, mo::matrix_view<float>{dx.data(), 8, 4}, gradients); });
+  refuses<mo::data_error>("backward needs dx of the shape [8 x 6], but was given [8 x 4].", [&] {
+    layer.backward(weights, tape, dy, mo::matrix_view<float>{dx.data(), 8, 4}, gradients);
+  });
   refuses<mo::data_error>("dx that overlaps dy", [&] { layer.backward(weights, tape, dx, dx, gradients); });
   refuses<mo::data_error>("dx that overlaps x", [&] { layer.backward(weights, tape, dy, x, gradients); });
   refuses<mo::data_error>("null dy", [&] {
@@ -106,8 +109,9 @@ TEST_CASE_FIXTURE(fixture, "non-finite input is rejected by name of layer and to
 }
 
 TEST_CASE_FIXTURE(fixture, "sanitised input stays in its own token") {
-  mo::moe_layer<spec> sanitising{ctx, {.losses = {mo::load_balance<>{.coefficient = 1}, mo::router_z{.coefficient = 1}},
-                                      .non_finite = mo::non_finite::sanitise}};
+  mo::moe_layer<spec> sanitising{ctx,
+                                 {.losses = {mo::load_balance<>{.coefficient = 1}, mo::router_z{.coefficient = 1}},
+                                  .non_finite = mo::non_finite::sanitise}};
   auto expected = ctx.matrix(8, 6);
   layer.infer(weights, x, expected);
   std::fill_n(x.row(5), 6, nan);
@@ -188,8 +192,8 @@ TEST_CASE("the coefficient, the weight and the scale multiply the gradient of a 
     using losses = mo::losses<mo::load_balance<>>;
   };
   auto const router_gradient = [&](float coefficient, float scale, std::optional<double> weight) {
-    mo::moe_layer<only_loss> layer{
-        ctx, {.losses = {mo::load_balance<>{.coefficient = coefficient}}, .loss_scale = scale}};
+    mo::moe_layer<only_loss> layer{ctx,
+                                   {.losses = {mo::load_balance<>{.coefficient = coefficient}}, .loss_scale = scale}};
     auto const weights = layer.make_weights(mo::seed{1});
     auto gradients = layer.make_gradients();
     auto x = ctx.matrix(8, 6), y = ctx.matrix(8, 6), dy = ctx.matrix(8, 6), dx = ctx.matrix(8, 6);

@@ -20,7 +20,8 @@ struct spec : mo::layer_spec<mo::dims{.hidden = 4, .ffn = 4, .experts = 4}> {
 }  // namespace
 
 TEST_CASE("losses are given in any order, and any of them") {
-  mo::layer_options<spec> const options{.losses = {mo::router_z{.coefficient = 2}, mo::load_balance<>{.coefficient = 1}}};
+  mo::layer_options<spec> const options{
+      .losses = {mo::router_z{.coefficient = 2}, mo::load_balance<>{.coefficient = 1}}};
   CHECK(options.losses.get<mo::load_balance<>>().coefficient == 1);
   CHECK(options.losses.get<mo::router_z>().coefficient == 2);
   CHECK(options.losses.get<mo::load_balance<mo::over::global_batch>>().coefficient == 0);

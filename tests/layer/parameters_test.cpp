@@ -27,7 +27,9 @@ struct in_bf16 : mo::deployment<> {
 template <class Spec> std::vector<std::string> names() {
   mo::context<> ctx;
   std::vector<std::string> all;
-  mo::moe_layer<Spec>{ctx}.make_weights(mo::seed{1}).for_each([&](mo::parameter const& p, auto) { all.push_back(p.name); });
+  mo::moe_layer<Spec>{ctx}.make_weights(mo::seed{1}).for_each([&](mo::parameter const& p, auto) {
+    all.push_back(p.name);
+  });
   return all;
 }
 
@@ -88,9 +90,8 @@ TEST_CASE("memory is bound by typed pointers or void, and refused when null or o
   mo::context<in_bf16> ctx;
   mo::moe_layer<gated, in_bf16> layer{ctx};
   std::map<std::string, std::vector<std::byte>> memory;
-  auto weights = layer.bind_weights([&](mo::parameter const& p) -> void* {
-    return memory.try_emplace(p.name, p.size() * 4).first->second.data();
-  });
+  auto weights = layer.bind_weights(
+      [&](mo::parameter const& p) -> void* { return memory.try_emplace(p.name, p.size() * 4).first->second.data(); });
   layer.initialise(weights, mo::seed{2});
   CHECK(memory.size() == 4);
   CHECK_THROWS_WITH_AS(layer.bind_weights([](mo::parameter const&) -> void* { return nullptr; }),

@@ -46,7 +46,8 @@ TEST_CASE_FIXTURE(fixture, "one batch: every unit's loss is that of its statisti
   CHECK(record.weighted<mo::router_z>() == 0);
 }
 
-TEST_CASE_FIXTURE(fixture, "several batches: micro-batch losses are averaged by weight, the global one is of all tokens") {
+TEST_CASE_FIXTURE(fixture,
+                  "several batches: micro-batch losses are averaged by weight, the global one is of all tokens") {
   auto x = ctx.matrix(12, 6);
   mo::fill_normal(ctx, x, mo::seed{4});
   auto const a = of(x.rows(0, 4)), b = of(x.rows(4, 8)), all = of(x);

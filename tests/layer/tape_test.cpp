@@ -33,7 +33,8 @@ TEST_CASE_FIXTURE(fixture, "each step happens once, in its order") {
   auto tape = layer.forward(weights, x, y);
   CHECK(tape.state() == mo::tape_state::forward_done);
   CHECK_THROWS_WITH_AS(layer.backward_weights(tape, gradients),
-                       "backward_weights needs a tape after the input half, but this one is after forward.", mo::state_error);
+                       "backward_weights needs a tape after the input half, but this one is after forward.",
+                       mo::state_error);
   layer.backward_input(weights, tape, dy, dx);
   CHECK(tape.state() == mo::tape_state::input_half_done);
   CHECK_THROWS_AS(layer.backward_input(weights, tape, dy, dx), mo::state_error);

@@ -58,7 +58,8 @@ TEST_CASE("the worked example, to six digits; the coefficient does not enter") {
 }
 
 TEST_CASE("a constant shift of the logits changes nothing") {
-  CHECK(std::abs(balance<top_2>(example::make_logits<double>(1)) - balance<top_2>(example::make_logits<double>())) < 1e-14);
+  CHECK(std::abs(balance<top_2>(example::make_logits<double>(1)) - balance<top_2>(example::make_logits<double>())) <
+        1e-14);
 }
 
 TEST_CASE("1 at perfect balance whatever the ties, E / k at collapse, 0 for no token") {
@@ -109,11 +110,13 @@ TEST_CASE("scores that do not sum to one enter normalised") {
   CHECK(std::accumulate(p.begin(), p.end(), 0.0) == doctest::Approx(6).epsilon(1e-14));
   auto const sigmoid = [](double v) { return 1 / (1 + std::exp(-v)); };
   double expected = 0;
-  for (int t = 0; t < 6; ++t) expected += sigmoid(z(t, 0)) / (sigmoid(z(t, 0)) + sigmoid(z(t, 1)) + sigmoid(z(t, 2)) + sigmoid(z(t, 3)));
+  for (int t = 0; t < 6; ++t)
+    expected += sigmoid(z(t, 0)) / (sigmoid(z(t, 0)) + sigmoid(z(t, 1)) + sigmoid(z(t, 2)) + sigmoid(z(t, 3)));
   CHECK(p[0] == doctest::Approx(expected).epsilon(1e-14));
 }
 
-TEST_CASE_TEMPLATE("gradients equal differences at fixed counts", Router, top_2, mo::router<mo::sigmoid, mo::top_k<3>>) {
+TEST_CASE_TEMPLATE("gradients equal differences at fixed counts", Router, top_2,
+                   mo::router<mo::sigmoid, mo::top_k<3>>) {
   auto const z = example::make_logits<double>();
   auto const d = gradient<Router>(z);
   for (int t = 0; t < 6; ++t)

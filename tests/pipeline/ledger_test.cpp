@@ -41,7 +41,8 @@ TEST_CASE("the worked example: every layer, replica and micro-batch is counted o
       for (std::int64_t l = 0; l < 4; ++l) ledger.record(l, entry(micro[l]));
   mo::loss_report<spec> const report = ledger.reduce();
   double const layers[4] = {1.075, 1.15, 1.225, 1.3};
-  for (std::size_t l = 0; l < 4; ++l) CHECK(report.per_layer<balance>()[l] == doctest::Approx(layers[l]).epsilon(1e-12));
+  for (std::size_t l = 0; l < 4; ++l)
+    CHECK(report.per_layer<balance>()[l] == doctest::Approx(layers[l]).epsilon(1e-12));
   CHECK(std::abs(report.value<balance>() - 1.1875) < 1e-12);
   CHECK(std::abs(report.total() - .011875) < 1e-12);
   for (double const wrong : {.00631250, .00556250, .00593750, .02375000, .01275000})

@@ -21,8 +21,7 @@ template <class Router, class Experts, class Losses, mo::dims Size> struct compo
 using all_losses = mo::losses<mo::load_balance<>, mo::load_balance<mo::over::sequence>,
                               mo::load_balance<mo::over::global_batch>, mo::router_z>;
 
-template <class Router, class Experts, mo::dims Size>
-using trained = composed<Router, Experts, all_losses, Size>;
+template <class Router, class Experts, mo::dims Size> using trained = composed<Router, Experts, all_losses, Size>;
 
 template <class Spec> void passes(std::int64_t tokens, mo::batch const& about = {}) {
   for (auto const& check : mo::testing::check_gradients<Spec>(tokens, about)) {
@@ -42,8 +41,9 @@ TEST_CASE("scores and weight rules: gradients equal differences") {
   passes<trained<mo::router<mo::softmax, mo::top_k<3>, mo::softmax_of_selected>, silu, size>>(37);
   passes<trained<mo::router<mo::sigmoid, mo::top_k<1>>, silu, size>>(37);
   passes<trained<mo::router<mo::sigmoid, mo::top_k<3>, mo::renormalised, mo::scale<std::ratio<5, 2>>>, silu, size>>(37);
-  passes<trained<mo::router<mo::sigmoid, mo::top_k<8>, mo::softmax_of_selected, mo::scale<std::ratio<1, 3>>>, silu,
-                 size>>(37);
+  passes<
+      trained<mo::router<mo::sigmoid, mo::top_k<8>, mo::softmax_of_selected, mo::scale<std::ratio<1, 3>>>, silu, size>>(
+      37);
 }
 
 TEST_CASE("activations: gradients equal differences") {

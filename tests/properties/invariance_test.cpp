@@ -30,9 +30,7 @@ template <mo::dims Size> struct raw_top_1 : mo::layer_spec<Size> {
   using router = mo::router<mo::softmax, mo::top_k<1>>;
 };
 
-template <class T> struct in : mo::deployment<> {
-  using element = T;
-};
+template <class T> struct in : mo::deployment<> { using element = T; };
 
 using small = gated<mo::dims{.hidden = 37, .ffn = 27, .experts = 8}, 2>;
 using fine = gated<mo::dims{.hidden = 30, .ffn = 11, .experts = 60}, 7>;
@@ -82,7 +80,8 @@ template <class Spec, class T> struct step {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("threads, a second run and the halves of a backward give the same bits", T, float, double, mo::bf16) {
+TEST_CASE_TEMPLATE("threads, a second run and the halves of a backward give the same bits", T, float, double,
+                   mo::bf16) {
   auto const check = [&]<class Spec>(Spec) {
     for (std::int64_t const tokens : {0, 1, 2, 37, 512}) {
       CAPTURE(tokens);
@@ -156,7 +155,8 @@ TEST_CASE("bound memory gives the bits of owned memory") {
 
 TEST_CASE("padding changes nothing for the tokens beside it, and gets nothing") {
   step<small, float> s;
-  auto x = s.ctx.matrix(20, 37), y = s.ctx.matrix(20, 37), dense_x = s.ctx.matrix(12, 37), dense_y = s.ctx.matrix(12, 37);
+  auto x = s.ctx.matrix(20, 37), y = s.ctx.matrix(20, 37), dense_x = s.ctx.matrix(12, 37),
+       dense_y = s.ctx.matrix(12, 37);
   mo::fill_normal(s.ctx, x, mo::seed{8});
   std::vector<std::uint8_t> mask(20, 0);
   for (std::int64_t t = 0; t < 12; ++t) {
@@ -177,7 +177,8 @@ TEST_CASE("padding changes nothing for the tokens beside it, and gets nothing") 
   CHECK(a.tokens() == 12);
   CHECK(a.states().masked == 8);
 
-  auto dy = s.ctx.matrix(20, 37), dx = s.ctx.matrix(20, 37), dense_dy = s.ctx.matrix(12, 37), dense_dx = s.ctx.matrix(12, 37);
+  auto dy = s.ctx.matrix(20, 37), dx = s.ctx.matrix(20, 37), dense_dy = s.ctx.matrix(12, 37),
+       dense_dx = s.ctx.matrix(12, 37);
   mo::fill_normal(s.ctx, dense_dy, mo::seed{3});
   for (std::int64_t t = 0; t < 12; ++t) std::copy_n(dense_dy.row(t), 37, dy.row(t + t / 2));
   auto padded_gradients = s.layer.make_gradients(), dense_gradients = s.layer.make_gradients();
@@ -187,13 +188,17 @@ TEST_CASE("padding changes nothing for the tokens beside it, and gets nothing") 
   for (std::int64_t t = 0; t < 20; ++t)
     if (mask[static_cast<std::size_t>(t)] == 0) CHECK(dx(t, 5) == 0);
   std::vector<float> padded_values, dense_values;
-  padded_gradients.for_each([&](auto const&, auto g) { padded_values.insert(padded_values.end(), g.begin(), g.end()); });
+  padded_gradients.for_each(
+      [&](auto const&, auto g) { padded_values.insert(padded_values.end(), g.begin(), g.end()); });
   dense_gradients.for_each([&](auto const&, auto g) { dense_values.insert(dense_values.end(), g.begin(), g.end()); });
   CHECK(padded_values == dense_values);
 }
 
 TEST_CASE_TEMPLATE("outputs agree with plain loops in double", T, float, double, mo::bf16, mo::fp16) {
-  double const tolerance = std::is_same_v<T, double> ? 1e-13 : std::is_same_v<T, float> ? 1e-5 : std::is_same_v<T, mo::fp16> ? 4e-3 : 3e-2;
+  double const tolerance = std::is_same_v<T, double>     ? 1e-13
+                           : std::is_same_v<T, float>    ? 1e-5
+                           : std::is_same_v<T, mo::fp16> ? 4e-3
+                                                         : 3e-2;
   auto const check = [&]<class Spec>(Spec, std::int64_t k, bool renormalise) {
     step<Spec, T> s;
     reference::weights w;
@@ -205,7 +210,8 @@ TEST_CASE_TEMPLATE("outputs agree with plain loops in double", T, float, double,
     double error = 0, norm = 0;
     for (std::int64_t t = 0; t < 41; ++t) {
       std::vector<double> const row(x.row(t), x.row(t) + hidden);
-      auto const expected = reference::token_output(w, row, k, renormalise, [](double v) { return v / (1 + std::exp(-v)); });
+      auto const expected =
+          reference::token_output(w, row, k, renormalise, [](double v) { return v / (1 + std::exp(-v)); });
       for (std::int64_t h = 0; h < hidden; ++h) {
         double const miss = static_cast<double>(y(t, h)) - expected[static_cast<std::size_t>(h)];
         error += miss * miss;
@@ -225,8 +231,8 @@ TEST_CASE("one expert with weight 1 is a dense gated MLP of three matrices, and 
   auto const check = [&]<class Spec>(Spec) {
     step<Spec, double> s;
     s.weights.for_each([](mo::parameter const& p, auto values) {
-      std::vector<double> const matrix = p.name == "experts.gate" ? std::vector<double>{.5, -.25, 1, .5, -.5, .75}
-                                         : p.name == "experts.up" ? std::vector<double>{1, 0, .5, -.5, .25, .25}
+      std::vector<double> const matrix = p.name == "experts.gate"   ? std::vector<double>{.5, -.25, 1, .5, -.5, .75}
+                                         : p.name == "experts.up"   ? std::vector<double>{1, 0, .5, -.5, .25, .25}
                                          : p.name == "experts.down" ? std::vector<double>{1, .5, -1, 0, 2, .5}
                                                                     : std::vector<double>{0};
       for (std::size_t i = 0; i < values.size(); ++i) values[i] = matrix[i % matrix.size()];

@@ -38,7 +38,8 @@ std::vector<double> token_output(weights const& w, std::vector<double> const& x,
   auto const H = static_cast<std::size_t>(w.hidden), I = static_cast<std::size_t>(w.ffn),
              E = static_cast<std::size_t>(w.experts);
   std::vector<double> p(E);
-  for (std::size_t e = 0; e < E; ++e) p[e] = std::inner_product(x.begin(), x.end(), w.router.begin() + static_cast<std::ptrdiff_t>(e * H), 0.0);
+  for (std::size_t e = 0; e < E; ++e)
+    p[e] = std::inner_product(x.begin(), x.end(), w.router.begin() + static_cast<std::ptrdiff_t>(e * H), 0.0);
   double const peak = *std::max_element(p.begin(), p.end());
   double total = 0;
   for (double& v : p) total += v = std::exp(v - peak);

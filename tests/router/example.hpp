@@ -8,7 +8,7 @@
 
 namespace example {
 
-inline constexpr std::array<double, 24> logits{2,  1, 0, -1, 1.5, .5, 1,   -.5,  0, 2, 1, .5,
+inline constexpr std::array<double, 24> logits{2, 1,  0, -1, 1.5, .5, 1,   -.5,  0, 2, 1, .5,
                                                1, -1, 0, 2,  .5,  0,  2.5, -1.5, 3, 0, 1, 2};
 
 /// The logits in type S, plus a constant.

@@ -33,8 +33,9 @@ template <class Router> struct multiplied {
     auto z = example::make_logits<double>();
     std::array<std::int32_t, 2> ids{};
     std::vector<double> s(4), w(2), dw(2), dp(4), n(4), in(2);
-    mo::span_row<double> const logits(z.row(token), 4), scores(s.data(), 4), weights(w.data(), 2), dweights(dw.data(), 2),
-        dprobabilities(dp.data(), 4), dlogits(gradient.data(), 4), scratch(n.data(), 4), inputs(in.data(), 2);
+    mo::span_row<double> const logits(z.row(token), 4), scores(s.data(), 4), weights(w.data(), 2),
+        dweights(dw.data(), 2), dprobabilities(dp.data(), 4), dlogits(gradient.data(), 4), scratch(n.data(), 4),
+        inputs(in.data(), 2);
     Router const router;
     router.forward_row(logits, scores, weights, ids.data());
     for (std::size_t j = 0; j < 2; ++j) y += w[j] * (ids[j] + 1), dw[j] = ids[j] + 1;
@@ -87,7 +88,8 @@ TEST_CASE("softmax of the selected equals renormalised softmax") {
 TEST_CASE("sigmoid scores keep the order of the logits, and a scale multiplies the weights") {
   mo::context<> ctx;
   auto const z = example::make_logits<float>();
-  mo::routing const r = mo::router<mo::sigmoid, mo::top_k<2>, mo::renormalised, mo::scale<std::ratio<5, 2>>>{}.forward(ctx, z);
+  mo::routing const r =
+      mo::router<mo::sigmoid, mo::top_k<2>, mo::renormalised, mo::scale<std::ratio<5, 2>>>{}.forward(ctx, z);
   for (int t = 0; t < 6; ++t) CHECK(r.weight(t, 0) + r.weight(t, 1) == doctest::Approx(2.5));
   auto const s = [](double v) { return 1 / (1 + std::exp(-v)); };
   CHECK(r.expert(0, 0) == 0);
@@ -117,7 +119,8 @@ TEST_CASE("logits that are not finite are rejected by name, or sanitised to ids 
   z(2, 0) = infinity;
   z(2, 3) = infinity;
   for (int e = 0; e < 4; ++e) z(3, e) = not_a_number, z(4, e) = -infinity;
-  CHECK_THROWS_WITH_AS(normalised{}.forward(ctx, z), "the router logits of token 1 are not all finite.", mo::data_error);
+  CHECK_THROWS_WITH_AS(normalised{}.forward(ctx, z), "the router logits of token 1 are not all finite.",
+                       mo::data_error);
 
   mo::routing const r = normalised{}.forward(ctx, z, mo::non_finite::sanitise);
   for (int t = 0; t < 6; ++t) {

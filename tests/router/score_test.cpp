@@ -54,9 +54,8 @@ static_assert(!mo::rows_are_probabilities<tempered>);
 TEST_CASE("softmax of the worked example") {
   auto const z = example::make_logits<double>();
   auto const row = [&](std::int64_t t) { return scored(mo::softmax{}, {z.row(t), z.row(t) + 4}); };
-  double const expected[3][4] = {{.643914, .236883, .087144, .032059},
-                                 {.473991, .174371, .287490, .064148},
-                                 {.078394, .579259, .213097, .129250}};
+  double const expected[3][4] = {
+      {.643914, .236883, .087144, .032059}, {.473991, .174371, .287490, .064148}, {.078394, .579259, .213097, .129250}};
   for (std::int64_t t = 0; t < 3; ++t)
     for (std::size_t e = 0; e < 4; ++e) CHECK(std::abs(row(t)[e] - expected[t][e]) < 1e-6);
   CHECK(std::abs(row(4)[2] - .809234) < 1e-6);

@@ -18,10 +18,10 @@ namespace moiety::inline MOIETY_ABI {
 struct permutation_view {
   std::int64_t tokens = 0;
   std::int64_t experts = 0;
-  std::int64_t slots = 0;               // k
-  std::int64_t* starts = nullptr;       // [experts + 1]
+  std::int64_t slots = 0;                 // k
+  std::int64_t* starts = nullptr;         // [experts + 1]
   std::int32_t* source_tokens = nullptr;  // [tokens · k]
-  std::int32_t* positions = nullptr;    // [tokens × k]
+  std::int32_t* positions = nullptr;      // [tokens × k]
 
   std::int64_t const* offsets() const { return starts; }
   std::int64_t rows() const { return starts[experts]; }

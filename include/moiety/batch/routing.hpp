@@ -45,10 +45,10 @@ struct token_counts {
 template <std::floating_point S> struct routing_view {
   std::int64_t tokens = 0;
   std::int64_t experts = 0;
-  std::int64_t slots = 0;  // k
-  std::int32_t* ids = nullptr;     // [tokens × k]
-  S* weights = nullptr;            // [tokens × k]
-  token_state* states = nullptr;   // [tokens]
+  std::int64_t slots = 0;         // k
+  std::int32_t* ids = nullptr;    // [tokens × k]
+  S* weights = nullptr;           // [tokens × k]
+  token_state* states = nullptr;  // [tokens]
 
   std::int32_t expert(std::int64_t token, std::int64_t slot) const { return ids[token * slots + slot]; }
   S weight(std::int64_t token, std::int64_t slot) const { return weights[token * slots + slot]; }

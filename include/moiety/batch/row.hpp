@@ -38,7 +38,7 @@ concept score_row = requires(R row, R const& other, int i) {
   row.map([](auto v) { return v; });
   row.map(other, [](auto v, auto) { return v; });
   row.map_indexed([](auto v, int) { return v; });
-  { other.sum([](auto v) { return v; }) } -> std::same_as<typename R::value_type>;
+  other.sum([](auto v) { return v; });
   { other.dot(other) } -> std::same_as<typename R::value_type>;
 };
 
@@ -111,9 +111,7 @@ template <std::floating_point S> class span_row {
 };
 
 /// Σ a·b over two rows of one length.
-template <score_row Row> MOIETY_HD auto dot(Row const& a, Row const& b) {
-  return a.dot(b);
-}
+template <score_row Row> MOIETY_HD auto dot(Row const& a, Row const& b) { return a.dot(b); }
 
 static_assert(score_row<span_row<float>> && score_row<span_row<double>>);
 

@@ -16,6 +16,11 @@ namespace detail {
 
 template <class T, class... Ts> inline constexpr int count_of = (0 + ... + (std::same_as<T, Ts> ? 1 : 0));
 
+/// T is exactly one of Ts.
+template <class T, class... Ts>
+concept one_of = count_of<T, Ts...>
+== 1;
+
 /// The first of Ts for which Predicate<T>::value holds, else Fallback.
 template <template <class> class Predicate, class Fallback, class... Ts> struct find_if { using type = Fallback; };
 template <template <class> class Predicate, class Fallback, class T, class... Ts>
@@ -30,9 +35,7 @@ template <class... Components> class component_set {
  public:
   constexpr component_set() noexcept = default;
 
-  template <class... Some>
-    requires(sizeof...(Some) > 0 && ((detail::count_of<Some, Components...> == 1) && ...))
-  constexpr explicit(false) component_set(Some... some) {
+  template <detail::one_of<Components...>... Some> constexpr component_set(Some... some) {
     ((get<Some>() = some), ...);
   }
 

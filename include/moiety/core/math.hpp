@@ -47,7 +47,8 @@ template <> struct exp_constants<double> {
   using bits = std::uint64_t;
   static constexpr unsigned mantissa = 52, bias = 1023, degree = 13;
   static constexpr double lowest = -746.0, highest = 710.0, to_integer = 0x1.8p52;
-  static constexpr double log2_e = 0x1.71547652b82fep0, ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
+  static constexpr double log2_e = 0x1.71547652b82fep0, ln2_high = 0x1.62e42fee00000p-1,
+                          ln2_low = 0x1.a39ef35793c76p-33;
 };
 
 template <class S, unsigned Degree> struct inverse_factorials {
@@ -61,6 +62,14 @@ template <class S, unsigned Degree> struct inverse_factorials {
   }
 };
 
+/// Σ value[n] rⁿ. Written out, not looped: a loop around exp is vectorised only if exp has none.
+template <class S, unsigned Degree, std::size_t... I>
+MOIETY_HD inline S horner(inverse_factorials<S, Degree> const& of, S r, std::index_sequence<I...>) {
+  S sum = of.value[Degree];
+  ((sum = fma(sum, r, of.value[Degree - 1 - I])), ...);
+  return sum;
+}
+
 }  // namespace detail
 
 template <std::floating_point S> MOIETY_HD inline S exp(S v) {
@@ -71,11 +80,7 @@ template <std::floating_point S> MOIETY_HD inline S exp(S v) {
   S const shifted = fma(x, constants::log2_e, constants::to_integer);  // n in the low bits of the mantissa
   S const n = shifted - constants::to_integer;
   S const r = fma(n, -constants::ln2_low, fma(n, -constants::ln2_high, x));
-  S power = taylor.value[constants::degree];
-  // Written out, not looped: a loop around exp is vectorised only if exp has none.
-  [&]<std::size_t... I>(std::index_sequence<I...>) {
-    ((power = fma(power, r, taylor.value[constants::degree - 1 - I])), ...);
-  }(std::make_index_sequence<constants::degree>{});
+  S power = detail::horner(taylor, r, std::make_index_sequence<constants::degree>{});
   // 2^n in two factors, so that results below the normal range and above the largest come out by rounding.
   bits const integer = std::bit_cast<bits>(shifted) - std::bit_cast<bits>(constants::to_integer);
   bits const biased = integer + bits{2} * constants::bias, half = biased / 2;

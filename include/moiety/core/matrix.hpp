@@ -25,6 +25,11 @@ namespace moiety::inline MOIETY_ABI {
 /// Alignment of every block of memory that the library asks for.
 inline constexpr std::size_t memory_alignment = 64;
 
+namespace detail {
+template <class U, class T>
+concept mutable_version_of = !std::same_as<U, T> && std::same_as<U const, T>;
+}  // namespace detail
+
 template <class T> class matrix_view {
  public:
   matrix_view() = default;
@@ -32,8 +37,7 @@ template <class T> class matrix_view {
       : matrix_view(data, rows, cols, cols) {}
   MOIETY_HD constexpr matrix_view(T* data, std::int64_t rows, std::int64_t cols, std::int64_t stride)
       : data_(data), rows_(rows), cols_(cols), stride_(stride) {}
-  template <class U>
-    requires(!std::same_as<U, T> && std::same_as<U const, T>)
+  template <detail::mutable_version_of<T> U>
   MOIETY_HD constexpr matrix_view(matrix_view<U> other)
       : matrix_view(other.data(), other.rows(), other.cols(), other.stride()) {}
 

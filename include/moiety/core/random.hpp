@@ -21,7 +21,8 @@ namespace moiety::inline MOIETY_ABI {
 /// The key of all random numbers of one call.
 struct seed {
   std::uint64_t value;
-  template <std::integral Integer> MOIETY_HD constexpr explicit seed(Integer v) : value(static_cast<std::uint64_t>(v)) {}
+  template <std::integral Integer>
+  MOIETY_HD constexpr explicit seed(Integer v) : value(static_cast<std::uint64_t>(v)) {}
 };
 
 /// The logical index of a rank's first row.
@@ -76,18 +77,18 @@ MOIETY_HD inline double normal_of(std::uint32_t word) {
     constexpr double numerator[] = {2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4,
                                     4.5921953931549871457e4, 1.3731693765509461125e4, 1.9715909503065514427e3,
                                     1.3314166789178437745e2, 3.3871328727963666080e0};
-    constexpr double denominator[] = {5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4,
-                                      2.1213794301586595867e4, 5.3941960214247511077e3, 6.8718700749205790830e2,
-                                      4.2313330701600911252e1, 1.0};
+    constexpr double denominator[] = {
+        5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4, 2.1213794301586595867e4,
+        5.3941960214247511077e3, 6.8718700749205790830e2, 4.2313330701600911252e1, 1.0};
     double const r = fma(-q, q, 0.180625);
     return q * horner(numerator, r) / horner(denominator, r);
   }
   constexpr double numerator[] = {7.74545014278341407640e-4, 2.27238449892691845833e-2, 2.41780725177450611770e-1,
                                   1.27045825245236838258e0,  3.64784832476320460504e0,  5.76949722146069140550e0,
                                   4.63033784615654529590e0,  1.42343711074968357734e0};
-  constexpr double denominator[] = {1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2,
-                                    1.48103976427480074590e-1, 6.89767334985100004550e-1, 1.67638483018380384940e0,
-                                    2.05319162663775882187e0,  1.0};
+  constexpr double denominator[] = {
+      1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2, 1.48103976427480074590e-1,
+      6.89767334985100004550e-1, 1.67638483018380384940e0,  2.05319162663775882187e0,  1.0};
   double const root = moiety::sqrt(-moiety::log(q < 0 ? p : 1 - p));
   double const magnitude = horner(numerator, root - 1.6) / horner(denominator, root - 1.6);
   return q < 0 ? -magnitude : magnitude;

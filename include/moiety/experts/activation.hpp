@@ -52,7 +52,9 @@ struct gelu {
 
 struct gelu_tanh {
   static constexpr std::string_view name = "gelu_tanh";
-  template <std::floating_point S> MOIETY_HD static S value(S v) { return v * logistic(v * fma(cubic<S>, v * v, linear<S>)); }
+  template <std::floating_point S> MOIETY_HD static S value(S v) {
+    return v * logistic(v * fma(cubic<S>, v * v, linear<S>));
+  }
   template <std::floating_point S> MOIETY_HD static S derivative(S v) {
     S const s = logistic(v * fma(cubic<S>, v * v, linear<S>));
     S const slope = fma(3 * cubic<S>, v * v, linear<S>);
@@ -60,7 +62,7 @@ struct gelu_tanh {
   }
 
  private:
-  template <class S> static constexpr S linear = static_cast<S>(1.5957691216057307117);            // 2 √(2/π)
+  template <class S> static constexpr S linear = static_cast<S>(1.5957691216057307117);  // 2 √(2/π)
   template <class S> static constexpr S cubic = static_cast<S>(1.5957691216057307117 * 0.044715);
 };
 

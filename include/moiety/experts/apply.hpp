@@ -31,8 +31,7 @@ template <class Mlp, class T> struct expert_matrices {
 
   std::array<kernels::grouped_matrix<T const>, count> const_inputs() const {
     std::array<kernels::grouped_matrix<T const>, count> result{};
-    for (std::size_t i = 0; i < count; ++i)
-      result[i] = {inputs[i].data, inputs[i].group_stride, inputs[i].row_stride};
+    for (std::size_t i = 0; i < count; ++i) result[i] = {inputs[i].data, inputs[i].group_stride, inputs[i].row_stride};
     return result;
   }
   std::array<kernels::grouped_matrix<T const>, 1> const_down() const {
@@ -60,21 +59,20 @@ template <class Mlp> struct apply_experts {
   static void forward(Engine& engine, expert_rows const& of, kernels::rows_of<T> x,
                       expert_matrices<Mlp, T> const& weights, T* z, T* a, T* o) {
     using S = sum_t<T>;
-    kernels::grouped_gemm_nt<S>(
-        engine, of.experts, of.offsets, x, weights.const_inputs(), of.ffn, of.hidden,
-        [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols,
-            std::array<S const*, inputs> const& sums) {
-          block_of<S> pre[inputs];
-          for (std::size_t i = 0; i < inputs; ++i)
-            for (std::int64_t c = 0; c < cols; ++c) pre[i][c] = static_cast<S>(static_cast<T>(sums[i][c]));
-          T* const out = a + row * of.ffn + col;
-          for (std::int64_t c = 0; c < cols; ++c) out[c] = static_cast<T>(Mlp::value(column(pre, c)));
-          if (z == nullptr) return;
-          for (std::size_t i = 0; i < inputs; ++i) {
-            T* const to = pre_activation(z, of, row, i) + col;
-            for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(pre[i][c]);
-          }
-        });
+    auto const activate = [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols,
+                              std::array<S const*, inputs> const& sums) {
+      block_of<S> pre[inputs];
+      for (std::size_t i = 0; i < inputs; ++i)
+        for (std::int64_t c = 0; c < cols; ++c) pre[i][c] = static_cast<S>(static_cast<T>(sums[i][c]));
+      T* const out = a + row * of.ffn + col;
+      for (std::int64_t c = 0; c < cols; ++c) out[c] = static_cast<T>(Mlp::value(column(pre, c)));
+      if (z == nullptr) return;
+      for (std::size_t i = 0; i < inputs; ++i) {
+        T* const to = pre_activation(z, of, row, i) + col;
+        for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(pre[i][c]);
+      }
+    };
+    kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, x, weights.const_inputs(), of.ffn, of.hidden, activate);
     kernels::grouped_gemm_nt<S>(
         engine, of.experts, of.offsets, kernels::rows_of<T>{a, of.ffn}, weights.const_down(), of.hidden, of.ffn,
         [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, std::array<S const*, 1> const& sums) {
@@ -90,37 +88,37 @@ template <class Mlp> struct apply_experts {
                              T* scaled_a, sum_t<T>* dweight_parts, T* dx) {
     using S = sum_t<T>;
     std::int64_t const parts = column_blocks<S>(of.ffn);
-    kernels::grouped_gemm_nn<S>(
-        engine, of.experts, of.offsets, std::array{dy}, weights.const_down(), of.ffn, of.hidden,
-        [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, S const* da) {
-          S const weight = row_weights[row];
-          block_of<S> pre[inputs], gradient[inputs], value;
-          S inner[lanes] = {};
-          for (std::size_t i = 0; i < inputs; ++i) {
-            T const* const from = pre_activation(z, of, row, i) + col;
-            for (std::int64_t c = 0; c < cols; ++c) pre[i][c] = static_cast<S>(from[c]);
-          }
-          for (std::int64_t c = 0; c < cols; ++c) {
-            std::array<S, inputs> const at = column(pre, c);
-            std::array<S, inputs> slope;
-            value[c] = static_cast<S>(Mlp::value(at));
-            Mlp::derivative(at, weight * da[c], slope);
-            for (std::size_t i = 0; i < inputs; ++i) gradient[i][c] = slope[i];
-          }
-          for (std::size_t i = 0; i < inputs; ++i) {
-            T* const to = pre_activation(dz, of, row, i) + col;
-            for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(gradient[i][c]);
-          }
-          T* const scaled = scaled_a + row * of.ffn + col;
-          for (std::int64_t c = 0; c < cols; ++c) scaled[c] = static_cast<T>(weight * value[c]);
-          std::int64_t const whole = cols / lanes * lanes;
-          for (std::int64_t c = 0; c < whole; c += lanes)
-            for (std::int64_t l = 0; l < lanes; ++l) inner[l] = fma(da[c + l], value[c + l], inner[l]);
-          for (std::int64_t l = 0; l < cols - whole; ++l) inner[l] = fma(da[whole + l], value[whole + l], inner[l]);
-          for (std::int64_t half = lanes / 2; half > 0; half /= 2)
-            for (std::int64_t l = 0; l < half; ++l) inner[l] += inner[l + half];
-          dweight_parts[row * parts + col / kernels::column_block<S>] = inner[0];
-        });
+    auto const differentiate = [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, S const* da) {
+      S const weight = row_weights[row];
+      block_of<S> pre[inputs], gradient[inputs], value;
+      S inner[lanes] = {};
+      for (std::size_t i = 0; i < inputs; ++i) {
+        T const* const from = pre_activation(z, of, row, i) + col;
+        for (std::int64_t c = 0; c < cols; ++c) pre[i][c] = static_cast<S>(from[c]);
+      }
+      for (std::int64_t c = 0; c < cols; ++c) {
+        std::array<S, inputs> const at = column(pre, c);
+        std::array<S, inputs> slope;
+        value[c] = static_cast<S>(Mlp::value(at));
+        Mlp::derivative(at, weight * da[c], slope);
+        for (std::size_t i = 0; i < inputs; ++i) gradient[i][c] = slope[i];
+      }
+      for (std::size_t i = 0; i < inputs; ++i) {
+        T* const to = pre_activation(dz, of, row, i) + col;
+        for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(gradient[i][c]);
+      }
+      T* const scaled = scaled_a + row * of.ffn + col;
+      for (std::int64_t c = 0; c < cols; ++c) scaled[c] = static_cast<T>(weight * value[c]);
+      std::int64_t const whole = cols / lanes * lanes;
+      for (std::int64_t c = 0; c < whole; c += lanes)
+        for (std::int64_t l = 0; l < lanes; ++l) inner[l] = fma(da[c + l], value[c + l], inner[l]);
+      for (std::int64_t l = 0; l < cols - whole; ++l) inner[l] = fma(da[whole + l], value[whole + l], inner[l]);
+      for (std::int64_t half = lanes / 2; half > 0; half /= 2)
+        for (std::int64_t l = 0; l < half; ++l) inner[l] += inner[l + half];
+      dweight_parts[row * parts + col / kernels::column_block<S>] = inner[0];
+    };
+    kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, std::array{dy}, weights.const_down(), of.ffn, of.hidden,
+                                differentiate);
     std::array<kernels::rows_of<T>, inputs> gradients;
     for (std::size_t i = 0; i < inputs; ++i) gradients[i] = {pre_activation(dz, of, 0, i), Mlp::inputs * of.ffn};
     kernels::grouped_gemm_nn<S>(

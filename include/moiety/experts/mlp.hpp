@@ -23,7 +23,12 @@
 namespace moiety::inline MOIETY_ABI {
 
 template <class M>
-concept expert_mlp = requires { M::inputs; } && requires(std::array<float, static_cast<std::size_t>(M::inputs)> z) {
+concept has_inputs = requires {
+  M::inputs;
+};
+
+template <class M>
+concept expert_mlp = has_inputs<M> && requires(std::array<float, static_cast<std::size_t>(M::inputs)> z) {
   { M::value(z) } -> std::convertible_to<float>;
   M::derivative(z, 1.0f, z);
   { M::input_names.size() } -> std::convertible_to<std::size_t>;
@@ -32,8 +37,9 @@ concept expert_mlp = requires { M::inputs; } && requires(std::array<float, stati
 namespace detail {
 /// A bad activation is replaced, so that one mistake gives one message.
 template <class Act> consteval bool check_activation() {
-  static_assert(activation<Act>,
-                "mo::gated_mlp and mo::mlp need an activation: static value(v) and derivative(v) for float and double.");
+  static_assert(
+      activation<Act>,
+      "mo::gated_mlp and mo::mlp need an activation: static value(v) and derivative(v) for float and double.");
   return true;
 }
 template <class Act> using checked_activation = std::conditional_t<activation<Act>, Act, identity>;

@@ -14,8 +14,7 @@
 
 namespace moiety::inline MOIETY_ABI {
 
-template <class Context>
-permutation permute(Context& ctx, routing_view<typename Context::sum> const& routes) {
+template <class Context> permutation permute(Context& ctx, routing_view<typename Context::sum> const& routes) {
   permutation result(routes.tokens, routes.experts, routes.slots, ctx.memory());
   kernels::build_permutation(ctx.engine(), routes, result.view());
   return result;

@@ -24,32 +24,39 @@
 namespace moiety::inline MOIETY_ABI {
 
 namespace detail {
-template <class Spec>
-inline constexpr std::int64_t expert_parameters =
-    (spec_of<Spec>::inputs + 1) * spec_of<Spec>::hidden * spec_of<Spec>::ffn;
-template <class Spec> inline constexpr std::int64_t router_parameters = spec_of<Spec>::experts * spec_of<Spec>::hidden;
+
+template <class Spec> constexpr std::int64_t router_parameters() {
+  return spec_of<Spec>::experts * spec_of<Spec>::hidden;
+}
+
+/// Parameters of `experts` experts.
+template <class Spec> constexpr std::int64_t expert_parameters(std::int64_t experts) {
+  return experts * (spec_of<Spec>::inputs + 1) * spec_of<Spec>::hidden * spec_of<Spec>::ffn;
+}
+
+template <class Spec, class RouterType, class ExpertType> constexpr std::int64_t parameter_bytes() {
+  return router_parameters<Spec>() * static_cast<std::int64_t>(sizeof(RouterType)) +
+         expert_parameters<Spec>(spec_of<Spec>::experts) * static_cast<std::int64_t>(sizeof(ExpertType));
+}
+
 }  // namespace detail
 
 template <class Spec>
 inline constexpr std::int64_t parameters =
-    detail::router_parameters<Spec> + spec_of<Spec>::experts * detail::expert_parameters<Spec>;
+    detail::router_parameters<Spec>() + detail::expert_parameters<Spec>(spec_of<Spec>::experts);
 
 template <class Spec>
 inline constexpr std::int64_t active_parameters =
-    detail::router_parameters<Spec> + spec_of<Spec>::slots * detail::expert_parameters<Spec>;
+    detail::router_parameters<Spec>() + detail::expert_parameters<Spec>(spec_of<Spec>::slots);
 
 template <class Spec> constexpr std::int64_t forward_flops(tokens of) { return 2 * of.count * active_parameters<Spec>; }
 template <class Spec> constexpr std::int64_t backward_flops(tokens of) { return 2 * forward_flops<Spec>(of); }
 
-template <class Spec, class Deployment = deployment<>>
-inline constexpr std::int64_t weight_bytes =
-    detail::router_parameters<Spec> * static_cast<std::int64_t>(sizeof(sum_t<typename Deployment::element>)) +
-    spec_of<Spec>::experts * detail::expert_parameters<Spec> *
-        static_cast<std::int64_t>(sizeof(typename Deployment::element));
+template <class Spec, class Deployment = deployment<>, class T = typename Deployment::element>
+inline constexpr std::int64_t weight_bytes = detail::parameter_bytes<Spec, sum_t<T>, T>();
 
-template <class Spec, class Deployment = deployment<>>
-inline constexpr std::int64_t gradient_bytes =
-    parameters<Spec> * static_cast<std::int64_t>(sizeof(sum_t<typename Deployment::element>));
+template <class Spec, class Deployment = deployment<>, class T = typename Deployment::element>
+inline constexpr std::int64_t gradient_bytes = detail::parameter_bytes<Spec, sum_t<T>, sum_t<T>>();
 
 template <class Spec, class Deployment = deployment<>> constexpr std::int64_t saved_bytes(tokens of) {
   return tape_plan<Spec, typename Deployment::element>(of).block.bytes();

@@ -44,7 +44,9 @@ inline std::string scaled(double value, std::string_view unit) {
   return out.str();
 }
 
-inline std::string scaled(std::int64_t value, std::string_view unit) { return scaled(static_cast<double>(value), unit); }
+inline std::string scaled(std::int64_t value, std::string_view unit) {
+  return scaled(static_cast<double>(value), unit);
+}
 
 }  // namespace detail
 

@@ -45,7 +45,8 @@ template <class Spec> struct layer_options {
     detail::require<config_error>(std::isfinite(loss_scale) && loss_scale > 0,
                                   "loss_scale must be finite and positive, but is ", loss_scale, '.');
     detail::require<config_error>(std::isfinite(router.scale_factor()) && router.scale_factor() != 0,
-                                  "the scale of a router must be finite and not 0, but is ", router.scale_factor(), '.');
+                                  "the scale of a router must be finite and not 0, but is ", router.scale_factor(),
+                                  '.');
   }
 };
 

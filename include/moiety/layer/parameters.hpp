@@ -35,11 +35,11 @@
 namespace moiety::inline MOIETY_ABI {
 
 struct parameter {
-  std::string name;                     // unique in its layer
-  std::vector<std::int64_t> shape;      // of the whole logical tensor
-  std::int64_t first = 0, count = 0;    // this rank's slice of the first axis
-  std::int64_t fan_in = 0;              // inputs of one output
-  std::string_view type;                // "float", "bf16", …
+  std::string name;                   // unique in its layer
+  std::vector<std::int64_t> shape;    // of the whole logical tensor
+  std::int64_t first = 0, count = 0;  // this rank's slice of the first axis
+  std::int64_t fan_in = 0;            // inputs of one output
+  std::string_view type;              // "float", "bf16", …
 
   /// This rank's elements.
   std::size_t size() const {
@@ -66,8 +66,12 @@ template <class Spec, class RouterType, class ExpertType> class parameter_set {
     if (index == 0)
       return {"router.weight", {spec::experts, spec::hidden}, 0, spec::experts, spec::hidden, router_type};
     if (index <= inputs)
-      return {"experts." + std::string(mlp_type::input_names[index - 1]), {spec::experts, spec::ffn, spec::hidden}, 0,
-              spec::experts, spec::hidden, expert_type};
+      return {"experts." + std::string(mlp_type::input_names[index - 1]),
+              {spec::experts, spec::ffn, spec::hidden},
+              0,
+              spec::experts,
+              spec::hidden,
+              expert_type};
     return {"experts.down", {spec::experts, spec::hidden, spec::ffn}, 0, spec::experts, spec::ffn, expert_type};
   }
 

@@ -57,7 +57,10 @@ template <class Spec> struct layer_record {
 
   layer_record() = default;
 
-  template <scalar T> explicit layer_record(layer_tape<Spec, T> const& tape) : statistics(tape.unit(0)) {
+  template <scalar T> explicit layer_record(layer_tape<Spec, T> const& tape) {
+    detail::require<state_error>(tape.state() != tape_state::moved_from,
+                                 "a record was asked of a tape that was moved from.");
+    statistics = routing_statistics(tape.unit(0));
     tokens = tape.routing().count_states();
     tape.options().losses.for_each([&]<class Loss>(Loss const& loss) {
       bool const by_sequence = std::same_as<typename Loss::unit, over::sequence>;

@@ -80,8 +80,7 @@ template <class Spec> class loss_report {
     std::int64_t largest = 0, all = 0;
     std::vector<std::int64_t> const loads = counts(layer);
     for (std::int64_t const load : loads) largest = std::max(largest, load), all += load;
-    return all == 0 ? 0
-                    : static_cast<double>(largest) * static_cast<double>(loads.size()) / static_cast<double>(all);
+    return all == 0 ? 0 : static_cast<double>(largest) * static_cast<double>(loads.size()) / static_cast<double>(all);
   }
 
   friend std::ostream& operator<<(std::ostream& out, loss_report const& report) {

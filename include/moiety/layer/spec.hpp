@@ -36,9 +36,31 @@ template <dims Size> struct layer_spec {
 };
 
 /// Another spec with sizes of its own.
-template <class Spec, dims Size> struct resized : Spec {
-  static constexpr dims size = Size;
+template <class Spec, dims Size> struct resized : Spec { static constexpr dims size = Size; };
+
+namespace detail {
+// Names that a spec does not have, but a hand may write.
+template <class Spec>
+concept names_loss = requires {
+  typename Spec::loss;
 };
+template <class Spec>
+concept names_expert = requires {
+  typename Spec::expert;
+};
+template <class Spec>
+concept names_routers = requires {
+  typename Spec::routers;
+};
+template <class Spec>
+concept names_backend = requires {
+  typename Spec::backend;
+};
+template <class Spec>
+concept names_element = requires {
+  typename Spec::element;
+};
+}  // namespace detail
 
 template <class Spec> class spec_of {
   using any_router = router<softmax, top_k<1>>;
@@ -47,12 +69,12 @@ template <class Spec> class spec_of {
   using spec_losses = typename Spec::losses;
 
   static consteval bool check() {
-    static_assert(!requires { typename Spec::loss; }, "a spec names its losses 'losses', not 'loss'.");
-    static_assert(!requires { typename Spec::expert; }, "a spec names its experts 'experts', not 'expert'.");
-    static_assert(!requires { typename Spec::routers; }, "a spec names its router 'router', not 'routers'.");
-    static_assert(!requires { typename Spec::backend; },
+    static_assert(!detail::names_loss<Spec>, "a spec names its losses 'losses', not 'loss'.");
+    static_assert(!detail::names_expert<Spec>, "a spec names its experts 'experts', not 'expert'.");
+    static_assert(!detail::names_routers<Spec>, "a spec names its router 'router', not 'routers'.");
+    static_assert(!detail::names_backend<Spec>,
                   "a spec says what a layer computes: 'backend' belongs in a deployment.");
-    static_assert(!requires { typename Spec::element; },
+    static_assert(!detail::names_element<Spec>,
                   "a spec says what a layer computes: 'element' belongs in a deployment.");
     static_assert(is_router<spec_router>,
                   "'using router' in a spec must name a mo::router<score rule, mo::top_k<K>, ...>.");

@@ -38,9 +38,16 @@ template <class Spec, scalar T> class layer_tape {
     tape_plan<Spec, T> const plan(of, with_pre_activation);
     block_ = buffer(plan.block.bytes(), memory);
     logits_ = {detail::at<S>(block_, plan.logits), of.count, spec::experts};
-    routing_ = {of.count, spec::experts, spec::slots, detail::at<std::int32_t>(block_, plan.ids),
-                detail::at<S>(block_, plan.weights), detail::at<token_state>(block_, plan.states)};
-    permutation_ = {of.count, spec::experts, spec::slots, detail::at<std::int64_t>(block_, plan.starts),
+    routing_ = {of.count,
+                spec::experts,
+                spec::slots,
+                detail::at<std::int32_t>(block_, plan.ids),
+                detail::at<S>(block_, plan.weights),
+                detail::at<token_state>(block_, plan.states)};
+    permutation_ = {of.count,
+                    spec::experts,
+                    spec::slots,
+                    detail::at<std::int64_t>(block_, plan.starts),
                     detail::at<std::int32_t>(block_, plan.source_tokens),
                     detail::at<std::int32_t>(block_, plan.positions)};
     routed_tokens_ = detail::at<std::int32_t>(block_, plan.routed_tokens);

@@ -37,8 +37,8 @@ struct global_batch {
 }  // namespace over
 
 template <class O>
-concept loss_unit = std::same_as<O, over::sequence> || std::same_as<O, over::micro_batch> ||
-                    std::same_as<O, over::global_batch>;
+concept loss_unit =
+    std::same_as<O, over::sequence> || std::same_as<O, over::micro_batch> || std::same_as<O, over::global_batch>;
 
 template <class L>
 concept loss = requires(L const l, statistics_view const unit, span_row<float> row, span_row<float> const logits) {
@@ -63,9 +63,7 @@ void add_loss_gradient(Context& ctx, Loss const& loss, statistics_view const& un
   routing<S> const routes = router.forward(ctx, logits, non_finite::sanitise);
   kernels::route_backward(
       ctx.engine(), router, logits, routes.view(), static_cast<S const*>(nullptr),
-      [&](std::int64_t, span_row<S> z, span_row<S> dp, span_row<S> dz) {
-        loss.token_gradient(unit, S{1}, z, dp, dz);
-      },
+      [&](std::int64_t, span_row<S> z, span_row<S> dp, span_row<S> dz) { loss.token_gradient(unit, S{1}, z, dp, dz); },
       dlogits, true);
 }
 

@@ -27,7 +27,6 @@ template <class Spec> class loss_ledger {
   }
 
   template <scalar T> void record(std::int64_t layer, layer_tape<Spec, T> const& tape) {
-    detail::require<state_error>(tape.state() != tape_state::moved_from, "a ledger was given a tape that was moved from.");
     record(layer, layer_record<Spec>(tape));
   }
 

@@ -33,8 +33,7 @@ template <class T> using is_selection = std::bool_constant<selection<T>>;
 template <class T> using is_weight_rule = std::bool_constant<weight_rule<T>>;
 template <class T> using is_scale_role = std::bool_constant<is_scale<T>>;
 
-template <class T>
-inline constexpr bool fits_a_role = score_rule<T> || selection<T> || weight_rule<T> || is_scale<T>;
+template <class T> inline constexpr bool fits_a_role = score_rule<T> || selection<T> || weight_rule<T> || is_scale<T>;
 
 template <template <class> class Role, class... Roles>
 inline constexpr int count_role = (0 + ... + (Role<Roles>::value ? 1 : 0));
@@ -65,16 +64,12 @@ template <class... Roles> class router {
   using scale_type = typename detail::find_if<detail::is_scale_role, scale<>, Roles...>::type;
   static constexpr int slots = selection_type::count;
 
-  static_assert(slots != 1 || !(std::is_same_v<weight_type, renormalised> ||
-                                std::is_same_v<weight_type, softmax_of_selected>),
+  static_assert(slots != 1 ||
+                    !(std::is_same_v<weight_type, renormalised> || std::is_same_v<weight_type, softmax_of_selected>),
                 "mo::top_k<1> with renormalised weights gives the router no gradient: use the scores as they are.");
 
   constexpr router() noexcept = default;
-  template <class... Some>
-    requires(sizeof...(Some) > 0 && ((detail::count_of<Some, Roles...> == 1) && ...))
-  constexpr explicit(false) router(Some... some) {
-    (assign(some), ...);
-  }
+  template <detail::one_of<Roles...>... Some> constexpr router(Some... some) { (assign(some), ...); }
 
   /// The routing of a batch of logits [T × E], in the context's sum type.
   template <class Context>
@@ -89,8 +84,8 @@ template <class... Roles> class router {
   float scale_factor() const { return scale_.factor; }
 
   /// One token: its ids and weights. `scores` is scratch of E values, `weights` has k.
-  template <score_row Row> MOIETY_HD void forward_row(Row const& logits, Row scores, Row weights,
-                                                      std::int32_t* ids) const {
+  template <score_row Row>
+  MOIETY_HD void forward_row(Row const& logits, Row scores, Row weights, std::int32_t* ids) const {
     copy(logits, scores);
     score_.forward(scores);
     selection_.forward(scores, [&](int slot, int expert) {

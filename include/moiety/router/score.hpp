@@ -25,7 +25,7 @@ concept score_rule = requires(R const rule, span_row<float> row, span_row<float>
 
 template <score_rule R> inline constexpr bool rows_are_probabilities = false;
 template <score_rule R>
-  requires requires { R::rows_are_probabilities; }
+requires requires { R::rows_are_probabilities; }
 inline constexpr bool rows_are_probabilities<R> = R::rows_are_probabilities;
 
 struct softmax {

@@ -28,6 +28,12 @@ namespace detail {
 
 inline constexpr std::int64_t tokens_per_task = 64;
 
+/// Makes `least` at most `value`.
+inline void lower(std::atomic<std::int64_t>& least, std::int64_t value) {
+  std::int64_t seen = least.load();
+  while (value < seen && !least.compare_exchange_weak(seen, value)) continue;
+}
+
 /// What is left of a row once NaN counts as −∞ and +∞ as the largest finite number.
 template <class S> token_state sanitise(span_row<S> row) {
   constexpr S infinity = std::numeric_limits<S>::infinity(), largest = std::numeric_limits<S>::max();
@@ -63,7 +69,7 @@ void route(host_engine& engine, Router const& router, matrix_view<S const> logit
       std::copy_n(logits.row(t), experts, row.data());
       token_state state = about.masked(t) ? token_state::masked : detail::sanitise(row);
       if (policy == non_finite::reject && (state == token_state::sanitised || state == token_state::unroutable))
-        for (std::int64_t seen = rejected.load(); t < seen && !rejected.compare_exchange_weak(seen, t);) {}
+        detail::lower(rejected, t);
       out.states[t] = state;
       if (out.dispatched(t)) {
         router.forward_row(row, scores, weights, ids);
@@ -92,7 +98,8 @@ void accumulate(host_engine& engine, Router const& router, matrix_view<S const> 
       std::copy_n(logits.row(t), experts, row.data());
       router.probability_row(row);
       for (std::int64_t e = 0; e < experts; ++e) local.experts[static_cast<std::size_t>(e)].probability.add(row[e]);
-      for (std::int64_t j = 0; j < routing.slots; ++j) ++local.experts[static_cast<std::size_t>(routing.expert(t, j))].count;
+      for (std::int64_t j = 0; j < routing.slots; ++j)
+        ++local.experts[static_cast<std::size_t>(routing.expert(t, j))].count;
       std::copy_n(logits.row(t), experts, row.data());
       double const lse = detail::log_sum_exp(row);
       part.lse_squared.add(lse * lse);
@@ -121,9 +128,10 @@ void route_backward(host_engine& engine, Router const& router, matrix_view<S con
   std::int64_t const experts = logits.cols(), slots = routing.slots;
   engine.for_blocks(logits.rows(), detail::tokens_per_task, [&](std::int64_t begin, std::int64_t end, int worker) {
     scratch_memory scratch(engine.scratch(worker));
-    span_row<S> const row = scratch.row<S>(experts), scores = scratch.row<S>(experts), normalised = scratch.row<S>(experts),
-                      dprobabilities = scratch.row<S>(experts), gradient = scratch.row<S>(experts),
-                      dweight = scratch.row<S>(slots), inputs = scratch.row<S>(slots), weights = scratch.row<S>(slots);
+    span_row<S> const row = scratch.row<S>(experts), scores = scratch.row<S>(experts),
+                      normalised = scratch.row<S>(experts), dprobabilities = scratch.row<S>(experts),
+                      gradient = scratch.row<S>(experts), dweight = scratch.row<S>(slots),
+                      inputs = scratch.row<S>(slots), weights = scratch.row<S>(slots);
     for (std::int64_t t = begin; t < end; ++t) {
       auto const zero = [](S) { return S{0}; };
       gradient.map(zero);
