@@ -20,12 +20,22 @@
 
 #include <moiety/core/config.hpp>
 #include <moiety/core/math.hpp>
+#include <moiety/core/numbers.hpp>
 
 #include <concepts>
 #include <cstdint>
-#include <limits>
 
 namespace moiety::inline MOIETY_ABI {
+
+namespace detail {
+
+/// Functions that a row is asked to take.
+struct row_function {
+  template <class V> MOIETY_HD V operator()(V v) const { return v; }
+  template <class V, class Other> MOIETY_HD V operator()(V v, Other) const { return v; }
+};
+
+}  // namespace detail
 
 template <class R>
 concept score_row = requires(R row, R const& other, int i) {
@@ -35,10 +45,10 @@ concept score_row = requires(R row, R const& other, int i) {
   { other.sum() } -> std::same_as<typename R::value_type>;
   { other.argmax() } -> std::convertible_to<int>;
   row.remove(i);
-  row.map([](auto v) { return v; });
-  row.map(other, [](auto v, auto) { return v; });
-  row.map_indexed([](auto v, int) { return v; });
-  other.sum([](auto v) { return v; });
+  row.map(detail::row_function{});
+  row.map(other, detail::row_function{});
+  row.map_indexed(detail::row_function{});
+  { other.sum(detail::row_function{}) } -> std::same_as<typename R::value_type>;
   { other.dot(other) } -> std::same_as<typename R::value_type>;
 };
 
@@ -47,55 +57,55 @@ template <std::floating_point S> class span_row {
   using value_type = S;
   static constexpr int lanes = 32;
 
-  span_row(S* data, std::int64_t size) : data_(data), size_(static_cast<int>(size)) {}
+  MOIETY_HD span_row(S* data, std::int64_t size) : data_(data), size_(static_cast<int>(size)) {}
 
-  int size() const { return size_; }
-  S* data() const { return data_; }
-  S& operator[](std::int64_t i) const { return data_[i]; }
+  MOIETY_HD int size() const { return size_; }
+  MOIETY_HD S* data() const { return data_; }
+  MOIETY_HD S& operator[](std::int64_t i) const { return data_[i]; }
 
-  S max() const {
+  MOIETY_HD S max() const {
     S largest = data_[0];
     for (int i = 1; i < size_; ++i) largest = data_[i] > largest ? data_[i] : largest;
     return largest;
   }
 
-  S sum() const {
+  MOIETY_HD S sum() const {
     return folded([this](S total, int i) { return total + data_[i]; });
   }
 
-  template <class F> S sum(F const& f) const {
+  template <class F> MOIETY_HD S sum(F const& f) const {
     return folded([&](S total, int i) { return total + static_cast<S>(f(data_[i])); });
   }
 
-  int argmax() const {
+  MOIETY_HD int argmax() const {
     int best = -1;
-    S largest = -std::numeric_limits<S>::infinity();
+    S largest = -detail::infinity<S>;
     for (int i = 0; i < size_; ++i)
       if (data_[i] > largest || (best < 0 && data_[i] == largest)) best = i, largest = data_[i];
     return best;
   }
 
-  void remove(int i) const { data_[i] = std::numeric_limits<S>::quiet_NaN(); }
+  MOIETY_HD void remove(int i) const { data_[i] = detail::not_a_number<S>; }
 
-  template <class F> void map(F const& f) const {
+  template <class F> MOIETY_HD void map(F const& f) const {
     for (int i = 0; i < size_; ++i) data_[i] = static_cast<S>(f(data_[i]));
   }
 
-  template <class F> void map(span_row const& other, F const& f) const {
+  template <class F> MOIETY_HD void map(span_row const& other, F const& f) const {
     for (int i = 0; i < size_; ++i) data_[i] = static_cast<S>(f(data_[i], other.data_[i]));
   }
 
-  template <class F> void map_indexed(F const& f) const {
+  template <class F> MOIETY_HD void map_indexed(F const& f) const {
     for (int i = 0; i < size_; ++i) data_[i] = static_cast<S>(f(data_[i], i));
   }
 
-  S dot(span_row const& other) const {
+  MOIETY_HD S dot(span_row const& other) const {
     return folded([&](S total, int i) { return fma(data_[i], other.data_[i], total); });
   }
 
  private:
   /// The value of add over all indices, in the order that the head of this file states.
-  template <class Add> S folded(Add const& add) const {
+  template <class Add> MOIETY_HD S folded(Add const& add) const {
     S lane[lanes] = {};
     int const whole = size_ / lanes * lanes;
     for (int i = 0; i < whole; i += lanes)

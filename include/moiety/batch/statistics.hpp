@@ -35,8 +35,8 @@ struct statistics_view {
   unit_statistics* unit = nullptr;
   std::span<expert_statistics> experts{};
 
-  std::int64_t tokens() const { return unit->tokens; }
-  std::int64_t slots() const { return unit->slots; }
+  MOIETY_HD std::int64_t tokens() const { return unit->tokens; }
+  MOIETY_HD std::int64_t slots() const { return unit->slots; }
 
   void add(statistics_view const& other) const {
     unit->tokens += other.unit->tokens;

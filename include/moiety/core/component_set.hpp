@@ -18,8 +18,7 @@ template <class T, class... Ts> inline constexpr int count_of = (0 + ... + (std:
 
 /// T is exactly one of Ts.
 template <class T, class... Ts>
-concept one_of = count_of<T, Ts...>
-== 1;
+concept one_of = 1 == count_of<T, Ts...>;
 
 /// The first of Ts for which Predicate<T>::value holds, else Fallback.
 template <template <class> class Predicate, class Fallback, class... Ts> struct find_if { using type = Fallback; };

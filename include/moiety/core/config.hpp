@@ -22,6 +22,14 @@
 #define MOIETY_HD
 #endif
 
+// Asks for a loop to be written out. The front end of nvcc does not know the request, and needs none on the host.
+#define MOIETY_PRAGMA(text) _Pragma(#text)
+#if defined(__CUDACC__)
+#define MOIETY_UNROLL(times)
+#else
+#define MOIETY_UNROLL(times) MOIETY_PRAGMA(GCC unroll times)
+#endif
+
 // Bytes of the widest vector register that the build may use.
 #if defined(__AVX512F__)
 #define MOIETY_VECTOR_BYTES 64

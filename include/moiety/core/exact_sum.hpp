@@ -7,9 +7,9 @@
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/core/numbers.hpp>
 
 #include <cstdint>
-#include <limits>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -40,7 +40,7 @@ class exact_sum {
 
   /// The sum as a double, to within one unit in the last place; NaN if a term was counted and not added.
   MOIETY_HD constexpr double value() const {
-    if (non_finite_ != 0) return std::numeric_limits<double>::quiet_NaN();
+    if (non_finite_ != 0) return detail::not_a_number<double>;
     if (whole_ >= 0) return static_cast<double>(whole_) + static_cast<double>(fraction_) * 0x1p-64;
     // Negate, so that both parts have one sign and the larger carries the leading bits.
     return -(static_cast<double>(negated_whole(whole_, fraction_)) + static_cast<double>(negated(fraction_)) * 0x1p-64);

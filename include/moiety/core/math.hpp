@@ -9,13 +9,12 @@
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/core/numbers.hpp>
 
-#include <bit>
 #include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <utility>
 
 namespace moiety::inline MOIETY_ABI {
@@ -82,26 +81,25 @@ template <std::floating_point S> MOIETY_HD inline S exp(S v) {
   S const r = fma(n, -constants::ln2_low, fma(n, -constants::ln2_high, x));
   S power = detail::horner(taylor, r, std::make_index_sequence<constants::degree>{});
   // 2^n in two factors, so that results below the normal range and above the largest come out by rounding.
-  bits const integer = std::bit_cast<bits>(shifted) - std::bit_cast<bits>(constants::to_integer);
+  bits const integer = detail::bit_cast<bits>(shifted) - detail::bit_cast<bits>(constants::to_integer);
   bits const biased = integer + bits{2} * constants::bias, half = biased / 2;
-  S const scale = std::bit_cast<S>(static_cast<bits>(half << constants::mantissa));
-  S const rest = std::bit_cast<S>(static_cast<bits>((biased - half) << constants::mantissa));
+  S const scale = detail::bit_cast<S>(static_cast<bits>(half << constants::mantissa));
+  S const rest = detail::bit_cast<S>(static_cast<bits>((biased - half) << constants::mantissa));
   return power * scale * rest;
 }
 
 template <std::floating_point S> MOIETY_HD inline S log(S v) {
   if constexpr (std::same_as<S, float>) return static_cast<float>(moiety::log(static_cast<double>(v)));
-  constexpr double infinity = std::numeric_limits<double>::infinity();
   double x = v;
-  if (!(x > 0)) return static_cast<S>(x == 0 ? -infinity : std::numeric_limits<double>::quiet_NaN());
-  if (x == infinity) return static_cast<S>(x);
+  if (!(x > 0)) return static_cast<S>(x == 0 ? -detail::infinity<double> : detail::not_a_number<double>);
+  if (x == detail::infinity<double>) return static_cast<S>(x);
   std::int64_t exponent = 0;
   if (x < 0x1p-1022) x *= 0x1p54, exponent = -54;
-  std::uint64_t const bits = std::bit_cast<std::uint64_t>(x), mantissa = bits & 0xfffffffffffffu;
+  std::uint64_t const bits = detail::bit_cast<std::uint64_t>(x), mantissa = bits & 0xfffffffffffffu;
   constexpr std::uint64_t root_of_two = 0x6a09e667f3bcdu;
   bool const upper = mantissa > root_of_two;
   exponent += static_cast<std::int64_t>(bits >> 52) - (upper ? 1022 : 1023);
-  double const m = std::bit_cast<double>(mantissa | (upper ? 0x3fe0000000000000u : 0x3ff0000000000000u));
+  double const m = detail::bit_cast<double>(mantissa | (upper ? 0x3fe0000000000000u : 0x3ff0000000000000u));
   double const s = (m - 1) / (m + 1), square = s * s;
   double series = 1.0 / 25;
   for (int odd = 23; odd >= 3; odd -= 2) series = fma(series, square, 1.0 / odd);

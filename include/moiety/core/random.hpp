@@ -11,7 +11,6 @@
 #include <moiety/core/config.hpp>
 #include <moiety/core/math.hpp>
 
-#include <array>
 #include <concepts>
 #include <cstdint>
 #include <string_view>
@@ -32,7 +31,11 @@ struct first_row {
   MOIETY_HD constexpr explicit first_row(Integer v) : value(static_cast<std::int64_t>(v)) {}
 };
 
-using philox_block = std::array<std::uint32_t, 4>;
+struct philox_block {
+  std::uint32_t word[4];
+  MOIETY_HD constexpr std::uint32_t operator[](std::uint64_t i) const { return word[i]; }
+  friend constexpr bool operator==(philox_block const&, philox_block const&) = default;
+};
 
 MOIETY_HD constexpr philox_block philox4x32(philox_block counter, std::uint32_t key0, std::uint32_t key1) {
   constexpr std::uint64_t multiplier0 = 0xD2511F53u, multiplier1 = 0xCD9E8D57u;

@@ -115,27 +115,29 @@ void micro_kernel(std::int64_t depth, S const* narrow, [[maybe_unused]] std::int
   constexpr int rows = blocking<S>::narrow, lanes = simd::lanes<S>;
   constexpr std::size_t high = rows, across = Vectors;  // as array extents
   simd::vec<S> sum[high][across];
-#pragma GCC unroll 8
-  for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 3
+  MOIETY_UNROLL(8)
+  for (int i = 0; i < rows; ++i) {
+    MOIETY_UNROLL(3)
     for (int j = 0; j < Vectors; ++j) sum[i][j] = resume ? simd::load(c + i * c_stride + j * lanes) : simd::zero<S>();
+  }
   for (std::int64_t k = 0; k < depth; ++k) {
     simd::vec<S> right[across];
-#pragma GCC unroll 3
+    MOIETY_UNROLL(3)
     for (int j = 0; j < Vectors; ++j) right[j] = simd::load(wide + j * lanes);
-#pragma GCC unroll 8
+    MOIETY_UNROLL(8)
     for (int i = 0; i < rows; ++i) {
       simd::vec<S> const left = simd::broadcast(Packed ? narrow[i] : narrow[i * stride]);
-#pragma GCC unroll 3
+      MOIETY_UNROLL(3)
       for (int j = 0; j < Vectors; ++j) sum[i][j] = simd::fma(left, right[j], sum[i][j]);
     }
     wide += Vectors * lanes;
     narrow += Packed ? rows : 1;
   }
-#pragma GCC unroll 8
-  for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 3
+  MOIETY_UNROLL(8)
+  for (int i = 0; i < rows; ++i) {
+    MOIETY_UNROLL(3)
     for (int j = 0; j < Vectors; ++j) simd::store(c + i * c_stride + j * lanes, sum[i][j]);
+  }
 }
 
 template <class S, bool Packed>

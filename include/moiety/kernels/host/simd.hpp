@@ -153,16 +153,13 @@ namespace detail {
 // One step of the transposition: exchanges the blocks of size Half off the diagonal of each block of size 2 * Half.
 template <int Half, class V, std::size_t... Lane>
 [[gnu::always_inline]] inline void exchange(V& upper, V& lower, std::index_sequence<Lane...>) {
-  constexpr int n = static_cast<int>(sizeof...(Lane));
   V const a = upper, b = lower;
-  upper = __builtin_shufflevector(a, b,
-                                  ((Lane & Half) == 0 ? static_cast<int>(Lane) : n + static_cast<int>(Lane) - Half)...);
-  lower = __builtin_shufflevector(a, b,
-                                  ((Lane & Half) == 0 ? static_cast<int>(Lane) + Half : n + static_cast<int>(Lane))...);
+  upper = V{((Lane & Half) == 0 ? a[Lane] : b[Lane ^ Half])...};
+  lower = V{((Lane & Half) == 0 ? a[Lane ^ Half] : b[Lane])...};
 }
 
 template <class S, int Half> [[gnu::always_inline]] inline void exchange_blocks(square<S>& rows) {
-#pragma GCC unroll 16
+  MOIETY_UNROLL(16)
   for (int i = 0; i < lanes<S>; ++i)
     if ((i & Half) == 0)
       exchange<Half>(rows[i], rows[i + Half], std::make_index_sequence<static_cast<std::size_t>(lanes<S>)>());
@@ -172,9 +169,10 @@ template <class S, int Half> [[gnu::always_inline]] inline void exchange_blocks(
 
 /// Transposes a square of lanes x lanes in registers.
 template <class S> [[gnu::always_inline]] inline void transpose(square<S>& rows) {
-  if constexpr (lanes < S >> 8) detail::exchange_blocks<S, 8>(rows);
-  if constexpr (lanes < S >> 4) detail::exchange_blocks<S, 4>(rows);
-  if constexpr (lanes < S >> 2) detail::exchange_blocks<S, 2>(rows);
+  constexpr int size = lanes<S>;
+  if constexpr (size > 8) detail::exchange_blocks<S, 8>(rows);
+  if constexpr (size > 4) detail::exchange_blocks<S, 4>(rows);
+  if constexpr (size > 2) detail::exchange_blocks<S, 2>(rows);
   detail::exchange_blocks<S, 1>(rows);
 }
 
