@@ -31,14 +31,17 @@ template <int E> std::map<std::string, std::vector<float>> drawn(int seed, int t
 
 TEST_CASE("weights are normal with standard deviation 1/sqrt(fan in)") {
   auto const all = drawn<16>(3);
-  for (auto const& [name, fan_in] :
-       {std::pair{"router.weight", 96.0}, {"experts.gate", 96.0}, {"experts.up", 96.0}, {"experts.down", 48.0}}) {
-    CAPTURE(name);
+  struct of {
+    char const* name;
+    double fan_in;
+  };
+  for (of const p : {of{"router.weight", 96}, {"experts.gate", 96}, {"experts.up", 96}, {"experts.down", 48}}) {
+    CAPTURE(p.name);
     double sum = 0, square = 0;
-    for (float const v : all.at(name)) sum += v, square += static_cast<double>(v) * v;
-    auto const n = static_cast<double>(all.at(name).size());
+    for (float const v : all.at(p.name)) sum += v, square += static_cast<double>(v) * v;
+    auto const n = static_cast<double>(all.at(p.name).size());
     double const deviation = std::sqrt(square / n);
-    CHECK(deviation * std::sqrt(fan_in) == doctest::Approx(1).epsilon(6 / std::sqrt(n)));
+    CHECK(deviation * std::sqrt(p.fan_in) == doctest::Approx(1).epsilon(6 / std::sqrt(n)));
     CHECK(std::abs(sum / n) < 5 * deviation / std::sqrt(n));
   }
 }

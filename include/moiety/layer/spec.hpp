@@ -93,7 +93,7 @@ template <class Spec> class spec_of {
  public:
   using router_type = std::conditional_t<is_router<spec_router>, spec_router, any_router>;
   using experts_type = std::conditional_t<expert_mlp<spec_experts>, spec_experts, gated_mlp<silu>>;
-  using losses_type = std::conditional_t<is_losses<spec_losses>, spec_losses, losses<>>;
+  using losses_type = std::conditional_t<detail::sound_losses<spec_losses>, spec_losses, losses<>>;
 
   static constexpr std::int64_t hidden = Spec::size.hidden;
   static constexpr std::int64_t ffn = Spec::size.ffn;

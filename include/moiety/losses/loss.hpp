@@ -90,6 +90,13 @@ template <class... Losses> class losses : public component_set<Losses...> {
 template <class T> inline constexpr bool is_losses = false;
 template <class... Losses> inline constexpr bool is_losses<losses<Losses...>> = true;
 
+namespace detail {
+/// Losses that can be asked what they are. The size is asked so that mo::losses makes its own complaint.
+template <class T> inline constexpr bool sound_losses = false;
+template <class... Losses>
+inline constexpr bool sound_losses<losses<Losses...>> = sizeof(losses<Losses...>) > 0 && (loss<Losses> && ...);
+}  // namespace detail
+
 /// The statistics of a batch of logits [T × E] and its routing, as one unit.
 template <class Context, class Router>
 routing_statistics statistics(Context& ctx, matrix_view<typename Context::sum const> logits, Router const& router,

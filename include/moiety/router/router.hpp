@@ -41,6 +41,14 @@ inline constexpr int count_role = (0 + ... + (Role<Roles>::value ? 1 : 0));
 }  // namespace detail
 
 template <class... Roles> class router {
+ public:
+  using score_type = typename detail::find_if<detail::is_score_rule, softmax, Roles...>::type;
+  using selection_type = typename detail::find_if<detail::is_selection, top_k<2>, Roles...>::type;
+  using weight_type = typename detail::find_if<detail::is_weight_rule, as_scored, Roles...>::type;
+  using scale_type = typename detail::find_if<detail::is_scale_role, scale<>, Roles...>::type;
+  static constexpr int slots = selection_type::count;
+
+ private:
   static consteval bool check() {
     static_assert((detail::fits_a_role<Roles> && ...),
                   "mo::router was given a type that is no score rule, selection, weight rule or scale.");
@@ -52,22 +60,15 @@ template <class... Roles> class router {
       static_assert(detail::count_role<detail::is_weight_rule, Roles...> <= 1,
                     "mo::router takes at most one weight rule.");
       static_assert(detail::count_role<detail::is_scale_role, Roles...> <= 1, "mo::router takes at most one scale.");
+      static_assert(slots != 1 || !(std::is_same_v<weight_type, renormalised> ||
+                                    std::is_same_v<weight_type, softmax_of_selected>),
+                    "mo::top_k<1> with renormalised weights gives the router no gradient: use the scores as they are.");
     }
     return true;
   }
   static_assert(check());
 
  public:
-  using score_type = typename detail::find_if<detail::is_score_rule, softmax, Roles...>::type;
-  using selection_type = typename detail::find_if<detail::is_selection, top_k<2>, Roles...>::type;
-  using weight_type = typename detail::find_if<detail::is_weight_rule, as_scored, Roles...>::type;
-  using scale_type = typename detail::find_if<detail::is_scale_role, scale<>, Roles...>::type;
-  static constexpr int slots = selection_type::count;
-
-  static_assert(slots != 1 ||
-                    !(std::is_same_v<weight_type, renormalised> || std::is_same_v<weight_type, softmax_of_selected>),
-                "mo::top_k<1> with renormalised weights gives the router no gradient: use the scores as they are.");
-
   constexpr router() noexcept = default;
   template <detail::one_of<Roles...>... Some> constexpr router(Some... some) { (assign(some), ...); }
 
