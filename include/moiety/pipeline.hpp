@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything about pipelines: schedules as data that the compiler can check, and how a model is cut into stages.
+#pragma once
+
+#include <moiety/schedule/action.hpp>
+#include <moiety/schedule/analysis.hpp>
+#include <moiety/schedule/costs.hpp>
+#include <moiety/schedule/order.hpp>
+#include <moiety/schedule/orders/dual_pipe.hpp>
+#include <moiety/schedule/orders/gpipe.hpp>
+#include <moiety/schedule/orders/interleaved_1f1b.hpp>
+#include <moiety/schedule/orders/interleaved_zb1p.hpp>
+#include <moiety/schedule/orders/looped_bfs.hpp>
+#include <moiety/schedule/orders/one_f_one_b.hpp>
+#include <moiety/schedule/orders/zb_h.hpp>
+#include <moiety/schedule/orders/zb_v.hpp>
+#include <moiety/schedule/replay.hpp>
+#include <moiety/schedule/schedule.hpp>
+#include <moiety/schedule/shape.hpp>
+#include <moiety/schedule/verify.hpp>
