@@ -5,6 +5,7 @@
 #include <moiety/schedule/action.hpp>
 #include <moiety/schedule/analysis.hpp>
 #include <moiety/schedule/costs.hpp>
+#include <moiety/schedule/lower.hpp>
 #include <moiety/schedule/order.hpp>
 #include <moiety/schedule/orders/dual_pipe.hpp>
 #include <moiety/schedule/orders/gpipe.hpp>

@@ -4,8 +4,8 @@
 //
 // dual_pipe_v: rank r holds stages r (chunk 0: F0, B0) and 2p−1−r (chunk 1: F1, B1).
 //   rank r      2(p−1−r) × F0; (r+1) × (F0, F1); (p−1−r) × (I1, W, F1); (m−2p+r+1) × ((F0;B1), (F1;B0)), whose first
-//               pair is not joined on rank p−1; (p−1−r) × (B1, (F1;B0)); (r+1) × (B1, B0), where from step (r+1)/2 on,
-//               and for even r from the second half of that step on, a backward is I only; (p−1−r) × (W, I0); (r+1) × W.
+//               pair is not joined on rank p−1; (p−1−r) × (B1, (F1;B0)); (r+1) × (B1, B0), the last r+1 of them I only;
+//               (p−1−r) × (W, I0); (r+1) × W.
 //               W is the oldest weight gradient that is left, of either chunk.
 //   bubble      (p−1)(F&B + B − 3W) in units of a chunk at F = I = W; F&B is the time of a joined step
 //   memory      2p+1 chunks
@@ -60,9 +60,8 @@ class dual_chunks {
       backward(1);
       overlap(1, 0, true);
     }
-    int const deferred = rank + 1 + (rank % 2 == 0 ? 1 : 0);  // in half steps of the next phase
     for (int half = 0; half < 2 * (rank + 1); ++half) {
-      if (half < deferred)
+      if (half < rank + 1)
         backward(1 - half % 2);
       else
         input_gradient(1 - half % 2);
