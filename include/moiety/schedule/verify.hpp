@@ -82,30 +82,41 @@ struct seen_actions {
   }
 };
 
-/// The first flaw that one rank's list alone shows, else the first action that is nowhere, else none.
+/// What is wrong with an action whatever comes before it.
+constexpr flaw flaw_of_action(schedule_view const& plan, int r, action const* a) {
+  if (a->stage < 0 || a->stage >= plan.stages() || a->microbatch < 0 || a->microbatch >= plan.microbatches())
+    return flaw::outside;
+  if (plan.rank_of(a->stage, a->microbatch) != r) return flaw::wrong_rank;
+  if (!a->joined) return flaw::none;
+  bool const pair = a != plan.begin(r) && a[-1].type == computation::forward && !a[-1].joined;
+  return pair && a->type == computation::backward ? flaw::none : flaw::wrong_pair;
+}
+
+/// The first action that is wrong by itself, else the first that is out of order on its own rank, else the first that is
+/// nowhere, else none.
 constexpr verdict find_local_flaw(schedule_view const& plan) {
+  for (int r = 0; r < plan.ranks(); ++r)
+    for (action const* a = plan.begin(r); a != plan.end(r); ++a)
+      if (flaw const what = flaw_of_action(plan, r, a); what != flaw::none)
+        return {plan, what, r, a - plan.begin(r), *a};
+
   int const m = plan.microbatches();
   table<seen_actions> seen(std::int64_t{plan.stages()} * m);
-  for (int r = 0; r < plan.ranks(); ++r) {
+  for (int r = 0; r < plan.ranks(); ++r)
     for (action const* a = plan.begin(r); a != plan.end(r); ++a) {
-      auto const at = [&](flaw what) { return verdict{plan, what, r, a - plan.begin(r), *a}; };
-      if (a->stage < 0 || a->stage >= plan.stages() || a->microbatch < 0 || a->microbatch >= m)
-        return at(flaw::outside);
-      if (plan.rank_of(a->stage, a->microbatch) != r) return at(flaw::wrong_rank);
-      bool const pair = a != plan.begin(r) && a[-1].type == computation::forward && !a[-1].joined;
-      if (a->joined && !(pair && a->type == computation::backward)) return at(flaw::wrong_pair);
-      if (a->joined && a[-1].stage == a->stage && a[-1].microbatch == a->microbatch) return at(flaw::before_forward);
-      flaw const what = seen[std::int64_t{a->stage} * m + a->microbatch].add(a->type);
-      if (what != flaw::none) return at(what);
+      bool const own = a->joined && a[-1].stage == a->stage && a[-1].microbatch == a->microbatch;
+      flaw const what = own ? flaw::before_forward : seen[std::int64_t{a->stage} * m + a->microbatch].add(a->type);
+      if (what != flaw::none) return {plan, what, r, a - plan.begin(r), *a};
     }
-  }
+
   for (int s = 0; s < plan.stages(); ++s)
     for (int i = 0; i < m; ++i) {
       seen_actions const& has = seen[std::int64_t{s} * m + i];
       if (has.forward && has.input && has.weight) continue;
       int const r = plan.rank_of(s, i);
-      computation const type =
-          !has.forward ? computation::forward : (!has.input ? computation::backward : computation::weight_gradient);
+      computation const type = !has.forward ? computation::forward
+                               : !has.input ? computation::backward
+                                            : computation::weight_gradient;
       return {plan, flaw::missing, r, plan.end(r) - plan.begin(r), {s, i, type}};
     }
   return {plan};
