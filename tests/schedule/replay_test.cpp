@@ -47,6 +47,22 @@ TEST_CASE("a joined step starts when both inputs are there and gives both result
   CHECK(mo::replay(plan, mo::step_costs{.hidden = 1}).makespan() == 7);
 }
 
+TEST_CASE("a joined step waits for the later of its inputs") {
+  auto const plan = two_ranks({{0, 0, computation::forward},
+                               {0, 1, computation::forward},
+                               {0, 0, computation::backward, true},
+                               {0, 1, computation::backward}},
+                              {{1, 0, computation::forward},
+                               {1, 0, computation::backward},
+                               {1, 1, computation::forward},
+                               {1, 1, computation::backward}},
+                              2);
+  std::vector<std::int64_t> starts(8, -1);
+  CHECK(mo::replay(plan, mo::unit_costs, starts.data()).complete());
+  // 0F0 [0, 1), 1F0 [1, 2), 1B0 [2, 4), (0F1;0B0) [4, 7), 1F1 [7, 8), 1B1 [8, 10), 0B1 [10, 12)
+  CHECK(starts == std::vector<std::int64_t>{0, 4, 4, 10, 1, 2, 7, 8});
+}
+
 TEST_CASE("a replay stops at what cannot run") {
   auto const reversed = two_ranks({{0, 0, computation::backward}, {0, 0, computation::forward}},
                                   {{1, 0, computation::forward}, {1, 0, computation::backward}}, 1);

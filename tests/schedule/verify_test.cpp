@@ -125,6 +125,12 @@ TEST_CASE("one wrong action is named with its rank and position") {
   moved[0].erase(moved[0].begin() + 5);
   check(loop_of(moved, 8), flaw::wrong_rank, 1, 16, moved[1].back());
 
+  // everything could run, so only the place is wrong
+  auto const elsewhere =
+      lists{{{0, 0, computation::backward}},
+            {{0, 0, computation::forward}, {1, 0, computation::forward}, {1, 0, computation::backward}}};
+  check(loop_of(elsewhere, 1), flaw::wrong_rank, 1, 0, {0, 0, computation::forward});
+
   auto outside = correct();
   outside[0][0].microbatch = 8;
   check(loop_of(outside, 8), flaw::outside, 0, 0, {0, 8, computation::forward});
