@@ -4,6 +4,7 @@
 
 #include <moiety/schedule/action.hpp>
 #include <moiety/schedule/analysis.hpp>
+#include <moiety/schedule/block_costs.hpp>
 #include <moiety/schedule/costs.hpp>
 #include <moiety/schedule/lower.hpp>
 #include <moiety/schedule/order.hpp>
@@ -15,6 +16,7 @@
 #include <moiety/schedule/orders/one_f_one_b.hpp>
 #include <moiety/schedule/orders/zb_h.hpp>
 #include <moiety/schedule/orders/zb_v.hpp>
+#include <moiety/schedule/partition.hpp>
 #include <moiety/schedule/replay.hpp>
 #include <moiety/schedule/schedule.hpp>
 #include <moiety/schedule/shape.hpp>

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/schedule/partition.hpp>
+
+#include <moiety/core/random.hpp>
+#include <moiety/pipeline.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+using numbers = std::vector<std::int64_t>;
+
+/// Random numbers below `limit`, from a fixed seed.
+class dice {
+ public:
+  explicit dice(std::uint64_t stream) : stream_(stream) {}
+  std::int64_t operator()(std::int64_t limit) {
+    return static_cast<std::int64_t>(mo::random_word(mo::seed{17}, stream_, next_++)) % limit;
+  }
+  numbers several(std::int64_t count, std::int64_t limit) {
+    numbers all;
+    for (std::int64_t i = 0; i < count; ++i) all.push_back((*this)(limit));
+    return all;
+  }
+
+ private:
+  std::uint64_t stream_, next_ = 0;
+};
+
+template <class Split> std::vector<int> bounds_of(Split const& split) {
+  std::vector<int> bounds;
+  for (int s = 0; s <= split.stages(); ++s) bounds.push_back(split.first(s));
+  return bounds;
+}
+
+template <class Split> std::int64_t worst(Split const& split, numbers const& costs) {
+  std::int64_t most = 0;
+  for (int s = 0; s < split.stages(); ++s) most = std::max(most, mo::load_of(split, costs, s));
+  return most;
+}
+
+/// Calls f(bounds) for every split of n blocks into p stages that are not empty, in ascending order of the bounds.
+template <class F> void for_each_split(int n, int p, std::vector<int>& bounds, F const& f) {
+  if (static_cast<int>(bounds.size()) == p) {
+    bounds.push_back(n);
+    f(bounds);
+    bounds.pop_back();
+    return;
+  }
+  int const left = p - static_cast<int>(bounds.size());
+  for (int b = bounds.back() + 1; b <= n - left; ++b) {
+    bounds.push_back(b);
+    for_each_split(n, p, bounds, f);
+    bounds.pop_back();
+  }
+}
+
+std::int64_t sum(numbers const& values, int from, int to) {
+  std::int64_t total = 0;
+  for (int b = from; b < to; ++b) total += values[static_cast<std::size_t>(b)];
+  return total;
+}
+
+struct best_split {
+  std::int64_t most = -1;
+  std::vector<int> bounds;
+};
+
+/// By trying all. Stages without a block of positive cost count only if there are too few of these.
+best_split brute_force(numbers const& costs, int p, mo::stage_memory const* memory = nullptr) {
+  best_split best;
+  auto const positive = std::count_if(costs.begin(), costs.end(), [](std::int64_t c) { return c > 0; });
+  std::vector<int> bounds{0};
+  for_each_split(static_cast<int>(costs.size()), p, bounds, [&](std::vector<int> const& at) {
+    std::int64_t most = 0;
+    for (std::size_t s = 0; s + 1 < at.size(); ++s) {
+      std::int64_t const load = sum(costs, at[s], at[s + 1]);
+      if (load == 0 && positive >= p && memory == nullptr) return;
+      if (memory != nullptr) {
+        std::int64_t need = 0;
+        for (int b = at[s]; b < at[s + 1]; ++b)
+          need += memory->weights[static_cast<std::size_t>(b)] +
+                  memory->live[s] * memory->activations[static_cast<std::size_t>(b)];
+        if (need > memory->capacity) return;
+      }
+      most = std::max(most, load);
+    }
+    if (best.most < 0 || most < best.most) best = {most, at};
+  });
+  return best;
+}
+
+/// Stages filled until a threshold is passed: what a well-known framework does.
+std::vector<std::int64_t> threshold_greedy(numbers const& costs, int p) {
+  double const target = static_cast<double>(sum(costs, 0, static_cast<int>(costs.size()))) / p;
+  std::vector<std::int64_t> loads(static_cast<std::size_t>(p), 0);
+  std::size_t stage = 0;
+  double filled = 0;
+  for (std::int64_t const cost : costs) {
+    if (filled > target * static_cast<double>(stage + 1) && stage + 1 < loads.size()) ++stage;
+    loads[stage] += cost;
+    filled += static_cast<double>(cost);
+  }
+  return loads;
+}
+
+/// The split with the least difference between the costliest and the cheapest stage.
+best_split least_spread(numbers const& costs, int p) {
+  best_split best;
+  std::int64_t spread = std::numeric_limits<std::int64_t>::max();
+  std::vector<int> bounds{0};
+  for_each_split(static_cast<int>(costs.size()), p, bounds, [&](std::vector<int> const& at) {
+    std::int64_t most = 0, least = std::numeric_limits<std::int64_t>::max();
+    for (std::size_t s = 0; s + 1 < at.size(); ++s) {
+      most = std::max(most, sum(costs, at[s], at[s + 1]));
+      least = std::min(least, sum(costs, at[s], at[s + 1]));
+    }
+    if (most - least < spread) spread = most - least, best = {most, at};
+  });
+  return best;
+}
+
+}  // namespace
+
+TEST_CASE("optima and bounds that were found by trying all splits") {
+  struct {
+    numbers costs;
+    int stages;
+    std::int64_t most;
+    std::vector<int> bounds;
+  } const cases[] = {
+      {numbers(4, 1), 4, 1, {0, 1, 2, 3, 4}},
+      {numbers(8, 1), 4, 2, {0, 2, 4, 6, 8}},
+      {numbers(32, 1), 4, 8, {0, 8, 16, 24, 32}},
+      {numbers(7, 1), 3, 3, {0, 1, 4, 7}},
+      {{3, 3, 7, 1}, 3, 7, {0, 2, 3, 4}},
+      {{1, 1, 1, 9}, 4, 9, {0, 1, 2, 3, 4}},
+      {{9, 1, 1, 1}, 4, 9, {0, 1, 2, 3, 4}},
+      {{0, 2, 2, 2, 2, 2, 2, 2, 2, 0, 5}, 4, 6, {0, 3, 6, 9, 11}},
+      {numbers(30, 3), 10, 9, {0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30}},
+      {{1, 3, 1, 3, 1, 3, 1, 3}, 4, 4, {0, 2, 4, 6, 8}},
+      {{0, 4096, 4096, 0, 804432, 0, 0}, 2, 804432, {0, 3, 7}},
+  };
+  for (auto const& c : cases) {
+    auto const split = mo::split_layers(c.costs, c.stages);
+    CHECK(worst(split, c.costs) == c.most);
+    CHECK(bounds_of(split) == c.bounds);
+  }
+}
+
+TEST_CASE("every split is the optimum, with the smallest bounds, for random costs") {
+  dice roll(1);
+  for (int round = 0; round < 400; ++round) {
+    int const n = 1 + static_cast<int>(roll(14)), p = 1 + static_cast<int>(roll(std::min(n, 6)));
+    numbers const costs = roll.several(n, round % 3 == 0 ? 3 : 50);  // many zeros in every third
+    auto const split = mo::split_layers(costs, p);
+    best_split const best = brute_force(costs, p);
+    CAPTURE(n);
+    CAPTURE(p);
+    CHECK(worst(split, costs) == best.most);
+    CHECK(bounds_of(split) == best.bounds);
+  }
+}
+
+TEST_CASE("under a capacity the split is still the optimum, or is refused when there is none") {
+  dice roll(2);
+  int refused = 0, bound = 0;
+  for (int round = 0; round < 400; ++round) {
+    int const n = 2 + static_cast<int>(roll(11)), p = 1 + static_cast<int>(roll(std::min(n, 5)));
+    numbers costs = roll.several(n, 20);
+    for (auto& c : costs) ++c;
+    numbers const weights = roll.several(n, 30), activations = roll.several(n, 10);
+    numbers live;
+    for (int s = 0; s < p; ++s) live.push_back(p - s);
+    mo::stage_memory const memory{weights, activations, live, 20 + roll(120)};
+    best_split const best = brute_force(costs, p, &memory);
+    if (best.most < 0) {
+      ++refused;
+      CHECK_THROWS_WITH_AS(mo::split_layers(costs, p, memory), "no split respects the capacity of the stages.",
+                           mo::config_error);
+      continue;
+    }
+    auto const split = mo::split_layers(costs, p, memory);
+    CHECK(worst(split, costs) == best.most);
+    CHECK(bounds_of(split) == best.bounds);
+    bound += best.most > worst(mo::split_layers(costs, p), costs) ? 1 : 0;
+  }
+  CHECK(refused > 20);
+  CHECK(bound > 20);
+}
+
+TEST_CASE("early ranks hold more activations, so a capacity moves blocks to later ones") {
+  numbers const costs(8, 2), weights(8, 1), activations(8, 1), live{4, 3, 2, 1};
+  CHECK(bounds_of(mo::split_layers(costs, 4)) == std::vector<int>{0, 2, 4, 6, 8});
+  auto const split = mo::split_layers(costs, 4, {weights, activations, live, 8});
+  CHECK(bounds_of(split) == std::vector<int>{0, 1, 3, 5, 8});
+  CHECK(worst(split, costs) == 6);
+}
+
+TEST_CASE("filling up to a threshold leaves stages empty, and is never better") {
+  CHECK(threshold_greedy(numbers(4, 1), 4) == numbers{2, 1, 1, 0});
+  CHECK(threshold_greedy(numbers(8, 1), 4) == numbers{3, 2, 2, 1});
+  CHECK(threshold_greedy({1, 1, 1, 9}, 4) == numbers{12, 0, 0, 0});
+  dice roll(3);
+  int worse = 0;
+  for (int round = 0; round < 200; ++round) {
+    numbers const costs = roll.several(10, 20);
+    numbers const loads = threshold_greedy(costs, 4);
+    std::int64_t const greedy = *std::max_element(loads.begin(), loads.end());
+    std::int64_t const exact = worst(mo::split_layers(costs, 4), costs);
+    CHECK(exact <= greedy);
+    worse += greedy > exact ? 1 : 0;
+  }
+  CHECK(worse > 50);
+}
+
+TEST_CASE("the least spread between stages is another objective") {
+  numbers const costs{3, 3, 7, 1};
+  CHECK(least_spread(costs, 3).most == 8);
+  CHECK(worst(mo::split_layers(costs, 3), costs) == 7);
+}
+
+TEST_CASE("a factor changes nothing, and one stage more is never worse") {
+  dice roll(4);
+  for (int round = 0; round < 100; ++round) {
+    numbers const costs = roll.several(12, 30);
+    numbers scaled = costs;
+    for (auto& c : scaled) c *= 1000003;
+    std::int64_t before = std::numeric_limits<std::int64_t>::max();
+    for (int p = 1; p <= 12; ++p) {
+      auto const split = mo::split_layers(costs, p);
+      CHECK(split == mo::split_layers(scaled, p));
+      CHECK(worst(split, costs) <= before);
+      before = worst(split, costs);
+    }
+  }
+}
+
+TEST_CASE("a mixture of dense and MoE layers is split by what its layers cost") {
+  auto const attention = mo::attention_block{.hidden = 1024, .heads = 16}.cost();
+  auto const dense = attention + mo::mlp_block{.hidden = 1024, .ffn = 2816}.cost();
+  auto const routed = attention + mo::moe_block{.hidden = 1024, .ffn = 2816, .experts = 8, .active = 2}.cost();
+  auto const head = mo::head_block{.hidden = 1024, .vocabulary = 32000}.cost();
+  CHECK(dense.forward == 2 * 12845056);
+  CHECK(routed.forward == 2 * 21504000);
+  auto const optimum = [&](std::int64_t layer, int layers, int stages) {
+    numbers costs{0};
+    costs.insert(costs.end(), static_cast<std::size_t>(layers), layer);
+    costs.insert(costs.end(), {0, head.forward, 0, 0});
+    numbers real{0};
+    real.insert(real.end(), static_cast<std::size_t>(layers), routed.forward);
+    real.insert(real.end(), {0, head.forward, 0, 0});
+    return worst(mo::split_layers(costs, stages), real) / 2;
+  };
+  CHECK(optimum(routed.forward, 12, 2) == 150528000);
+  CHECK(optimum(routed.forward, 12, 8) == 43008000);
+  CHECK(optimum(routed.forward, 8, 2) == 107520000);
+
+  // the first half of the layers is dense; taking all for dense costs a fifth more
+  numbers real, as_dense;
+  for (int layer = 0; layer < 12; ++layer) real.push_back(layer < 6 ? dense.forward : routed.forward);
+  as_dense.assign(12, dense.forward);
+  std::int64_t const right = worst(mo::split_layers(real, 2), real), wrong = worst(mo::split_layers(as_dense, 2), real);
+  CHECK(right == brute_force(real, 2).most);
+  CHECK(static_cast<double>(wrong) > 1.15 * static_cast<double>(right));
+}
+
+TEST_CASE("splits of constants are constants") {
+  constexpr auto split = mo::split_layers(std::array{1, 1, 1, 1}, 2);
+  static_assert(split.first(1) == 2 && split.count(1) == 2 && split.stage_of(3) == 1 && split.stages() == 2);
+  static_assert(mo::split_layers(std::array{3, 3, 7, 1}, 3).count(0) == 2);
+  std::ostringstream out;
+  out << split << ", " << mo::split_layers(numbers{5, 1, 1}, 2);
+  CHECK(out.str() == "2 2, 1 2");
+}
+
+TEST_CASE("a split of one's own is checked") {
+  std::array const counts{3, 0, 5};
+  auto const split = mo::split_by_counts(counts, 8);
+  CHECK(bounds_of(split) == std::vector<int>{0, 3, 3, 8});
+  auto const refused = [](std::vector<int> const& given, int blocks) {
+    try {
+      mo::split_by_counts(given, blocks);
+    } catch (mo::config_error const& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  CHECK(refused({3, 4}, 8) == "the stages have fewer blocks than there are.");
+  CHECK(refused({3, 6}, 8) == "the stages have more blocks than there are.");
+  CHECK(refused({9, -1}, 8) == "the stages have more blocks than there are.");
+  CHECK(refused({8, -1}, 8) == "a stage cannot have fewer than no blocks.");
+  CHECK(refused({}, 8) == "a split needs at least one stage.");
+}
+
+TEST_CASE("what cannot be split is refused with a reason") {
+  auto const refused = [](numbers const& costs, int stages) {
+    try {
+      mo::split_layers(costs, stages);
+    } catch (mo::config_error const& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  std::int64_t const huge = std::numeric_limits<std::int64_t>::max();
+  CHECK(refused({1, 2, 3}, 0) == "a split needs at least one stage.");
+  CHECK(refused({1, 2, 3}, 4) == "there are fewer blocks than stages, so a stage would be empty.");
+  CHECK(refused({}, 1) == "there are fewer blocks than stages, so a stage would be empty.");
+  CHECK(refused({1, -2, 3}, 2) == "the cost of a block must not be negative.");
+  CHECK(refused({huge, 1}, 1) == "the costs of all blocks add up to more than 63 bits.");
+  CHECK(refused({huge, 0, 0}, 2).empty());
+  std::vector<std::uint64_t> const wide{std::numeric_limits<std::uint64_t>::max()};
+  CHECK_THROWS_AS(mo::split_layers(wide, 1), mo::config_error);
+  numbers const two(2, 1), one(1, 1), negative{1, -1};
+  CHECK_THROWS_AS(mo::split_layers(two, 1, {one, two, one, 9}), mo::config_error);
+  CHECK_THROWS_AS(mo::split_layers(two, 1, {two, two, two, 9}), mo::config_error);
+  CHECK_THROWS_AS(mo::split_layers(two, 1, {two, negative, one, 9}), mo::config_error);
+  CHECK_THROWS_AS(mo::split_layers(two, 1, {numbers{huge, huge}, two, one, huge}), mo::config_error);
+}
+
+TEST_CASE("the load of a rank is that of all its stages, where the schedule puts them") {
+  numbers const costs{1, 2, 3, 4, 5, 6, 7, 8};
+  auto const split = mo::split_by_counts(std::array{2, 2, 2, 2}, 8);  // 3, 7, 11, 15
+  auto const looped = mo::make_schedule(mo::interleaved_1f1b{}, {.ranks = 2, .chunks = 2, .microbatches = 4});
+  auto const v = mo::make_schedule(mo::zb_v{}, {.ranks = 2, .chunks = 2, .microbatches = 4});
+  auto const both = mo::make_schedule(mo::dual_pipe{}, {.ranks = 4, .chunks = 2, .microbatches = 8});
+  CHECK(mo::rank_loads(split, costs, looped) == numbers{3 + 11, 7 + 15});
+  CHECK(mo::rank_loads(split, costs, v) == numbers{3 + 15, 7 + 11});
+  CHECK(mo::rank_loads(split, costs, both) == numbers{18, 18, 18, 18});
+  CHECK_THROWS_WITH_AS(mo::rank_loads(split, costs, mo::make_schedule(mo::gpipe{}, {.ranks = 2, .microbatches = 4})),
+                       "a split into 4 stages was given a schedule of 2.", mo::config_error);
+}
