@@ -6,6 +6,8 @@
 #include <moiety/schedule/analysis.hpp>
 #include <moiety/schedule/block_costs.hpp>
 #include <moiety/schedule/costs.hpp>
+#include <moiety/schedule/csv.hpp>
+#include <moiety/schedule/draw.hpp>
 #include <moiety/schedule/lower.hpp>
 #include <moiety/schedule/order.hpp>
 #include <moiety/schedule/orders/dual_pipe.hpp>
