@@ -48,7 +48,7 @@ int main(int argc, char** argv) try {
   }
   print(lm::train(lm::split(lm::read_file(o.text), o.context), o), o);
   return 0;
-} catch (lm::usage_error const& error) {
+} catch (command_line::usage_error const& error) {
   std::cerr << "train_lm: " << error.what() << " See --help.\n";
   return 2;
 } catch (std::exception const& error) {

@@ -1,22 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The command line: one table gives parsing, defaults and the text of --help.
+// The options of train_lm.
 #pragma once
 
-#include <algorithm>
-#include <charconv>
-#include <concepts>
-#include <cstddef>
+#include <command_line.hpp>
+
 #include <cstdint>
-#include <functional>
-#include <iomanip>
 #include <ostream>
 #include <span>
-#include <sstream>
-#include <stdexcept>
 #include <string>
-#include <string_view>
-#include <system_error>
-#include <utility>
 #include <vector>
 
 namespace lm {
@@ -30,42 +21,8 @@ struct options {
   bool balance = true, quiet = false, help = false;
 };
 
-/// A command line that cannot be obeyed.
-struct usage_error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-namespace command_line {
-
-struct option {
-  std::string name, value, help;  // an empty value marks a switch
-  std::function<void(std::string const&)> set;
-};
-
-inline void store(std::string const&, std::string const& text, std::string& to) { to = text; }
-
-template <class Number>
-requires std::integral<Number> || std::floating_point<Number>
-void store(std::string const& name, std::string const& text, Number& to) {
-  Number parsed{};
-  char const* const end = text.data() + text.size();
-  auto const [stop, error] = std::from_chars(text.data(), end, parsed);
-  if (error != std::errc{} || stop != end) throw usage_error(name + " needs a number, not \"" + text + "\".");
-  to = parsed;
-}
-
-template <class Value> option with_value(std::string name, std::string value, std::string const& help, Value& to) {
-  std::ostringstream text;
-  text << help;
-  if (std::ostringstream current; current << to, !current.str().empty()) text << " [" << current.str() << ']';
-  return {name, std::move(value), text.str(), [name, &to](std::string const& given) { store(name, given, to); }};
-}
-
-inline option flag(std::string name, std::string help, bool& to, bool value) {
-  return {std::move(name), "", std::move(help), [&to, value](std::string const&) { to = value; }};
-}
-
-inline std::vector<option> table(options& o) {
+inline std::vector<command_line::option> table(options& o) {
+  using command_line::flag, command_line::with_value;
   return {
       with_value("--text", "FILE", "text to learn; its last twentieth is held out", o.text),
       with_value("--steps", "N", "optimiser steps", o.steps),
@@ -87,19 +44,14 @@ inline std::vector<option> table(options& o) {
   };
 }
 
-}  // namespace command_line
-
 inline void print_help(std::ostream& out, options defaults) {
   out << "train_lm: a byte-level language model with Mixture-of-Experts layers, trained on the CPU.\n\n";
-  for (auto const& option : command_line::table(defaults))
-    out << "  " << std::left << std::setw(18) << option.name + ' ' + option.value << option.help << '\n';
+  command_line::print(out, table(defaults));
   out << "\nEvery layer has 16 experts, of which each byte takes 2; that is part of the type (experts.hpp).\n";
 }
 
 inline void check(options const& o) {
-  auto const require = [](bool holds, char const* sentence) {
-    if (!holds) throw usage_error(sentence);
-  };
+  using command_line::require;
   require(o.steps > 0 && o.batch > 0 && o.context > 0 && o.layers > 0, "steps, batch, context and layers start at 1.");
   require(o.hidden == 64 || o.hidden == 128 || o.hidden == 256, "--hidden is 64, 128 or 256.");
   require(o.heads > 0 && o.hidden % (2 * o.heads) == 0, "--heads must divide half of --hidden.");
@@ -107,17 +59,9 @@ inline void check(options const& o) {
   require(o.threads >= 0 && o.sample >= 0 && o.minutes >= 0, "--threads, --sample and --minutes must not be negative.");
 }
 
-/// Throws usage_error for an unknown option, a missing or malformed value, or a size that cannot work.
+/// Throws command_line::usage_error, also for a size that cannot work.
 inline options parse(std::span<char const* const> arguments, options parsed = {}) {
-  auto const known = command_line::table(parsed);
-  for (std::size_t i = 0; i < arguments.size(); ++i) {
-    std::string const name = arguments[i];
-    auto const found =
-        std::find_if(known.begin(), known.end(), [&](auto const& option) { return option.name == name; });
-    if (found == known.end()) throw usage_error("unknown option " + name + ".");
-    if (!found->value.empty() && i + 1 == arguments.size()) throw usage_error(name + " needs a value.");
-    found->set(found->value.empty() ? "" : arguments[++i]);
-  }
+  command_line::parse(arguments, table(parsed));
   if (!parsed.help) check(parsed);
   return parsed;
 }

@@ -202,7 +202,7 @@ inline summary train(text const& corpus, options const& o) {
     case 64: return train_model<expert_block<64>>(ctx, corpus, o);
     case 128: return train_model<expert_block<128>>(ctx, corpus, o);
     case 256: return train_model<expert_block<256>>(ctx, corpus, o);
-    default: throw usage_error("--hidden is 64, 128 or 256.");
+    default: throw command_line::usage_error("--hidden is 64, 128 or 256.");
   }
 }
 

@@ -66,13 +66,13 @@ TEST_CASE("options: values, switches, and clear errors") {
   CHECK(o.csv == "x.csv");
   CHECK(o.batch == lm::options{}.batch);
   CHECK(parse({"--help", "--steps", "0"}).help);
-  CHECK_THROWS_WITH_AS(parse({"--stepz", "1"}), "unknown option --stepz.", lm::usage_error);
-  CHECK_THROWS_WITH_AS(parse({"--steps"}), "--steps needs a value.", lm::usage_error);
-  CHECK_THROWS_WITH_AS(parse({"--steps", "1x"}), "--steps needs a number, not \"1x\".", lm::usage_error);
-  CHECK_THROWS_WITH_AS(parse({"--hidden", "96"}), "--hidden is 64, 128 or 256.", lm::usage_error);
-  CHECK_THROWS_WITH_AS(parse({"--heads", "3"}), "--heads must divide half of --hidden.", lm::usage_error);
-  CHECK_THROWS_AS(parse({"--steps", "0"}), lm::usage_error);
-  CHECK_THROWS_AS(parse({"--threads", "-1"}), lm::usage_error);
+  CHECK_THROWS_WITH_AS(parse({"--stepz", "1"}), "unknown option --stepz.", command_line::usage_error);
+  CHECK_THROWS_WITH_AS(parse({"--steps"}), "--steps needs a value.", command_line::usage_error);
+  CHECK_THROWS_WITH_AS(parse({"--steps", "1x"}), "--steps needs a number, not \"1x\".", command_line::usage_error);
+  CHECK_THROWS_WITH_AS(parse({"--hidden", "96"}), "--hidden is 64, 128 or 256.", command_line::usage_error);
+  CHECK_THROWS_WITH_AS(parse({"--heads", "3"}), "--heads must divide half of --hidden.", command_line::usage_error);
+  CHECK_THROWS_AS(parse({"--steps", "0"}), command_line::usage_error);
+  CHECK_THROWS_AS(parse({"--threads", "-1"}), command_line::usage_error);
 }
 
 TEST_CASE("help names every option and its default") {

@@ -82,7 +82,9 @@ TEST_CASE("what is no table of computations is refused, with row, cell and text"
   constexpr char const* expected = "is no action: expected <stage><F, B, I or W><micro-batch>.";
   CHECK(refusal("") == "the table of a schedule is empty.");
   CHECK(refusal(" \n") == "the table of a schedule is empty.");
-  CHECK(refusal(",,\n,") == "the table of a schedule is empty.");
+  CHECK(refusal(",,\n,") == "row 1 has no action.");
+  CHECK(refusal("0F0,0B0\n\n1F0,1B0") == "row 2 has no action.");
+  CHECK(refusal("0F0,0B0\n1F0,1B0\n\n") == "row 3 has no action.");
   CHECK(refusal("0F0,0X0") == std::string("row 1, cell 2: '0X0' ") + expected);
   CHECK(refusal("0F0\n,F0") == std::string("row 2, cell 2: 'F0' ") + expected);
   CHECK(refusal("0F0,-1F0") == std::string("row 1, cell 2: '-1F0' ") + expected);

@@ -4,11 +4,12 @@
 //   0F0,0F1,0B0,(0F2;0B1)OVERLAP_F_B,0B2      one row a rank, actions between commas
 //
 // Written: rows joined by a newline, none at the end. Read: also blanks around cells, empty cells (bubbles), CR LF and a
-// newline at the end. The files of the same format that list sends and receives are refused: lower() makes these.
+// newline at the end. A row without any action is refused, and so are the files of the same format that list sends and
+// receives: lower() makes these.
 //
 // Read, every stage must be on one rank, or all stages on two as in a bidirectional schedule: the first half of the
-// micro-batches on one, the second half on the one mirrored at the middle. Whether the schedule is sound is for verify() to say;
-// it must only have as many actions as it has pairs of a stage and a micro-batch, so that no number in a cell asks for more
+// micro-batches on one, the second half on its mirror image. Whether the schedule is sound is for verify() to say; but
+// it must have as many actions as it has pairs of a stage and a micro-batch, so that no number in a cell asks for more
 // memory than the text has earned.
 //
 // Throws schedule_error with row, cell and text.
@@ -118,6 +119,7 @@ inline std::vector<std::vector<action>> parse_rows(std::string_view text) {
       csv_cell const cell{trimmed(take(row, ',')), ranks.size(), column};
       if (!cell.text.empty()) parse_cell(cell, ranks.back());
     }
+    detail::require<schedule_error>(!ranks.back().empty(), "row ", ranks.size(), " has no action.");
   }
   return ranks;
 }
@@ -156,7 +158,6 @@ inline schedule parse_csv(std::string_view text, std::string name = "csv") {
       microbatches = std::max<std::int64_t>(microbatches, std::int64_t{a.microbatch} + 1);
       ++actions;
     }
-  detail::require<schedule_error>(actions > 0, "the table of a schedule is empty.");
   detail::require<schedule_error>(stages <= actions && microbatches <= actions / stages, "the table names ", stages,
                                   " stages and ", microbatches, " micro-batches, but has only ", actions, " actions.");
   shape.microbatches = static_cast<int>(microbatches);

@@ -10,7 +10,7 @@
 // An order with v chunks a rank needs p·v stages; rank_loads() adds them up where the schedule puts them.
 //
 // Of all splits with the least maximum, the one with the smallest bounds is taken (compared from the first stage on), so
-// every rank finds the same. Every stage gets a block, and one that costs something where there are enough of those and
+// every rank finds the same; early stages, which hold the most activations, then have the fewest blocks. Every stage gets a block, and one that costs something where there are enough of those and
 // memory allows. Multiplying all costs by one factor changes nothing.
 //
 // The search is over the maximum: for a given one, filling stages from the last to the first, each as far as it goes, finds
