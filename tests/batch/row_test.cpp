@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/batch/row.hpp>
 
+#include <moiety/core/random.hpp>
+
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <vector>
 
@@ -71,4 +75,27 @@ TEST_CASE("map, alone, with another row, with the index") {
   CHECK(row(a).size() == 3);
   CHECK(row(a)[2] == 52);
   CHECK(row(a).data() == a.data());
+}
+
+TEST_CASE_TEMPLATE("max and argmax are those of a plain loop, with ties, removed values and infinities", S, float,
+                   double) {
+  S const infinity = std::numeric_limits<S>::infinity();
+  std::uint64_t next = 0;
+  for (std::size_t size = 1; size <= 100; ++size)
+    for (std::size_t round = 0; round < 20; ++round) {
+      std::vector<S> values;
+      for (std::size_t i = 0; i < size; ++i) {
+        std::uint32_t const drawn = mo::random_word(mo::seed{3}, 0, next++) % 12;
+        values.push_back(drawn == 0 ? -infinity : (drawn == 1 ? infinity : static_cast<S>(drawn % 4)));
+      }
+      mo::span_row<S> const all(values.data(), static_cast<std::int64_t>(size));
+      for (std::size_t removed = 0; removed < round; ++removed)
+        all.remove(static_cast<int>(mo::random_word(mo::seed{4}, 0, next++) % size));
+      int best = -1;
+      for (std::size_t i = 0; i < size; ++i)
+        if (!std::isnan(values[i]) && (best < 0 || values[i] > values[static_cast<std::size_t>(best)]))
+          best = static_cast<int>(i);
+      CHECK(all.argmax() == best);
+      CHECK(all.max() == (best < 0 ? -infinity : values[static_cast<std::size_t>(best)]));
+    }
 }

@@ -5,9 +5,10 @@
 // spread over the lanes of a warp:
 //
 //   row.size()                   number of values
-//   row.max()  row.sum()         over all values
-//   row.argmax()                 the lowest index of the largest value; removed values do not count; −1 if none is left
-//   row.remove(i)                value i takes no further part in argmax
+//   row.sum()                    over all values
+//   row.max()                    over all values but removed ones; −∞ if none is left
+//   row.argmax()                 the lowest index of that value; −1 if none is left
+//   row.remove(i)                value i takes no further part in max and argmax
 //   row.sum(f)                   Σ f(v)
 //   row.map(f)                   v ← f(v)
 //   row.map(other, f)            v ← f(v, o)
@@ -64,9 +65,13 @@ template <std::floating_point S> class span_row {
   MOIETY_HD S& operator[](std::int64_t i) const { return data_[i]; }
 
   MOIETY_HD S max() const {
-    S largest = data_[0];
-    for (int i = 1; i < size_; ++i) largest = data_[i] > largest ? data_[i] : largest;
-    return largest;
+    S lane[lanes];
+    for (int l = 0; l < lanes; ++l) lane[l] = -detail::infinity<S>;
+    int const whole = size_ / lanes * lanes;
+    for (int i = 0; i < whole; i += lanes)
+      for (int l = 0; l < lanes; ++l) lane[l] = data_[i + l] > lane[l] ? data_[i + l] : lane[l];
+    for (int l = 0; l < size_ - whole; ++l) lane[l] = data_[whole + l] > lane[l] ? data_[whole + l] : lane[l];
+    return halved(lane, [](S a, S b) { return b > a ? b : a; });
   }
 
   MOIETY_HD S sum() const {
@@ -78,11 +83,15 @@ template <std::floating_point S> class span_row {
   }
 
   MOIETY_HD int argmax() const {
-    int best = -1;
-    S largest = -detail::infinity<S>;
-    for (int i = 0; i < size_; ++i)
-      if (data_[i] > largest || (best < 0 && data_[i] == largest)) best = i, largest = data_[i];
-    return best;
+    S const largest = max();
+    int lane[lanes];
+    for (int l = 0; l < lanes; ++l) lane[l] = size_;
+    int const whole = size_ / lanes * lanes;
+    for (int l = 0; l < size_ - whole; ++l) lane[l] = data_[whole + l] == largest ? whole + l : lane[l];
+    for (int i = whole - lanes; i >= 0; i -= lanes)  // downwards, so that the lowest index stays
+      for (int l = 0; l < lanes; ++l) lane[l] = data_[i + l] == largest ? i + l : lane[l];
+    int const lowest = halved(lane, [](int a, int b) { return b < a ? b : a; });
+    return lowest < size_ ? lowest : -1;
   }
 
   MOIETY_HD void remove(int i) const { data_[i] = detail::not_a_number<S>; }
@@ -111,8 +120,14 @@ template <std::floating_point S> class span_row {
     for (int i = 0; i < whole; i += lanes)
       for (int l = 0; l < lanes; ++l) lane[l] = add(lane[l], i + l);
     for (int l = 0; l < size_ - whole; ++l) lane[l] = add(lane[l], whole + l);
+    return halved(lane, [](S a, S b) { return a + b; });
+  }
+
+  /// The lanes folded in halves.
+  template <class T, class Join> MOIETY_HD static T halved(T (&lane)[lanes], Join const& join) {
+    MOIETY_UNROLL(8)
     for (int half = lanes / 2; half > 0; half /= 2)
-      for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+      for (int l = 0; l < half; ++l) lane[l] = join(lane[l], lane[l + half]);
     return lane[0];
   }
 

@@ -37,13 +37,13 @@ inline void lower(std::atomic<std::int64_t>& least, std::int64_t value) {
 /// What is left of a row once NaN counts as −∞ and +∞ as the largest finite number.
 template <class S> token_state sanitise(span_row<S> row) {
   constexpr S infinity = std::numeric_limits<S>::infinity(), largest = std::numeric_limits<S>::max();
-  bool all_finite = true, any_above = false;
+  bool const all_finite = row.sum([](S v) { return v - v; }) == S{0};  // one NaN or infinity makes the sum NaN
+  if (all_finite) return token_state::routed;
+  bool any_above = false;
   for (int e = 0; e < row.size(); ++e) {
-    all_finite = all_finite && is_finite(row[e]);
     row[e] = row[e] == infinity ? largest : (row[e] >= -largest ? row[e] : -infinity);
     any_above = any_above || row[e] > -infinity;
   }
-  if (all_finite) return token_state::routed;
   return any_above ? token_state::sanitised : token_state::unroutable;
 }
 
