@@ -65,6 +65,7 @@ template <std::floating_point S> class span_row {
   MOIETY_HD S& operator[](std::int64_t i) const { return data_[i]; }
 
   MOIETY_HD S max() const {
+    if (size_ < lanes / 2) return short_max();
     S lane[lanes];
     for (int l = 0; l < lanes; ++l) lane[l] = -detail::infinity<S>;
     int const whole = size_ / lanes * lanes;
@@ -84,6 +85,7 @@ template <std::floating_point S> class span_row {
 
   MOIETY_HD int argmax() const {
     S const largest = max();
+    if (size_ < lanes / 2) return short_find(largest);
     int lane[lanes];
     for (int l = 0; l < lanes; ++l) lane[l] = size_;
     int const whole = size_ / lanes * lanes;
@@ -121,6 +123,18 @@ template <std::floating_point S> class span_row {
       for (int l = 0; l < lanes; ++l) lane[l] = add(lane[l], i + l);
     for (int l = 0; l < size_ - whole; ++l) lane[l] = add(lane[l], whole + l);
     return halved(lane, [](S a, S b) { return a + b; });
+  }
+
+  MOIETY_HD S short_max() const {
+    S largest = -detail::infinity<S>;
+    for (int i = 0; i < size_; ++i) largest = data_[i] > largest ? data_[i] : largest;
+    return largest;
+  }
+
+  MOIETY_HD int short_find(S value) const {
+    for (int i = 0; i < size_; ++i)
+      if (data_[i] == value) return i;
+    return -1;
   }
 
   /// The lanes folded in halves.
