@@ -10,11 +10,13 @@
 // An order with v chunks a rank needs p·v stages; rank_loads() adds them up where the schedule puts them.
 //
 // Of all splits with the least maximum, the one with the smallest bounds is taken (compared from the first stage on), so
-// every rank finds the same; early stages, which hold the most activations, then have the fewest blocks. Every stage gets a block, and one that costs something where there are enough of those and
-// memory allows. Multiplying all costs by one factor changes nothing.
+// every rank finds the same; early stages, which hold the most activations, then have the fewest blocks. Every stage
+// gets a block, and one that costs something where there are enough of those; under a capacity as far as that leaves
+// the maximum as it is. Blocks that all cost nothing are split by their number. Multiplying all costs by one factor
+// changes nothing.
 //
-// The search is over the maximum: for a given one, filling stages from the last to the first, each as far as it goes, finds
-// the smallest bounds if there is a split at all. O(blocks · log Σ costs).
+// The search is over the maximum: for a given one, filling stages from the last to the first, each as far as it goes,
+// finds the smallest bounds if there is a split at all. O(blocks · log Σ costs).
 //
 // Throws config_error (and does not compile where constant): a cost below 0, a sum beyond 63 bits, no stage, fewer blocks
 // than stages, memory that no split respects, counts that do not add up.
@@ -90,7 +92,7 @@ class splitter {
       : costs_(costs), blocks_(blocks), stages_(stages), memory_(memory), bounds_(bounds), least_(stages + 1) {
     demand(stages >= 1, "a split needs at least one stage.");
     demand(blocks >= stages, "there are fewer blocks than stages, so a stage would be empty.");
-    int costly = 0;
+    int costly = 0;  // blocks that cost something
     for (int b = 0; b < blocks; ++b) {
       demand(costs[b] >= 0, "the cost of a block must not be negative.");
       demand(costs[b] <= INT64_MAX - sum_, "the costs of all blocks add up to more than 63 bits.");
@@ -103,23 +105,27 @@ class splitter {
   }
 
   constexpr void run() {
-    demand(fill(sum_), "no split respects the capacity of the stages.");
-    std::int64_t below = -1, enough = sum_;
-    while (enough - below > 1) {
-      std::int64_t const middle = below + (enough - below) / 2;
-      (fill(middle) ? enough : below) = middle;
+    demand(fill(sum_, false), "no split respects the capacity of the stages.");
+    std::int64_t least = 0, enough = sum_;
+    while (least < enough) {
+      std::int64_t const middle = least + (enough - least) / 2;
+      if (fill(middle, false))
+        enough = middle;
+      else
+        least = middle + 1;
     }
-    fill(enough);
+    if (!fill(enough, true)) fill(enough, false);
   }
 
  private:
-  /// Whether there is a split whose stages cost at most `most`; the bounds are its smallest.
-  constexpr bool fill(std::int64_t most) {
+  /// Whether there is a split whose stages cost at most `most`; the bounds are its smallest. Only a capacity can make
+  /// `costly`, a block that costs something for every stage, ask too much.
+  constexpr bool fill(std::int64_t most, bool costly) {
     int b = blocks_;
     bounds_[stages_] = blocks_;
     for (int s = stages_ - 1; s >= 0; --s) {
       std::int64_t cost = 0, weights = 0, activations = 0;
-      while (b > least_[s]) {
+      while (b > (costly ? least_[s] : s)) {
         std::int64_t const more = costs_[b - 1];
         if (more > most - cost || !fits(s, b - 1, weights, activations)) break;
         cost += more;
@@ -146,7 +152,7 @@ class splitter {
   int blocks_, stages_;
   stage_memory const* memory_;
   int* bounds_;
-  table<int> least_;  // by stage: the fewest blocks that the stages before it take
+  table<int> least_;  // by stage: the fewest blocks that give each stage before it one that costs something
   std::int64_t sum_ = 0;
 };
 
@@ -165,11 +171,15 @@ constexpr void split(Costs const& costs, int stages, stage_memory const* memory,
   if (memory != nullptr) check_memory(*memory, blocks, stages);
   demand(stages >= 1, "a split needs at least one stage.");
   table<std::int64_t> wide(blocks);
+  bool free = true;
   for (int b = 0; b < blocks; ++b) {
     demand(std::in_range<std::int64_t>(std::ranges::data(costs)[b]),
            "the costs of all blocks add up to more than 63 bits.");
     wide[b] = static_cast<std::int64_t>(std::ranges::data(costs)[b]);
+    free = free && wide[b] == 0;
   }
+  if (free)
+    for (int b = 0; b < blocks; ++b) wide[b] = 1;
   table<int> bounds(std::int64_t{stages} + 1);
   splitter(wide.data(), blocks, stages, memory, bounds.data()).run();
   for (int s = 0; s < stages; ++s)
