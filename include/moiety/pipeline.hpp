@@ -11,12 +11,15 @@
 #include <moiety/schedule/lower.hpp>
 #include <moiety/schedule/order.hpp>
 #include <moiety/schedule/orders/dual_pipe.hpp>
+#include <moiety/schedule/orders/dual_pipe_v.hpp>
 #include <moiety/schedule/orders/gpipe.hpp>
 #include <moiety/schedule/orders/interleaved_1f1b.hpp>
+#include <moiety/schedule/orders/interleaved_1f1b_overlapped.hpp>
 #include <moiety/schedule/orders/interleaved_zb1p.hpp>
 #include <moiety/schedule/orders/looped_bfs.hpp>
 #include <moiety/schedule/orders/one_f_one_b.hpp>
-#include <moiety/schedule/orders/zb_h.hpp>
+#include <moiety/schedule/orders/zb_h1.hpp>
+#include <moiety/schedule/orders/zb_h2.hpp>
 #include <moiety/schedule/orders/zb_v.hpp>
 #include <moiety/schedule/partition.hpp>
 #include <moiety/schedule/replay.hpp>

@@ -28,25 +28,25 @@ struct schedule_error : std::logic_error {
   using std::logic_error::logic_error;
 };
 
-#define MOIETY_SHAPE_FAULTS(fault)                                                                                   \
-  fault(no_ranks, "a pipeline needs at least one rank") fault(no_chunks, "a rank needs at least one chunk") fault(   \
-      no_microbatches, "a step needs at least one micro-batch") fault(negative_group,                                \
-                                                                      "group size must not be negative")             \
-      fault(too_large, "ranks * chunks * microbatches must be below 2^28") fault(                                    \
-          group_unused, "this order has no groups") fault(more_than_one_chunk,                                       \
-                                                          "this order needs exactly one chunk a rank")               \
-          fault(fewer_than_two_chunks, "this order needs at least two chunks a rank") fault(                         \
-              not_two_chunks,                                                                                        \
-              "this order needs exactly two chunks a rank") fault(group_below_ranks,                                 \
-                                                                  "group size must be at least the number of ranks") \
-              fault(group_above_microbatches, "group size must be at most the number of micro-batches") fault(       \
-                  short_last_group,                                                                                  \
-                  "the last group must be full or hold at least as many micro-batches as there are ranks")           \
-                  fault(microbatches_below_twice_ranks, "this order needs at least 2 * ranks micro-batches") fault(  \
-                      uneven_rounds,                                                                                 \
-                      "microbatches must be divisible by their number of rounds, microbatches / ranks rounded down") \
-                      fault(odd_ranks, "this order needs an even number of ranks")                                   \
-                          fault(odd_microbatches, "this order needs an even number of micro-batches")
+// clang-format off
+#define MOIETY_SHAPE_FAULTS(fault)                                                                                    \
+  fault(no_ranks, "a pipeline needs at least one rank")                                                               \
+  fault(no_chunks, "a rank needs at least one chunk")                                                                 \
+  fault(no_microbatches, "a step needs at least one micro-batch")                                                     \
+  fault(negative_group, "group size must not be negative")                                                            \
+  fault(too_large, "ranks * chunks * microbatches must be below 2^28")                                                \
+  fault(group_unused, "this order has no groups")                                                                     \
+  fault(more_than_one_chunk, "this order needs exactly one chunk a rank")                                             \
+  fault(fewer_than_two_chunks, "this order needs at least two chunks a rank")                                         \
+  fault(not_two_chunks, "this order needs exactly two chunks a rank")                                                 \
+  fault(group_below_ranks, "group size must be at least the number of ranks")                                         \
+  fault(group_above_microbatches, "group size must be at most the number of micro-batches")                           \
+  fault(short_last_group, "the last group must be full or hold at least as many micro-batches as there are ranks")    \
+  fault(microbatches_below_twice_ranks, "this order needs at least 2 * ranks micro-batches")                          \
+  fault(uneven_rounds, "microbatches must be divisible by their number of rounds, microbatches / ranks rounded down") \
+  fault(odd_ranks, "this order needs an even number of ranks")                                                        \
+  fault(odd_microbatches, "this order needs an even number of micro-batches")
+// clang-format on
 
 /// Why a shape is refused.
 enum class shape_fault : std::uint8_t {

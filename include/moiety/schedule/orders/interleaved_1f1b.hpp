@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Interleaved 1F1B (Narayanan et al. 2021), and the same with each forward and backward of the steady phase as one step,
-// so that the expert exchange of one hides behind the other's products.
+// Interleaved 1F1B (Narayanan et al. 2021): v chunks a rank divide the bubble by v.
 //
 // Micro-batches go in groups of g. Inside a group all of them pass chunk 0, then chunk 1, …; backwards the chunks from
 // the last one down. Stage = chunk·p + r.
-//   rank r      w = min(2(p−1−r) + (v−1)g, m·v) forwards, one more where steps overlap; F, B in turn; the other backwards
-//   bubble      (p−1)(F+B) in units of a chunk, that is divided by v
-//   memory      2(p−1) + (v−1)g + 1 chunks on rank 0, one more where steps overlap
+//   rank r      w = min(2(p−1−r) + (v−1)g, m·v) forwards; F, B in turn; the other backwards
+//   bubble      (p−1)(F+B) in units of a chunk, that is divided by v; for m ≥ p
+//   memory      2(p−1) + (v−1)g + 1 chunks on rank 0, at most m·v
 //   shapes      v ≥ 2, and p ≤ g ≤ m with m mod g = 0 or ≥ p, or m < p and g = m. Elsewhere the bubble is larger, or the
-//               ranks wait for each other for ever. Overlapped with p = 1: any v.
+//               ranks wait for each other for ever.
 //   gradients   ascending
 // The default g is the smallest legal one.
 #pragma once
@@ -110,29 +109,6 @@ struct interleaved_1f1b {
       if (k < all) ahead.forward(actions);
       if (k >= warm_up) back.backward(actions);
     }
-  }
-};
-
-struct interleaved_1f1b_overlapped {
-  static constexpr std::string_view name = "interleaved_1f1b_overlapped";
-  static constexpr auto placed = placement::loop;
-  static constexpr auto gradients = gradient_order::ascending;
-  static constexpr shape_fault fault(pipeline_shape const& shape) {
-    if (shape.ranks == 1 && shape.chunks == 1 && shape.group == 0) return shape_fault::none;
-    return detail::interleaved_shape(shape);
-  }
-
-  static constexpr void generate(pipeline_shape const& shape, int rank, rank_actions& actions) {
-    detail::interleaving ahead(shape, rank, false), back(shape, rank, true);
-    int const all = shape.chunks * shape.microbatches;
-    int const warm_up = detail::interleaved_warm_up(shape, rank, 1);  // one more, so that a pair is independent
-    for (int k = 0; k < warm_up; ++k) ahead.forward(actions);
-    for (int k = warm_up; k < all; ++k) {
-      actions.overlap(ahead.stage(), ahead.microbatch(), back.stage(), back.microbatch());
-      ahead.advance();
-      back.advance();
-    }
-    for (int k = 0; k < warm_up; ++k) back.backward(actions);
   }
 };
 

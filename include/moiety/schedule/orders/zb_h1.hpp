@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// ZB-H1 and ZB-H2 (Qi et al. 2023): the backward in two halves, so that weight gradients, which nobody waits for, fill
-// the bubble. H1 needs the memory of 1F1B, H2 about twice that.
+// ZB-H1 (Qi et al. 2023): the backward in two halves, so that weight gradients, which nobody waits for, fill the bubble,
+// at the memory of 1F1B. With one chunk a rank it is ZB1P.
 //
-//   rank r      h = 1 for H1, 2 for H2: w = h(p−1−r) forwards; for k = 0 … m−1: the next forward if any, I k, and from
-//               k = h·r on the oldest weight gradient that is left; then the other weight gradients
-//   bubble      zb_h1: (p−1)(F+I−W) where W ≤ F and W ≤ I; over each rank's own span: where W ≤ F
-//               zb_h2: max(0, (p−1)(F+I−2W)) over each rank's own span where W ≤ F; by makespan at F = I = W: (p−1)F
-//   memory      zb_h1: p activations on every rank; zb_h2: 2p−1
-//   shapes      one chunk a rank; the formulas hold for m ≥ p (zb_h1), m ≥ 2p−1 (zb_h2); fewer micro-batches are legal
+//   rank r      w = p−1−r forwards; for k = 0 … m−1: the next forward if any, I k, and from k = r on the oldest weight
+//               gradient that is left; then the other weight gradients
+//   bubble      (p−1)(F+I−W) where W ≤ F and W ≤ I; over each rank's own span: where W ≤ F
+//   memory      p activations on every rank
+//   shapes      one chunk a rank; the formulas hold for m ≥ p, fewer micro-batches are legal
 //   gradients   ascending
 #pragma once
 
@@ -22,6 +21,7 @@ namespace moiety::inline MOIETY_ABI {
 
 namespace detail {
 
+/// Rank `rank` of ZB-H`depth`: depth · (p−1−r) forwards ahead, weight gradients depth · r behind.
 constexpr void zero_bubble(pipeline_shape const& shape, int rank, int depth, rank_actions& actions) {
   int const m = shape.microbatches, warm_up = std::min(depth * (shape.ranks - 1 - rank), m);
   for (int i = 0; i < warm_up; ++i) actions.forward(rank, i);
@@ -43,16 +43,6 @@ struct zb_h1 {
   static constexpr shape_fault fault(pipeline_shape const& shape) { return detail::plain_shape(shape); }
   static constexpr void generate(pipeline_shape const& shape, int rank, rank_actions& actions) {
     detail::zero_bubble(shape, rank, 1, actions);
-  }
-};
-
-struct zb_h2 {
-  static constexpr std::string_view name = "zb_h2";
-  static constexpr auto placed = placement::loop;
-  static constexpr auto gradients = gradient_order::ascending;
-  static constexpr shape_fault fault(pipeline_shape const& shape) { return detail::plain_shape(shape); }
-  static constexpr void generate(pipeline_shape const& shape, int rank, rank_actions& actions) {
-    detail::zero_bubble(shape, rank, 2, actions);
   }
 };
 
