@@ -68,6 +68,14 @@ std::string starts(mo::schedule_view const& plan) {
   });
 }
 
+/// The rank of each stage, for the first and for the last micro-batch.
+std::string homes(mo::schedule_view const& plan) {
+  std::vector<std::string> all;
+  for (int s = 0; s < plan.stages(); ++s)
+    all.push_back(list(std::array{plan.rank_of(s, 0), plan.rank_of(s, plan.microbatches() - 1)}));
+  return list(all);
+}
+
 std::string all_of(mo::schedule_view const& plan, mo::gradient_order gradients) {
   std::ostringstream out, rows;
   mo::print(rows, plan, ",");
@@ -78,10 +86,10 @@ std::string all_of(mo::schedule_view const& plan, mo::gradient_order gradients) 
   std::array const models{mo::unit_costs, mo::step_costs{.hidden = 1},
                           mo::step_costs{.forward = 2, .input_gradient = 3, .weight_gradient = 1},
                           mo::step_costs{.hop = 1}};
-  out << R"({"csv": ")" << csv << R"(", "stages": )" << plan.stages() << R"(, "descending": )"
-      << (gradients == mo::gradient_order::descending) << R"(, "starts": )" << starts(plan) << R"(, "lowered": )"
-      << of_ranks(plan, [&](int r) { return quoted_operations(lowered.rank(r)); }) << R"(, "buffers": )"
-      << of_ranks(plan, [&](int r) { return lowered.receive_buffers(r); }) << R"(, "metrics": {)";
+  out << R"({"csv": ")" << csv << R"(", "stages": )" << plan.stages() << R"(, "homes": )" << homes(plan)
+      << R"(, "descending": )" << (gradients == mo::gradient_order::descending) << R"(, "starts": )" << starts(plan)
+      << R"(, "lowered": )" << of_ranks(plan, [&](int r) { return quoted_operations(lowered.rank(r)); })
+      << R"(, "buffers": )" << of_ranks(plan, [&](int r) { return lowered.receive_buffers(r); }) << R"(, "metrics": {)";
   for (std::size_t i = 0; i < names.size(); ++i)
     out << (i > 0 ? ", " : "") << '"' << names[i] << R"(": )" << metrics(plan, models[i]);
   out << "}}";

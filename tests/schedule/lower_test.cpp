@@ -54,6 +54,24 @@ bool all_ended(operations const& lists) {
   return true;
 }
 
+/// Whether messages are received in the order in which they are sent, in one queue for each pair of ranks, or for each
+/// channel.
+bool in_order(operations const& lists, bool by_channel) {
+  using message = std::tuple<int, mo::computation, int>;  // receiving stage, direction, micro-batch
+  std::map<std::tuple<int, int, int>, std::vector<message>> sent, received;
+  for (std::size_t r = 0; r < lists.size(); ++r)
+    for (mo::operation const& o : lists[r]) {
+      if (o.kind == mo::message::none) continue;
+      int const channel = by_channel ? o.channel : 0, rank = static_cast<int>(r);
+      int const forward = o.what.type == mo::computation::forward ? 1 : -1;
+      if (o.kind == mo::message::send)
+        sent[{rank, o.peer, channel}].emplace_back(o.what.stage + forward, o.what.type, o.what.microbatch);
+      else
+        received[{o.peer, rank, channel}].emplace_back(o.what.stage, o.what.type, o.what.microbatch);
+    }
+  return sent == received;
+}
+
 template <class Order> constexpr mo::pipeline_shape shape_of() {
   bool const one = mo::fault_of<Order>({.ranks = 4, .chunks = 1, .microbatches = 8}) == mo::shape_fault::none;
   return {.ranks = 4, .chunks = one ? 1 : 2, .microbatches = 8};
@@ -86,13 +104,31 @@ TEST_CASE_TEMPLATE("each order lowers to lists in which every message has two en
   CHECK(all_ended(lists_of(lowered)));
 }
 
-TEST_CASE("receiving just before use and sending just after waits for ever, but for gpipe") {
-  mo::pipeline_shape const one{.ranks = 4, .microbatches = 8}, two{.ranks = 4, .chunks = 2, .microbatches = 8};
-  CHECK(all_ended(naive(mo::make_schedule(mo::gpipe{}, one))));
-  CHECK_FALSE(all_ended(naive(mo::make_schedule(mo::one_f_one_b{}, one))));
-  CHECK_FALSE(all_ended(naive(mo::make_schedule(mo::zb_h1{}, one))));
-  CHECK_FALSE(all_ended(naive(mo::make_schedule(mo::interleaved_1f1b{}, two))));
-  CHECK_FALSE(all_ended(naive(mo::make_schedule(mo::zb_v{}, two))));
+TEST_CASE_TEMPLATE("receiving just before use and sending just after waits for ever, but for gpipe", Order, mo::gpipe,
+                   mo::gpipe_lifo, mo::one_f_one_b, mo::interleaved_1f1b, mo::interleaved_1f1b_overlapped,
+                   mo::looped_bfs, mo::zb_h1, mo::zb_h2, mo::interleaved_zb1p, mo::zb_v, mo::dual_pipe,
+                   mo::dual_pipe_v) {
+  mo::pipeline_shape shape = shape_of<Order>();
+  if (Order::name == mo::looped_bfs::name) shape.chunks = 2;
+  constexpr bool ends = Order::name == mo::gpipe::name || Order::name == mo::gpipe_lifo::name;
+  CHECK(all_ended(naive(mo::make_schedule(Order{}, shape))) == ends);
+}
+
+TEST_CASE_TEMPLATE("one queue for each pair of ranks mixes messages of a V, a channel for each edge does not", Order,
+                   mo::one_f_one_b, mo::interleaved_1f1b, mo::looped_bfs, mo::zb_h2, mo::zb_v, mo::dual_pipe,
+                   mo::dual_pipe_v) {
+  auto const plan = mo::make_schedule(Order{}, shape_of<Order>());
+  constexpr bool v = Order::placed == mo::placement::v;
+  CHECK(in_order(naive(plan), /*by_channel=*/false) == !v);
+  CHECK(in_order(naive(plan), /*by_channel=*/true));
+  CHECK(in_order(lists_of(mo::lower(plan)), /*by_channel=*/true));
+}
+
+TEST_CASE("with two ranks, one queue mixes the messages of two edges") {
+  mo::pipeline_shape const shape{.ranks = 2, .chunks = 2, .microbatches = 8};
+  auto const plan = mo::make_schedule(mo::interleaved_zb1p{}, shape);
+  CHECK_FALSE(in_order(naive(plan), /*by_channel=*/false));
+  CHECK(in_order(lists_of(mo::lower(plan)), /*by_channel=*/true));
 }
 
 TEST_CASE("a replay sees a message that meets another one than its own") {

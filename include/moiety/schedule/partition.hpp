@@ -12,8 +12,7 @@
 // Of all splits with the least maximum, the one with the smallest bounds is taken (compared from the first stage on), so
 // every rank finds the same; early stages, which hold the most activations, then have the fewest blocks. Every stage
 // gets a block, and one that costs something where there are enough of those; under a capacity as far as that leaves
-// the maximum as it is. Blocks that all cost nothing are split by their number. Multiplying all costs by one factor
-// changes nothing.
+// the maximum as it is. Blocks that all cost nothing are split by their number. A factor of all costs changes nothing.
 //
 // The search is over the maximum: for a given one, filling stages from the last to the first, each as far as it goes,
 // finds the smallest bounds if there is a split at all. O(blocks · log Σ costs).
@@ -90,7 +89,6 @@ class splitter {
  public:
   constexpr splitter(std::int64_t const* costs, int blocks, int stages, stage_memory const* memory, int* bounds)
       : costs_(costs), blocks_(blocks), stages_(stages), memory_(memory), bounds_(bounds), least_(stages + 1) {
-    demand(stages >= 1, "a split needs at least one stage.");
     demand(blocks >= stages, "there are fewer blocks than stages, so a stage would be empty.");
     int costly = 0;  // blocks that cost something
     for (int b = 0; b < blocks; ++b) {
@@ -178,8 +176,7 @@ constexpr void split(Costs const& costs, int stages, stage_memory const* memory,
     wide[b] = static_cast<std::int64_t>(std::ranges::data(costs)[b]);
     free = free && wide[b] == 0;
   }
-  if (free)
-    for (int b = 0; b < blocks; ++b) wide[b] = 1;
+  for (int b = 0; free && b < blocks; ++b) wide[b] = 1;
   table<int> bounds(std::int64_t{stages} + 1);
   splitter(wide.data(), blocks, stages, memory, bounds.data()).run();
   for (int s = 0; s < stages; ++s)
