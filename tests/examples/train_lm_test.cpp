@@ -3,6 +3,8 @@
 // number of threads, and that its experts stay balanced because of the balance loss and not without it.
 #include "../../examples/train_lm/train.hpp"
 
+#include "instrumented.hpp"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -21,14 +23,6 @@
 namespace {
 
 namespace mo = moiety;
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool instrumented = true;
-#elif defined(__has_feature)
-constexpr bool instrumented = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
-#else
-constexpr bool instrumented = false;
-#endif
 
 lm::options parse(std::vector<char const*> const& arguments) { return lm::parse(arguments); }
 
