@@ -61,6 +61,8 @@ TEST_CASE("rounding is to the nearest, ties to even") {
   CHECK(static_cast<float>(mo::bf16(1.00390625f)) == 1.0f);       // 1 + half a unit
   CHECK(static_cast<float>(mo::bf16(1.01171875f)) == 1.015625f);  // 1 + one and a half
   CHECK(static_cast<float>(mo::bf16(257.0f)) == 256.0f);
+  CHECK(static_cast<float>(mo::bf16(1001.0f)) == 1000.0f);  // counts do not survive in 16 bits
+  CHECK(static_cast<float>(mo::bf16(4099.0f)) == 4096.0f);
   CHECK(static_cast<float>(mo::fp16(2049.0f)) == 2048.0f);
   CHECK(static_cast<float>(mo::fp16(0x1p-24f)) == 0x1p-24f);
   CHECK(static_cast<float>(mo::fp16(0x1p-25f)) == 0.0f);
@@ -77,6 +79,18 @@ TEST_CASE("too large a value is infinity, NaN stays NaN, signs stay") {
   CHECK(std::isnan(static_cast<float>(mo::fp16(std::bit_cast<float>(0x7f800001u)))));
   CHECK(std::signbit(static_cast<float>(mo::bf16(-0.0f))));
   CHECK(std::signbit(static_cast<float>(mo::fp16(-0.0f))));
+}
+
+TEST_CASE("a sum that is carried in bf16 stands still, the sum type does not") {
+  mo::bf16 const term(.001f);
+  mo::bf16 narrow(1.0f);
+  mo::sum_t<mo::bf16> wide = 1;
+  for (int i = 0; i < 512; ++i) {
+    narrow = mo::bf16(static_cast<float>(narrow) + static_cast<float>(term));
+    wide += static_cast<float>(term);
+  }
+  CHECK(static_cast<float>(narrow) == 1.0f);
+  CHECK(std::abs(wide - 1.511719f) < 1e-6f);
 }
 
 TEST_CASE("sums of 16-bit types are float, and types have names") {

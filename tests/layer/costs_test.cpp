@@ -56,6 +56,19 @@ TEST_CASE("parameters, active parameters and FLOPs are those of the matrices") {
   CHECK(mo::gradient_bytes<gated, in<mo::bf16>> == mo::parameters<gated> * 4);
 }
 
+TEST_CASE("a gated expert has three matrices, a plain one has two, whatever the number of experts") {
+  struct three : mo::layer_spec<mo::dims{.hidden = 1024, .ffn = 2816, .experts = 8}> {
+    using router = mo::router<mo::softmax, mo::top_k<2>>;
+  };
+  struct two : three {
+    using experts = mo::mlp<mo::gelu_tanh>;
+  };
+  using fewer = mo::resized<three, mo::dims{.hidden = 1024, .ffn = 2816, .experts = 2}>;
+  CHECK(mo::parameters<three> == 69206016 + 8 * 1024);
+  CHECK(mo::parameters<two> == 46137344 + 8 * 1024);
+  CHECK(4 * mo::parameters<fewer> == mo::parameters<three>);
+}
+
 TEST_CASE_TEMPLATE("bytes are those that the allocator hook sees", T, float, double, mo::bf16) {
   auto const check = [&]<class Spec>(Spec, std::int64_t count, std::vector<std::int64_t> const& sequences) {
     using D = in<T>;
@@ -94,6 +107,22 @@ TEST_CASE_TEMPLATE("bytes are those that the allocator hook sees", T, float, dou
   check(gated{}, 37, {0, 5, 5, 30, 37});
   check(plain{}, 65, {});
   check(gated{}, 1, {});
+}
+
+TEST_CASE("a tape that no backward takes gives its memory back") {
+  counting hook;
+  mo::context<> ctx{mo::host{.threads = 1, .memory = &hook}};
+  mo::moe_layer<gated> layer{ctx};
+  auto const weights = layer.make_weights(mo::seed{1});
+  std::int64_t const kept = hook.live;
+  mo::matrix<float> x(50, 48), y(50, 48), dx(50, 48);
+  { auto const dropped = layer.forward(weights, x, y); }
+  {
+    auto half = layer.forward(weights, x, y);
+    layer.backward_input(weights, half, y, dx);
+  }
+  ctx.memory().release();
+  CHECK(hook.live == kept);
 }
 
 TEST_CASE("steps after the first ask the hook for nothing") {

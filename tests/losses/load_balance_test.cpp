@@ -82,6 +82,16 @@ TEST_CASE("shards: local losses differ, the loss of merged statistics is that of
   both += b;
   CHECK(mo::load_balance<>{}.value(both) == balance<top_2>(z));
 
+  // counts of all shards with the probabilities of one: the mean over equal shards is the loss of the whole
+  auto const shard = [&](mo::routing_statistics const& of) {
+    double sum = 0;
+    for (std::size_t e = 0; e < 4; ++e) sum += static_cast<double>(both.counts()[e]) * of.probabilities()[e];
+    return 4 * sum / (2.0 * static_cast<double>(both.tokens() * of.tokens()));
+  };
+  CHECK(std::abs(shard(a) - 1.130737) < 1e-6);
+  CHECK(std::abs(shard(b) - 1.106052) < 1e-6);
+  CHECK(std::abs((shard(a) + shard(b)) / 2 - balance<top_2>(z)) < 1e-14);
+
   for (auto const& [s, expected] : {std::pair{1.0, 1.462117}, {4.0, 1.964028}, {8.0, 1.999329}}) {
     mo::matrix<double> all(8, 2);
     for (int t = 0; t < 8; ++t) all(t, t / 4) = s;

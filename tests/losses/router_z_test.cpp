@@ -35,6 +35,8 @@ TEST_CASE("the worked example, to six digits") {
   CHECK(std::abs(value(z) - 7.104384) < 1e-6);
   CHECK(std::abs(value(example::make_logits<double>(1)) - 13.379321) < 1e-6);
   CHECK(value<sigmoid>(z) == value(z));
+  double const lse[6] = {2.440190, 2.246567, 2.546006, 2.440190, 2.711667, 3.440190};
+  for (int t = 0; t < 6; ++t) CHECK(std::abs(std::sqrt(value(z.rows(t, 1))) - lse[t]) < 1e-6);
   CHECK(std::abs(value(z.rows(0, 3)) - 5.827913) < 1e-6);
   CHECK(std::abs(value(z.rows(3, 3)) - 8.380856) < 1e-6);
 

@@ -57,7 +57,11 @@ TEST_CASE("activations: gradients equal differences") {
   passes<trained<router, mo::gated_mlp<mo::identity>, size>>(37);
   passes<trained<router, mo::mlp<mo::silu>, size>>(37);
   passes<trained<router, mo::mlp<mo::gelu>, size>>(37);
+  passes<trained<router, mo::mlp<mo::gelu_tanh>, size>>(37);
+  passes<trained<router, mo::mlp<mo::gelu_quick>, size>>(37);
+  passes<trained<router, mo::mlp<mo::relu>, size>>(37);
   passes<trained<router, mo::mlp<mo::relu_squared>, size>>(37);
+  passes<trained<router, mo::mlp<mo::identity>, size>>(37);
 }
 
 TEST_CASE("sizes: gradients equal differences for any number of tokens and experts") {

@@ -35,6 +35,8 @@ template <class T> struct in : mo::deployment<> { using element = T; };
 using small = gated<mo::dims{.hidden = 37, .ffn = 27, .experts = 8}, 2>;
 using fine = gated<mo::dims{.hidden = 30, .ffn = 11, .experts = 60}, 7>;
 using one_of_three = gated<mo::dims{.hidden = 20, .ffn = 300, .experts = 3}, 3>;
+using forty = gated<mo::dims{.hidden = 21, .ffn = 10, .experts = 40}, 6>;
+using alone_expert = raw_top_1<mo::dims{.hidden = 13, .ffn = 29, .experts = 1}>;
 
 /// Everything that a step computes, as bytes.
 template <class Values> void append(std::vector<unsigned char>& to, Values const& values) {
@@ -95,21 +97,57 @@ TEST_CASE_TEMPLATE("threads, a second run and the halves of a backward give the 
   };
   check(small{});
   check(fine{});
-  if constexpr (std::is_same_v<T, float>) check(one_of_three{});
+  if constexpr (std::is_same_v<T, float>) {
+    check(one_of_three{});
+    check(forty{});
+    check(alone_expert{});
+  }
 }
 
 TEST_CASE_TEMPLATE("a token alone gets the bits that it gets in a batch, in forward and infer", T, float, mo::fp16) {
-  step<fine, T> s(2);
-  auto x = s.ctx.matrix(66, 30), together = s.ctx.matrix(66, 30), alone = s.ctx.matrix(1, 30);
-  mo::fill_normal(s.ctx, x, mo::seed{3});
-  auto const tape = s.layer.forward(s.weights, x, together);
-  auto inferred = s.ctx.matrix(66, 30);
-  s.layer.infer(s.weights, x, inferred);
-  CHECK(std::memcmp(inferred.data(), together.data(), together.size() * sizeof(T)) == 0);
-  for (std::int64_t t = 0; t < 66; ++t) {
-    s.layer.infer(s.weights, x.rows(t, 1), alone);
-    CHECK(std::memcmp(alone.data(), together.row(t), 30 * sizeof(T)) == 0);
+  auto const check = [&]<class Spec>(Spec) {
+    constexpr std::int64_t hidden = mo::spec_of<Spec>::hidden;
+    step<Spec, T> s(2);
+    auto x = s.ctx.matrix(66, hidden), together = s.ctx.matrix(66, hidden), alone = s.ctx.matrix(1, hidden);
+    mo::fill_normal(s.ctx, x, mo::seed{3});
+    auto const tape = s.layer.forward(s.weights, x, together);
+    auto inferred = s.ctx.matrix(66, hidden);
+    s.layer.infer(s.weights, x, inferred);
+    CHECK(std::memcmp(inferred.data(), together.data(), together.size() * sizeof(T)) == 0);
+    for (std::int64_t t = 0; t < 66; ++t) {
+      s.layer.infer(s.weights, x.rows(t, 1), alone);
+      CHECK(std::memcmp(alone.data(), together.row(t), hidden * sizeof(T)) == 0);
+    }
+  };
+  check(fine{});
+  if constexpr (std::is_same_v<T, float>) {
+    check(small{});
+    check(one_of_three{});
+    check(forty{});
+    check(alone_expert{});
   }
+}
+
+TEST_CASE("a weight that is not a number spoils the tokens of its expert, and no bit of the others") {
+  step<small, float> s;
+  auto x = s.ctx.matrix(50, 37), clean = s.ctx.matrix(50, 37), spoiled = s.ctx.matrix(50, 37);
+  mo::fill_normal(s.ctx, x, mo::seed{3});
+  auto const tape = s.layer.forward(s.weights, x, clean);
+  s.weights.for_each([](mo::parameter const& p, auto values) {
+    std::size_t const each = values.size() / 8;
+    if (p.name != "router.weight") std::fill_n(values.begin() + static_cast<std::ptrdiff_t>(3 * each), each, NAN);
+  });
+  s.layer.infer(s.weights, x, spoiled);
+  int others = 0;
+  for (std::int64_t t = 0; t < 50; ++t) {
+    if (tape.routing().expert(t, 0) == 3 || tape.routing().expert(t, 1) == 3) {
+      CHECK(std::isnan(spoiled(t, 0)));
+      continue;
+    }
+    ++others;
+    CHECK(std::memcmp(spoiled.row(t), clean.row(t), 37 * sizeof(float)) == 0);
+  }
+  CHECK((others > 0 && others < 50));
 }
 
 TEST_CASE("gradients of two calls in turn are those of one call with all tokens") {

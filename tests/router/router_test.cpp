@@ -8,6 +8,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -59,6 +60,15 @@ TEST_CASE("the worked example: ids, weights, sums and gradients") {
   mo::routing const scores = raw{}.forward(ctx, z);
   CHECK(std::abs(scores.weight(1, 0) - .473991f) < 1e-6f);
   CHECK(std::abs(scores.weight(1, 1) - .287490f) < 1e-6f);
+
+  CHECK(std::abs(r.weight(4, 1) - .119203f) < 1e-6f);
+
+  // identity experts give x times the sum of the weights: 1 where they are normalised
+  double const kept[6] = {.880797, .761481, .792356, .880797, .918752, .880797};
+  for (int t = 0; t < 6; ++t) {
+    CHECK(std::abs(r.weight(t, 0) + r.weight(t, 1) - 1) < 1e-6f);
+    CHECK(std::abs(scores.weight(t, 0) + scores.weight(t, 1) - kept[t]) < 1e-6);
+  }
 
   double const y_normalised[6] = {1.268941, 1.755081, 2.268941, 3.193176, 2.761594, 1.806824};
   double const y_raw[6] = {1.117680, 1.336461, 1.797809, 2.812540, 2.537221, 1.591446};
@@ -144,6 +154,46 @@ TEST_CASE("logits that are not finite are rejected by name, or sanitised to ids 
   }
   mo::routing const clean = normalised{}.forward(ctx, example::make_logits<float>());
   for (int j = 0; j < 2; ++j) CHECK(r.weight(5, j) == clean.weight(5, j));
+}
+
+TEST_CASE("each kind of logit under both policies: refused by name, or routed with ids in range and finite weights") {
+  using state = mo::token_state;
+  constexpr float huge = 1e30f, tiny = 1e-42f;
+  struct {
+    std::array<float, 4> row;
+    bool refused;
+    state sanitised;
+  } const cases[] = {
+      {{1, not_a_number, 0, 2}, true, state::sanitised},
+      {{1, infinity, 0, 2}, true, state::sanitised},
+      {{1, -infinity, 0, 2}, true, state::sanitised},
+      {{infinity, -infinity, not_a_number, infinity}, true, state::sanitised},
+      {{-infinity, -infinity, -infinity, -infinity}, true, state::unroutable},
+      {{not_a_number, not_a_number, not_a_number, not_a_number}, true, state::unroutable},
+      {{huge, -huge, 0, huge}, false, state::routed},
+      {{tiny, -tiny, 0, tiny}, false, state::routed},
+  };
+  mo::context<> ctx;
+  for (auto const& c : cases) {
+    auto z = example::make_logits<float>();
+    std::copy(c.row.begin(), c.row.end(), z.row(3));
+    CAPTURE(c.row[0]);
+    CAPTURE(c.row[1]);
+    if (c.refused)
+      CHECK_THROWS_WITH_AS(normalised{}.forward(ctx, z), "the router logits of token 3 are not all finite.",
+                           mo::data_error);
+    else
+      CHECK(normalised{}.forward(ctx, z).state(3) == state::routed);
+    mo::routing const r = normalised{}.forward(ctx, z, mo::non_finite::sanitise);
+    CHECK(r.state(3) == c.sanitised);
+    CHECK(r.expert(3, 0) != r.expert(3, 1));
+    for (int j = 0; j < 2; ++j) {
+      CHECK((r.expert(3, j) >= 0 && r.expert(3, j) < 4));
+      CHECK(std::isfinite(r.weight(3, j)));
+    }
+    float const all = r.weight(3, 0) + r.weight(3, 1);
+    CHECK(all == doctest::Approx(c.sanitised == state::unroutable ? 0 : 1));
+  }
 }
 
 TEST_CASE("huge and denormal logits are finite logits") {

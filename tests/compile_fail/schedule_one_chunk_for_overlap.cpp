@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// expect: this order needs at least two chunks a rank.
+#include <moiety/pipeline.hpp>
+
+namespace mo = moiety;
+
+#ifdef MOIETY_CORRECT
+constexpr auto plan =
+    mo::schedule_for<mo::interleaved_1f1b_overlapped, mo::pipeline_shape{.ranks = 4, .chunks = 2, .microbatches = 8}>;
+#else
+constexpr auto plan =
+    mo::schedule_for<mo::interleaved_1f1b_overlapped, mo::pipeline_shape{.ranks = 4, .microbatches = 8}>;
+#endif
+
+int main() { return plan.name.empty(); }
