@@ -76,19 +76,24 @@ void print(plan::proposal const& p, int number) {
   std::cout << std::right << std::setw(3) << number << "  " << std::left << std::setw(28) << schedule.name()
             << std::setw(12) << sizes.str() << std::right << std::setw(6) << schedule.shape().chunks << std::setw(7)
             << schedule.microbatches() << std::fixed << std::setprecision(1) << std::setw(11)
-            << static_cast<double>(p.step()) / 1e6 << std::setw(8) << p.idle * 100 << std::setw(8)
+            << static_cast<double>(p.step()) / 1e6 << std::setw(10) << static_cast<double>(p.makespan) / 1e6
+            << std::setw(8) << static_cast<double>(p.bubble) / 1e6 << std::setw(8) << p.idle * 100 << std::setw(8)
             << static_cast<double>(p.memory) / 1e9 << std::setw(9) << p.buffers << "  " << shortened(p.split) << '\n';
 }
 
 void print(plan::question const& q, plan::answer const& plans, options const& o) {
   std::cout << q.what.name << " on " << q.ranks << " ranks: " << q.what.layers << " layers, " << o.microbatches
             << " micro-batches of " << o.tokens << " tokens\n\n"
-            << "  #  order                       data/pipe/exp chunks  m/rep    step ms  idle %      GB  buffers  "
+            << "  #  order                       data/pipe/exp chunks  m/rep    step ms  makespan  bubble  idle %      "
+               "GB  buffers  "
                "blocks of each stage\n";
   int number = 0;
   for (plan::proposal const& p : plans.proposals)
     if (number < o.show) print(p, ++number);
-  std::cout << '\n' << plans.proposals.size() << " plans are possible.";
+  std::cout << "\nstep: makespan and the sum of gradients over replicas. bubble: makespan without the work of the "
+               "busiest rank. "
+               "buffers: messages that a rank holds.\n\n"
+            << plans.proposals.size() << " plans are possible.";
   if (!plans.impossible.empty()) std::cout << " Others are not:";
   std::cout << '\n';
   for (auto const& [reason, count] : plans.impossible) std::cout << std::setw(6) << count << "  " << reason << '\n';

@@ -34,7 +34,7 @@ struct proposal {
   mo::layer_split<std::vector<int>> split;
   std::vector<mo::step_costs> times;  // of each stage
   std::int64_t hop;
-  std::int64_t makespan, reduction;  // nanoseconds
+  std::int64_t makespan, bubble, reduction;  // nanoseconds
   double idle;
   std::int64_t memory, buffers;  // of the fullest rank
 
@@ -166,12 +166,14 @@ std::pair<std::optional<proposal>, std::string> propose(question const& q, layou
                {},
                static_cast<std::int64_t>(static_cast<double>(message) / q.on.link * 1e9),
                0,
+               0,
                reduction_of(q, ranks, Order::placed == mo::placement::bidirectional, stages),
                0,
                memory,
                buffers};
     for (stage_load const& s : stages) p.times.push_back(s.time);
     p.makespan = mo::makespan(p.schedule, p.costs());
+    p.bubble = mo::bubble(p.schedule, p.costs());
     p.idle = mo::idle_fraction(p.schedule, p.costs());
     return {std::move(p), {}};
   }

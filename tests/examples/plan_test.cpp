@@ -40,6 +40,7 @@ TEST_CASE("plans are sound, fit the memory, use every rank and every block, and 
     CHECK(p.split.stages() == schedule.stages());
     for (int s = 0; s < p.split.stages(); ++s) CHECK(p.split.count(s) > 0);
     CHECK(p.makespan == mo::makespan(schedule, p.costs()));
+    CHECK(p.bubble == mo::bubble(schedule, p.costs()));
     CHECK(p.step() >= last);
     last = p.step();
     CHECK(
