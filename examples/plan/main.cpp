@@ -90,10 +90,10 @@ void print(plan::question const& q, plan::answer const& plans, options const& o)
   int number = 0;
   for (plan::proposal const& p : plans.proposals)
     if (number < o.show) print(p, ++number);
-  std::cout << "\nstep: makespan and the sum of gradients over replicas. bubble: makespan without the work of the "
-               "busiest rank. "
-               "buffers: messages that a rank holds.\n\n"
-            << plans.proposals.size() << " plans are possible.";
+  std::cout
+      << "\nstep: the makespan and the sum of gradients over replicas; bubble: the makespan without the work of the\n"
+         "busiest rank; buffers: messages that a rank holds at once, at most.\n\n"
+      << plans.proposals.size() << " plans are possible.";
   if (!plans.impossible.empty()) std::cout << " Others are not:";
   std::cout << '\n';
   for (auto const& [reason, count] : plans.impossible) std::cout << std::setw(6) << count << "  " << reason << '\n';
