@@ -8,12 +8,18 @@
 
 #include <doctest/doctest.h>
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <map>
+#include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace mo = moiety;
@@ -78,6 +84,28 @@ template <class Spec, class T> struct step {
     gradients.for_each([&](mo::parameter const&, auto values) { append(all, values); });
     return all;
   }
+};
+
+/// A matrix whose rows lie 2^29 elements and a few apart; only the pages that are touched cost memory.
+class far_apart {
+ public:
+  far_apart(std::int64_t rows, std::int64_t cols)
+      : rows_(rows),
+        cols_(cols),
+        data_(::mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {}
+  far_apart(far_apart const&) = delete;
+  far_apart& operator=(far_apart const&) = delete;
+  ~far_apart() {
+    if (there()) ::munmap(data_, bytes());
+  }
+  bool there() const { return data_ != MAP_FAILED; }
+  mo::matrix_view<float> view() const { return {static_cast<float*>(data_), rows_, cols_, stride}; }
+
+ private:
+  static constexpr std::int64_t stride = (std::int64_t{1} << 29) + 3;
+  std::size_t bytes() const { return static_cast<std::size_t>(rows_ * stride) * sizeof(float); }
+  std::int64_t rows_, cols_;
+  void* data_;
 };
 
 }  // namespace
@@ -189,6 +217,27 @@ TEST_CASE("bound memory gives the bits of owned memory") {
   owned.for_each([&](mo::parameter const& p, auto values) {
     CHECK(std::equal(values.begin(), values.end(), memory[p.name].begin(), memory[p.name].end()));
   });
+}
+
+TEST_CASE("rows that lie 2^31 elements apart in all give the bits of dense rows") {
+  constexpr std::int64_t tokens = 5;
+  far_apart const x(tokens, 37), y(tokens, 37), dy(tokens, 37), dx(tokens, 37);
+  if (!x.there() || !y.there() || !dy.there() || !dx.there()) {
+    MESSAGE("skipped: no address space of 43 GB");
+    return;
+  }
+  step<small, float> s;
+  std::vector<unsigned char> const expected = s.run(tokens);
+  mo::fill_normal(s.ctx, x.view(), mo::seed{1});
+  mo::fill_normal(s.ctx, dy.view(), mo::seed{2});
+  s.gradients.reset();
+  auto tape = s.layer.forward(s.weights, x.view(), y.view());
+  s.layer.backward(s.weights, tape, dy.view(), dx.view(), s.gradients);
+  std::vector<unsigned char> got;
+  for (auto const& m : {y.view(), dx.view()})
+    for (std::int64_t t = 0; t < tokens; ++t) append(got, std::span(m.row(t), 37));
+  s.gradients.for_each([&](mo::parameter const&, auto values) { append(got, values); });
+  CHECK(got == expected);
 }
 
 TEST_CASE("padding changes nothing for the tokens beside it, and gets nothing") {

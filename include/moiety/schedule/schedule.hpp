@@ -137,8 +137,12 @@ template <shape_fault Fault> consteval bool accept() {
   return true;
 }
 
-template <pipeline_order Order, pipeline_shape Shape> consteval auto generate() {
-  if constexpr (fault_of<Order>(Shape) != shape_fault::none) {
+template <class Order, pipeline_shape Shape> consteval auto generate() {
+  if constexpr (!pipeline_order<Order>) {
+    static_assert(pipeline_order<Order>,
+                  "an order has name, placed, gradients, fault(shape) and generate(shape, rank, actions).");
+    return static_schedule<1, 1, 1>{};
+  } else if constexpr (fault_of<Order>(Shape) != shape_fault::none) {
     accept<fault_of<Order>(Shape)>();
     return static_schedule<1, 1, 1>{};
   } else {
@@ -159,8 +163,7 @@ template <pipeline_order Order, pipeline_shape Shape> consteval auto generate() 
 }  // namespace detail
 
 /// The schedule of an order for sizes that are constant.
-template <pipeline_order Order, pipeline_shape Shape>
-inline constexpr auto schedule_for = detail::generate<Order, Shape>();
+template <class Order, pipeline_shape Shape> inline constexpr auto schedule_for = detail::generate<Order, Shape>();
 
 /// The schedule of an order for sizes known at run time.
 template <pipeline_order Order> schedule make_schedule(Order const&, pipeline_shape const& shape) {
