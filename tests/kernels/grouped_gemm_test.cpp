@@ -120,6 +120,12 @@ mo::host_engine& engine(int threads) {
   return threads == 1 ? one : threads == 2 ? two : four;
 }
 
+/// The i-th term of a chain of `count`: in sums of two bf16 operands, the second of each pair comes first.
+template <class S, class A, class B> int64 term(int64 i, int64 count) {
+  bool const pairs = std::is_same_v<S, float> && std::is_same_v<A, mo::bf16> && std::is_same_v<B, mo::bf16>;
+  return pairs && (i ^ 1) < count ? i ^ 1 : i;
+}
+
 template <class S, class A, class B> S step(A a, B b, S sum) {
   return mo::fma(static_cast<S>(a), static_cast<S>(b), sum);
 }
@@ -143,8 +149,10 @@ template <class S, class A, class B, std::size_t M = 1> void check_nt(setting co
       for (int64 r = at(offsets, g); r < at(offsets, g + 1); ++r)
         for (int64 c = 0; c < s.n; ++c) {
           S sum = 0;
-          for (int64 k = 0; k < s.k; ++k)
+          for (int64 i = 0; i < s.k; ++i) {
+            int64 const k = term<S, A, B>(i, s.k);
             sum = step(a.view().row(r)[k], views[m].group(g)[c * views[m].row_stride + k], sum);
+          }
           expected.push_back(sum);
         }
     CHECK(same(got.sums[m], expected));
@@ -169,8 +177,9 @@ template <class S, class A, class B, std::size_t M = 1> void check_nn(setting co
   for (int64 g = 0; g < s.groups(); ++g)
     for (int64 r = at(offsets, g); r < at(offsets, g + 1); ++r)
       for (std::size_t m = 0; m < M; ++m)
-        for (int64 k = 0; k < s.k; ++k)
+        for (int64 i = 0; i < s.k; ++i)
           for (int64 c = 0; c < s.n; ++c) {
+            int64 const k = term<S, A, B>(i, s.k);
             S& sum = at(expected, r * s.n + c);
             sum = step(rows[m].row(r)[k], views[m].group(g)[k * views[m].row_stride + c], sum);
           }
@@ -194,8 +203,10 @@ template <class S, class A, class B> void check_tn(setting const& s, bool accumu
     for (int64 i = 0; i < s.n; ++i) {
       S* const row = expected.data() + g * group_stride + i * row_stride;
       if (!accumulate) std::fill_n(row, s.k, S{0});
-      for (int64 r = at(offsets, g); r < at(offsets, g + 1); ++r)
-        for (int64 j = 0; j < s.k; ++j) row[j] = step(a.view().row(r)[i], b.view().row(r)[j], row[j]);
+      int64 const first = at(offsets, g), rows = at(offsets, g + 1) - first;
+      for (int64 t = 0; t < rows; ++t)
+        for (int64 j = 0, r = first + term<S, A, B>(t, rows); j < s.k; ++j)
+          row[j] = step(a.view().row(r)[i], b.view().row(r)[j], row[j]);
     }
   grouped_gemm_tn<S>(engine(s.threads), s.groups(), offsets.data(), a.view(), b.view(),
                      grouped_matrix<S>{out.data(), group_stride, row_stride}, s.n, s.k, accumulate);
@@ -248,6 +259,32 @@ TEST_CASE("matrices without columns, and sums of nothing") {
     check_all<float, float, float>({.rows = {rows, 2}, .n = 0, .k = 3});
     check_all<double, double, double>({.rows = {rows, 2}, .n = 20, .k = 0});
   }
+}
+
+TEST_CASE("products of bf16 are summed in pairs, the second first, for every shape") {
+  constexpr std::array<int64, 11> rows{0, 1, 2, 3, 5, 8, 9, 15, 16, 37, 256};
+  constexpr std::array<int64, 10> sizes{1, 2, 7, 16, 31, 33, 64, 255, 257, 600};
+  std::mt19937 pick(6);
+  for (int trial = 0; trial < 60; ++trial) {
+    setting s;
+    for (int g = 0; g < 3; ++g) s.rows.push_back(rows[pick() % (g == 0 ? 11 : 9)]);
+    s.n = sizes[pick() % sizes.size()], s.k = sizes[pick() % sizes.size()];
+    s.gathered = pick() % 2 != 0, s.pad = pick() % 2 != 0 ? 5 : 0, s.threads = 1 << (pick() % 3);
+    check_all<float, mo::bf16, mo::bf16>(s);
+  }
+  check_nt<float, mo::bf16, mo::bf16, 2>({.rows = {37, 3}, .n = 259, .k = 1101, .threads = 2});
+  check_nn<float, mo::bf16, mo::bf16, 2>({.rows = {37, 3}, .n = 259, .k = 1101, .gathered = true, .threads = 2});
+  check_tn<float, mo::bf16, mo::bf16>({.rows = {1101, 3}, .n = 37, .k = 259}, false);
+  check_tn<float, mo::bf16, mo::bf16>({.rows = {1101, 3}, .n = 37, .k = 259}, true);
+}
+
+TEST_CASE("tiles of few rows are as wide as thousands of columns") {
+  for (int64 const rows : {1, 3, 8})
+    for (int const threads : {1, 2}) {
+      check_all<float, float, float>({.rows = {rows, 1}, .n = 2500, .k = 70, .threads = threads});
+      check_all<float, mo::bf16, mo::bf16>(
+          {.rows = {rows, 1}, .n = 2500, .k = 70, .gathered = true, .threads = threads});
+    }
 }
 
 TEST_CASE("16-bit operands widen exactly") {
