@@ -3,6 +3,8 @@
 // whether the first is what the core is built for.
 #pragma once
 
+#include "memory_block.hpp"
+
 #include <moiety/core/numbers.hpp>
 #include <moiety/kernels/host/simd.hpp>
 
@@ -11,16 +13,14 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
+#include <numeric>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
 #include <sched.h>
-#include <sys/mman.h>
 #include <time.h>
 
 namespace bench {
@@ -143,23 +143,6 @@ inline double clock_rate() {
 #endif
 }
 
-/// Memory of huge pages where the system has them.
-class memory_block {
- public:
-  explicit memory_block(std::size_t bytes) : data_(std::aligned_alloc(std::size_t{2} << 20, bytes)) {
-    if (data_ == nullptr) throw std::bad_alloc();
-    madvise(data_, bytes, MADV_HUGEPAGE);
-    std::memset(data_, 1, bytes);
-  }
-  memory_block(memory_block const&) = delete;
-  memory_block& operator=(memory_block const&) = delete;
-  ~memory_block() { std::free(data_); }
-  template <class T> T* as() const { return static_cast<T*>(data_); }
-
- private:
-  void* data_;
-};
-
 /// What moves bytes at most: reading, writing past the caches, copying as memcpy does (bytes counted twice), and copying
 /// with stores past the caches (likewise).
 enum class traffic { read, write, copy, stream };
@@ -188,11 +171,14 @@ class bandwidth {
 
   /// Best bytes/s that this run has seen so far, after measuring once more.
   double measure(traffic kind) {
-    double const start = seconds(0);
-    on_threads(threads_, [&](std::size_t i) { pass(kind, i); });
-    double const moved = static_cast<double>(threads_) * static_cast<double>(bytes) * (kind >= traffic::copy ? 2 : 1);
+    std::vector<double> rates(static_cast<std::size_t>(threads_));
+    on_threads(threads_, [&](std::size_t i) {
+      double const start = seconds(threads_);
+      pass(kind, i);
+      rates[i] = static_cast<double>(kind >= traffic::copy ? 2 * bytes : bytes) / (seconds(threads_) - start);
+    });
     double& rate = best_[static_cast<std::size_t>(kind)];
-    return rate = std::max(rate, moved / (seconds(0) - start));
+    return rate = std::max(rate, std::accumulate(rates.begin(), rates.end(), 0.0));
   }
   double best(traffic kind) const { return best_[static_cast<std::size_t>(kind)]; }
 

@@ -4,16 +4,16 @@
 //
 //   libxsmm           nt, nn: W cut once into blocks of [depth][columns], bf16 in pairs along the depth: the ceiling
 //   libxsmm_in_place  nn, tn: W, or x, read where it lies, float
+#include "../memory_block.hpp"
 #include "in_place.hpp"
 
 #include <libxsmm.h>
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
-#include <vector>
 
 namespace {
 
@@ -62,9 +62,9 @@ kernel make_kernel(element type, std::int64_t rows, strides const& s, int flags)
 struct plan {
   in_place sizes;
   strides s{};
-  kernel whole, last;        // for full row blocks, and for the rows that are left
-  std::vector<char> packed;  // weights in blocks
-  std::int64_t bytes = 0;    // of an element
+  kernel whole, last;                  // for full row blocks, and for the rows that are left
+  std::optional<memory_block> packed;  // weights in blocks
+  std::int64_t bytes = 0;              // of an element
 
   explicit plan(problem const& p) : sizes(p), bytes(p.type == element::f32 ? 4 : 2) {}
 
@@ -103,9 +103,9 @@ void* prepare_packed(problem const& p) {
   if (!fits(sizes)) return nullptr;
   made->s = {col_block, col_block * depth_block, sizes.depth, depth_block, sizes.cols};
   if (!made->make(p.type == element::f32 ? LIBXSMM_GEMM_FLAG_NONE : LIBXSMM_GEMM_FLAG_VNNI_A)) return nullptr;
-  made->packed.resize(static_cast<std::size_t>(p.experts * p.n * p.k * made->bytes));
+  made->packed.emplace(static_cast<std::size_t>(p.experts * p.n * p.k * made->bytes));
   for (std::int64_t e = 0; e < p.experts; ++e) {
-    char* const to = made->packed.data() + e * p.n * p.k * made->bytes;
+    char* const to = made->packed->as<char>() + e * p.n * p.k * made->bytes;
     if (p.type == element::f32)
       pack(sizes, 1, static_cast<float const*>(p.weights_of(e)), reinterpret_cast<float*>(to));
     else
@@ -116,7 +116,7 @@ void* prepare_packed(problem const& p) {
 
 void run_packed(void* made, std::int64_t expert, void const* a, void const*, float* out) {
   auto const& p = *static_cast<plan const*>(made);
-  p.multiply(p.packed.data() + expert * p.sizes.cols * p.sizes.depth * p.bytes, p.sizes.depth,
+  p.multiply(p.packed->as<char>() + expert * p.sizes.cols * p.sizes.depth * p.bytes, p.sizes.depth,
              static_cast<char const*>(a), p.sizes.depth, out);
 }
 
