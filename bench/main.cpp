@@ -135,6 +135,12 @@ template <class Rate> double best(Rate const& rate) {
   return found;
 }
 
+#if defined(__clang__)
+constexpr char const* compiler = "clang " __clang_version__;
+#else
+constexpr char const* compiler = "g++ " __VERSION__;
+#endif
+
 void context(std::string const& key, double giga) { benchmark::AddCustomContext(key, std::to_string(giga * 1e-9)); }
 
 /// Whether a rate is within 3 % of a whole number of instructions per cycle, each `each` operations.
@@ -181,6 +187,7 @@ void print_peers() {
   }
   std::string const absent = MOIETY_BENCH_ABSENT;
   if (!absent.empty()) std::printf("  left out, as not installed: %s\n", absent.c_str());
+  benchmark::AddCustomContext("compiler", compiler);
   benchmark::AddCustomContext("peers", all);
   benchmark::AddCustomContext("peers_left_out", absent);
 }
