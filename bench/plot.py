@@ -11,8 +11,8 @@ from pathlib import Path
 
 from report import DIRECTIONS, Run
 
-COLOURS = {"moiety": "#c0392b", "moiety_packed": "#e67e22", "openblas": "#2471a3", "blis": "#1e8449", "onednn": "#7d3c98",
-           "eigen": "#7f8c8d", "libxsmm": "#17202a", "libxsmm_in_place": "#85929e"}
+COLOURS = {"moiety": "#c0392b", "moiety_packed": "#e67e22", "openblas": "#2471a3", "blis": "#1e8449",
+           "onednn": "#7d3c98", "eigen": "#7f8c8d", "libxsmm": "#17202a", "libxsmm_in_place": "#85929e"}
 WIDTH, HEIGHT, LEFT, TOP, GAP = 300, 190, 46, 64, 46
 
 
@@ -36,7 +36,8 @@ def panel(x0, y0, title, lines, counts):
         dash = ' stroke-dasharray="5 3"' if who.startswith("libxsmm") else ""
         path = " ".join(f"{x(rows):.1f},{y(percent):.1f}" for rows, percent in sorted(points))
         out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"{dash}/>')
-        out += [f'<circle cx="{x(rows):.1f}" cy="{y(percent):.1f}" r="{width}" fill="{colour}"/>' for rows, percent in points]
+        for rows, percent in points:
+            out.append(f'<circle cx="{x(rows):.1f}" cy="{y(percent):.1f}" r="{width}" fill="{colour}"/>')
     return out
 
 

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from statistics import geometric_mean, median
 
-DIRECTIONS = {"nt": "forward (nt)", "nt2": "gate and up (nt2)", "nn": "input gradient (nn)", "tn": "weight gradient (tn)"}
+DIRECTIONS = {"nt": "forward (nt)", "nt2": "gate and up (nt2)", "nn": "input gradient (nn)",
+              "tn": "weight gradient (tn)"}
 TYPES = ("float", "bf16", "double")
 PEERS = ("openblas", "blis", "onednn", "eigen", "libxsmm", "libxsmm_in_place")
 BEGIN, END = "<!-- results: written by bench/report.py -->", "<!-- end of results -->"
@@ -75,8 +76,8 @@ def sets_of(products):
 
 def ratio_to(products, kind, who, ours="moiety"):
     """Geometric mean over rows an expert of our time over theirs; None where there is no pair."""
-    pairs = [(row, products.get((*key[:4], who))) for key, row in products.items() if key[:3] == kind and key[4] == ours]
-    ratios = [ours.time / theirs.time for ours, theirs in pairs if theirs]
+    mine = {key[3]: row for key, row in products.items() if key[:3] == kind and key[4] == ours}
+    ratios = [row.time / theirs.time for rows, row in mine.items() if (theirs := products.get((*kind, rows, who)))]
     return geometric_mean(ratios) if ratios else None
 
 
@@ -113,8 +114,9 @@ def layer(run):
             if theirs := run.get(name.replace("/moiety", "/" + who)):
                 lines.append([f"{found[1]} {found[2]} {found[3]}", who, f"{ours.time * 1e3:.1f}",
                               f"{theirs.time * 1e3:.1f}", f"{theirs.time / ours.time:.2f}", f"{ours.limit:.1f}"])
-    return section("A whole layer", "32 experts of 2048 x 768, 4 a token, one thread. `torch_keeping_memory` is PyTorch "
-                   "with an allocator that keeps its memory; `libxsmm_products` are the bare products of a forward.",
+    text = ("32 experts of 2048 x 768, 4 a token, one thread. `torch_keeping_memory` is PyTorch with an allocator that "
+            "keeps its memory; `libxsmm_products` are the bare products of a forward.")
+    return section("A whole layer", text,
                    table(["call", "beside", "ours, ms", "theirs, ms", "theirs / ours", "our % limit"], lines))
 
 
@@ -186,7 +188,8 @@ def product_goals(run):
             for kind in TYPES[:2]:
                 ratios = [r for k in kinds if k[1] == kind and (r := ratio_to(products, k, peer))]
                 if ratios:
-                    yield goal_line(f"{direction}, {kind}: our time over {peer}'s", geometric_mean(ratios), 1, 1, 2, less=True)
+                    yield goal_line(f"{direction}, {kind}: our time over {peer}'s", geometric_mean(ratios), 1, 1, 2,
+                                    less=True)
 
 
 def goals(run):
@@ -207,7 +210,8 @@ def goals(run):
         lines.append(goal_line(f"layer forward, {kind}, 64 rows: our time over libxsmm's products",
                                ours.time / bare.time if ours and bare else None, 1.15, 1.15, 2, less=True))
     one, both = run.products(), run.products(run.all_threads if run.all_threads > 1 else 2)
-    gains = [one[key].time / row.time for key, row in both.items() if key in one and key[4] == "moiety" and key[3] >= 16]
+    gains = [one[key].time / row.time for key, row in both.items()
+             if key in one and key[4] == "moiety" and key[3] >= 16]
     lines.append(goal_line("all threads over one, least from 16 rows", min(gains, default=None), 1.85, 1.85, 2))
     return section("Goals", "The least over shapes counts; one thread unless said otherwise.",
                    table(["piece", "first release", "goal", "measured", "reached"], lines))
@@ -215,16 +219,17 @@ def goals(run):
 
 def limits(run):
     products = run.products()
-    counts = sorted({key[3] for key in products})
+    counts, shapes = sorted({key[3] for key in products}), sorted({key[2] for key in products})
     order = {who: i for i, who in enumerate(("moiety", "moiety_packed", *PEERS))}
+    cell = lambda row: "" if row is None else f"{row.limit:.0f}" + ("" if row.bound_by == "compute" else "*")
     lines = []
-    for kind in sets_of(products):
-        for who in sorted({key[4] for key in products if key[:3] == kind}, key=lambda w: order.get(w, 99)):
-            row = lambda count: products.get((*kind, count, who))
-            cell = lambda r: f"{r.limit:.0f}" + ("" if r.bound_by == "compute" else "*") if r else ""
-            lines.append([" ".join(kind), who] + [cell(row(count)) for count in counts])
+    for kind in dict.fromkeys(key[:2] for key in sets_of(products)):
+        for who in sorted({key[4] for key in products if key[:2] == kind}, key=lambda w: order.get(w, 99)):
+            lines.append([" ".join(kind), who] + [cell(products.get((*kind, shape, count, who)))
+                                                  for shape in shapes for count in counts])
+    head = [f"{shape}: {count}" if count == counts[0] else count for shape in shapes for count in counts]
     return section("Share of the limit", "Percent, one thread, over rows an expert; * where memory is the limit.",
-                   table(["product", "by", *counts], lines))
+                   table(["product", "by", *head], lines))
 
 
 def head(run):

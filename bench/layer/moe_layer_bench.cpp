@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A whole layer of Qwen3-30B-A3B's sizes with 32 experts, of which a token takes 4: a training step and its parts, beside
-// PyTorch's, and a forward beside its bare products.
+// A whole layer of Qwen3-30B-A3B's sizes with 32 experts, of which a token takes 4: a training step and its parts,
+// beside PyTorch's, and a forward beside its bare products.
 #include "layers.hpp"
 #include "measure.hpp"
 #include "peers/loaded.hpp"

@@ -14,7 +14,8 @@
 
 namespace bench {
 
-/// Every peer that this build has. Libraries take one thread a call, and see none of each other's symbols.
+/// Every peer that this build has. Libraries take one thread a call, which they read from the environment when they are
+/// loaded, and see none of each other's symbols.
 inline std::vector<peer> const& peers() {
   static std::vector<peer> const loaded = [] {
     for (char const* name : {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS"}) setenv(name, "1", 1);

@@ -9,8 +9,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include <omp.h>
-
 namespace {
 
 using namespace bench;
@@ -59,7 +57,6 @@ struct plan {
 };
 
 void* prepare(problem const& p) {
-  omp_set_num_threads(1);
   try {
     return new plan(p);
   } catch (dnnl::error const&) {
@@ -68,7 +65,6 @@ void* prepare(problem const& p) {
 }
 
 void run(void* made, std::int64_t expert, void const* a, void const* b, float* out) {
-  omp_set_num_threads(1);  // of this thread
   auto& p = *static_cast<plan*>(made);
   auto& arguments = p.arguments[static_cast<std::size_t>(expert)];
   arguments[DNNL_ARG_SRC].set_data_handle(const_cast<void*>(a));

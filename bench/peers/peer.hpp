@@ -2,7 +2,9 @@
 // What a library beside ours offers to the benchmarks: the products of one expert, on one thread a call. Each peer is a
 // module that is loaded at run time, so that libraries with the same symbols stand side by side, and none is linked.
 //
-//   nt   out[rows x n] = a[rows x k] W^T     nn   out[rows x k] = a[rows x n] W     tn   out[n x k] = a[rows x n]^T b[rows x k]
+//   nt   out[rows x n] = a[rows x k] W^T
+//   nn   out[rows x k] = a[rows x n] W
+//   tn   out[n x k]    = a[rows x n]^T b[rows x k]
 //
 // W [n x k]; all matrices are row-major and dense; operands are float or bf16 (16 bits), outputs float.
 #pragma once
