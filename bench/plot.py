@@ -61,9 +61,9 @@ def plot(run, shape):
     out.insert(0, text(width / 2, 24, f"% of limit over rows an expert, {shape}, one thread, "
                        f"{run.context.get('processor', '')}, {run.context['date'][:10]}", size=14))
     for i, who in enumerate(sorted(seen, key=lambda w: list(COLOURS).index(w) if w in COLOURS else 99)):
-        at = LEFT + i * 125
+        at, dash = LEFT + i * 125, ' stroke-dasharray="5 3"' if who.startswith("libxsmm") else ""
         out.append(f'<line x1="{at}" x2="{at + 22}" y1="{bottom}" y2="{bottom}" stroke="{COLOURS.get(who, "#000")}" '
-                   f'stroke-width="{3 if who.startswith("moiety") else 1.5}"/>')
+                   f'stroke-width="{3 if who.startswith("moiety") else 1.5}"{dash}/>')
         out.append(text(at + 27, bottom + 4, who, "start"))
     size = f'width="{width}" height="{bottom + 24}" viewBox="0 0 {width} {bottom + 24}"'
     style = 'font-family="sans-serif" fill="#222"'

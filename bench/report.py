@@ -239,11 +239,11 @@ def head(run):
     moved = lambda n: ", ".join(f"{name} {float(c[k]):.1f}" for name in ("read", "write", "memcpy", "nt copy")
                                 if (k := f"{name}_gbytes_per_s_threads_{n}") in c)
     lines = [f"{c['date'][:10]}, {c.get('processor', '')}, {c.get('compiler', '')}.", ""]
-    lines += [f"{n} thread{'s' if n > 1 else ''}: {rates(n)} GFLOP/s on registers; GB/s {moved(n)}.  "
+    lines += [f"- {n} thread{'s' if n > 1 else ''}: {rates(n)} GFLOP/s on registers; GB/s {moved(n)}"
               for n in sorted({1, run.all_threads})]
-    lines += [f"Peers: {c.get('peers') or 'none'}."]
+    lines += [f"- {peer}" for peer in c.get("peers", "").split("; ") if peer]
     if c.get("peers_left_out"):
-        lines += [f"Left out: {c['peers_left_out']}."]
+        lines += [f"- left out: {c['peers_left_out']}"]
     return "\n".join(lines) + "\n\n"
 
 
