@@ -186,7 +186,7 @@ void print_peers() {
     all += (all.empty() ? "" : "; ") + std::string(p.name) + ": " + p.about;
   }
   std::string const absent = MOIETY_BENCH_ABSENT;
-  if (!absent.empty()) std::printf("  left out, as not installed: %s\n", absent.c_str());
+  if (!absent.empty()) std::printf("  left out: %s\n", absent.c_str());
   benchmark::AddCustomContext("compiler", compiler);
   benchmark::AddCustomContext("peers", all);
   benchmark::AddCustomContext("peers_left_out", absent);

@@ -192,7 +192,7 @@ def product_goals(run):
                                     less=True)
 
 
-def goals(run):
+def goals(run, with_missing):
     lines = list(product_goals(run))
     for what, name, first, goal in TIME_GOALS:
         lines.append(goal_line(what, row.nanoseconds if (row := run.get(name)) else None, first, goal, 0, less=True))
@@ -213,6 +213,8 @@ def goals(run):
     gains = [one[key].time / row.time for key, row in both.items()
              if key in one and key[4] == "moiety" and key[3] >= 16]
     lines.append(goal_line("all threads over one, least from 16 rows", min(gains, default=None), 1.85, 1.85, 2))
+    if not with_missing:
+        lines = [line for line in lines if line[3]]
     return section("Goals", "The least over shapes counts; one thread unless said otherwise.",
                    table(["piece", "first release", "goal", "measured", "reached"], lines))
 
@@ -247,8 +249,9 @@ def head(run):
     return "\n".join(lines) + "\n\n"
 
 
-def summaries(run):
-    return beside_peers(run) + layer(run) + two_threads(run) + scaling(run) + goals(run)
+def summaries(run, with_missing=False):
+    """with_missing: name goals that were not measured, too."""
+    return beside_peers(run) + layer(run) + two_threads(run) + scaling(run) + goals(run, with_missing)
 
 
 def main(arguments):
@@ -257,7 +260,7 @@ def main(arguments):
         path = Path(arguments[2])
         before, rest = path.read_text().split(BEGIN)
         after = rest.split(END)[1]
-        path.write_text(f"{before}{BEGIN}\n\n{head(run)}{limits(run)}{summaries(run)}{END}{after}")
+        path.write_text(f"{before}{BEGIN}\n\n{head(run)}{limits(run)}{summaries(run, with_missing=True)}{END}{after}")
     else:
         print(summaries(run), end="")
 
