@@ -85,9 +85,8 @@ template <class S> void report(benchmark::State& state, int threads, work const&
 /// Times call(), each after prepare() outside the clock.
 template <class S, class Prepare, class Call>
 void measure(benchmark::State& state, int threads, work const& todo, Prepare const& prepare, Call const& call) {
-  prepare();
-  call();  // warms caches, and touches memory that the system has not given yet
-  fma_ceiling<S>(threads);
+  double const fma = fma_ceiling<S>(threads);
+  if (todo.flops < 0.05 * fma) prepare(), call();  // warms; a long call does so in its slowest repetition
   double busy = 0, elapsed = 0;
   for (auto _ : state) {
     prepare();

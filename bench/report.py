@@ -27,6 +27,7 @@ class Row:
         self.flops, self.bytes, self.items = runs[0]["flops"], runs[0]["bytes"], runs[0]["items"]
         self.limit = 100 * middle("floor_s") / self.time
         self.peak = 100 * self.flops / self.time / middle("fma_rate")  # % of the loop on registers
+        self.busy = middle("busy")
         self.bound_by = runs[-1]["label"]
         self.nanoseconds = self.time / self.items * 1e9
 
@@ -96,12 +97,14 @@ def two_threads(run):
     one, all_of_them = run.products(), run.products(run.all_threads)
     lines = []
     for kind in dict.fromkeys(key[:2] for key in sets_of(all_of_them)):
-        gains = [one[key].time / row.time for key, row in all_of_them.items()
-                 if key[:2] == kind and key[4] == "moiety" and key in one]
+        rows = {key: row for key, row in all_of_them.items() if key[:2] == kind and key[4] == "moiety" and key in one}
+        gains = [one[key].time / row.time for key, row in rows.items()]
         if gains and run.all_threads > 1:
-            lines.append([" ".join(kind), f"{median(gains):.2f}", f"{min(gains):.2f}"])
-    return section(f"{run.all_threads} threads over one", "Speed-up of our products over all shapes.",
-                   table(["product", "median", "least"], lines))
+            busy = sum(row.busy >= 0.9 for row in rows.values())
+            lines.append([" ".join(kind), f"{median(gains):.2f}", f"{min(gains):.2f}", f"{busy} of {len(rows)}"])
+    return section(f"{run.all_threads} threads over one", "Speed-up of our products over all shapes. Rows that keep the "
+                   "threads busy for less than 90 % do not spread, or had neighbours.",
+                   table(["product", "median", "least", "rows busy"], lines))
 
 
 def layer(run):
