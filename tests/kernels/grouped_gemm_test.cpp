@@ -126,6 +126,26 @@ template <class S, class A, class B> int64 term(int64 i, int64 count) {
   return pairs && (i ^ 1) < count ? i ^ 1 : i;
 }
 
+/// Packed copies of M matrices, in memory that was poisoned.
+template <class T, std::size_t M> struct packed {
+  struct alignas(64) line {
+    std::byte bytes[64];
+  };
+  std::array<std::vector<line>, M> memory;
+  std::array<packed_matrix<T>, M> matrices;
+
+  template <class Pack> packed(setting const& s, std::array<grouped_matrix<T const>, M> const& from, Pack const& pack) {
+    int64 const bytes = packed_bytes<T>(s.n, s.k);
+    for (std::size_t m = 0; m < M; ++m) {
+      memory[m].resize(static_cast<std::size_t>(s.groups() * bytes / 64 + 1));
+      auto* const to = reinterpret_cast<std::byte*>(memory[m].data());
+      std::memset(to, 0xff, memory[m].size() * 64);
+      pack(engine(s.threads), from[m], to);
+      matrices[m] = {to, bytes};
+    }
+  }
+};
+
 template <class S, class A, class B> S step(A a, B b, S sum) {
   return mo::fma(static_cast<S>(a), static_cast<S>(b), sum);
 }
@@ -137,12 +157,16 @@ template <class S, class A, class B, std::size_t M = 1> void check_nt(setting co
   for (std::size_t m = 0; m < M; ++m) w.emplace_back(s, s.n, s.k, 2 + static_cast<unsigned>(m));
   for (std::size_t m = 0; m < M; ++m) views[m] = w[m].view();
   auto const offsets = s.offsets();
-  collector<S, M> got(s.total(), s.n);
-  grouped_gemm_nt<S>(engine(s.threads), s.groups(), offsets.data(), a.view(), views, s.n, s.k,
-                     [&](int64 g, int64 row, int64 col, int64 cols, std::array<S const*, M> const& sums) {
-                       got.take(s, g, row, col, cols, sums);
-                     });
-  CHECK(got.once());
+  auto const run = [&](auto const& matrices) {
+    collector<S, M> got(s.total(), s.n);
+    grouped_gemm_nt<S>(engine(s.threads), s.groups(), offsets.data(), a.view(), matrices, s.n, s.k,
+                       [&](int64 g, int64 row, int64 col, int64 cols, std::array<S const*, M> const& sums) {
+                         got.take(s, g, row, col, cols, sums);
+                       });
+    CHECK(got.once());
+    return got.sums;
+  };
+  auto const got = run(views);
   for (std::size_t m = 0; m < M; ++m) {
     std::vector<S> expected;
     for (int64 g = 0; g < s.groups(); ++g)
@@ -155,7 +179,13 @@ template <class S, class A, class B, std::size_t M = 1> void check_nt(setting co
           }
           expected.push_back(sum);
         }
-    CHECK(same(got.sums[m], expected));
+    CHECK(same(got[m], expected));
+  }
+  if constexpr (std::is_same_v<A, B> && std::is_same_v<S, mo::sum_t<B>>) {
+    packed<B, M> const kept(
+        s, views, [&](auto& on, auto const& matrix, std::byte* to) { pack_nt(on, s.groups(), matrix, s.n, s.k, to); });
+    auto const again = run(kept.matrices);
+    for (std::size_t m = 0; m < M; ++m) CHECK(same(again[m], got[m]));
   }
 }
 
@@ -168,11 +198,15 @@ template <class S, class A, class B, std::size_t M = 1> void check_nn(setting co
   for (std::size_t m = 0; m < M; ++m) w.emplace_back(s, s.k, s.n, 20 + static_cast<unsigned>(m));
   for (std::size_t m = 0; m < M; ++m) rows[m] = a[m].view(), views[m] = w[m].view();
   auto const offsets = s.offsets();
-  collector<S, 1> got(s.total(), s.n);
-  grouped_gemm_nn<S>(
-      engine(s.threads), s.groups(), offsets.data(), rows, views, s.n, s.k,
-      [&](int64 g, int64 row, int64 col, int64 cols, S const* sums) { got.take(s, g, row, col, cols, {sums}); });
-  CHECK(got.once());
+  auto const run = [&](auto const& matrices) {
+    collector<S, 1> got(s.total(), s.n);
+    grouped_gemm_nn<S>(
+        engine(s.threads), s.groups(), offsets.data(), rows, matrices, s.n, s.k,
+        [&](int64 g, int64 row, int64 col, int64 cols, S const* sums) { got.take(s, g, row, col, cols, {sums}); });
+    CHECK(got.once());
+    return got.sums[0];
+  };
+  auto const got = run(views);
   std::vector<S> expected(static_cast<std::size_t>(s.total() * s.n), S{0});
   for (int64 g = 0; g < s.groups(); ++g)
     for (int64 r = at(offsets, g); r < at(offsets, g + 1); ++r)
@@ -183,7 +217,12 @@ template <class S, class A, class B, std::size_t M = 1> void check_nn(setting co
             S& sum = at(expected, r * s.n + c);
             sum = step(rows[m].row(r)[k], views[m].group(g)[k * views[m].row_stride + c], sum);
           }
-  CHECK(same(got.sums[0], expected));
+  CHECK(same(got, expected));
+  if constexpr (std::is_same_v<A, B> && std::is_same_v<S, mo::sum_t<B>>) {
+    packed<B, M> const kept(
+        s, views, [&](auto& on, auto const& matrix, std::byte* to) { pack_nn(on, s.groups(), matrix, s.n, s.k, to); });
+    CHECK(same(run(kept.matrices), got));
+  }
 }
 
 template <class S, class A, class B> void check_tn(setting const& s, bool accumulate) {

@@ -65,8 +65,9 @@ struct tile {
 /// are wide, so that weights are read as they lie. Tiles shrink until every thread has several.
 template <class U> class tile_list {
  public:
-  tile_list(std::int64_t groups, std::int64_t const* offsets, std::int64_t n, int threads)
-      : groups_(groups), offsets_(offsets), n_(n) {
+  tile_list(std::int64_t groups, std::int64_t const* offsets, std::int64_t n, int threads,
+            std::int64_t wide_cols = blocking<U>::wide_cols)
+      : groups_(groups), offsets_(offsets), n_(n), wide_cols_(wide_cols) {
     std::int64_t const wanted = threads > 1 ? 4 * std::int64_t{threads} : 0;
     while (count() < wanted && wide_cols_ > blocking<U>::cols) wide_cols_ /= 2;
     while (count() < wanted && most_rows_ > 2 * simd::lanes<U>) most_rows_ /= 2;
@@ -94,7 +95,7 @@ template <class U> class tile_list {
 
   std::int64_t groups_;
   std::int64_t const* offsets_;
-  std::int64_t n_, most_rows_ = blocking<U>::rows, wide_cols_ = blocking<U>::wide_cols;
+  std::int64_t n_, wide_cols_, most_rows_ = blocking<U>::rows;
 };
 
 /// Copies the units of `count` values, a zero after an odd number of bf16.
@@ -129,16 +130,21 @@ strided_rows<U> narrow_rows(rows_of<A> a, std::int64_t first, std::int64_t prese
   return {reinterpret_cast<std::byte const*>(space), copied_stride<U> * static_cast<std::int64_t>(sizeof(U))};
 }
 
-/// Rows in memory that the block after this one is packed from: those of a step lie `step` bytes after the last step's.
-struct upcoming_rows {
-  std::byte const* first = nullptr;
-  std::int64_t step = 0, lane = 0;  // bytes from step to step, from lane to lane
+/// The weights that follow a block, for which the cache is asked while the block is used: each pass of a strip of rows
+/// over a panel asks for two lines of every step.
+template <class U> struct upcoming_weights {
+  std::byte const* first = nullptr;  // null: none
+  std::int64_t lane = 0;             // bytes from lane to lane; in packed panels, from panel to panel, per lane
+  std::int64_t step = 0;             // bytes from step to step; 0 in packed panels, whose steps follow one another
+  std::int64_t first_step = 0;       // in packed panels
 
-  /// What of it the strip-th pass over lanes [lane_first, lane_first + lanes) asks for.
-  prefetch_stream stripe(std::int64_t strip, std::int64_t lane_first, std::int64_t lanes, bool pairs) const {
-    std::int64_t const bytes = pairs ? 64 : 128;
-    if (first == nullptr || strip * bytes >= lanes * lane) return {};
-    return {first + lane_first * lane + strip * bytes, step, pairs ? step / 2 : 64};
+  prefetch_stream stripe(std::int64_t strip, std::int64_t lanes_before, std::int64_t lanes) const {
+    bool const packed = step == 0, two_rows = !packed && values_per_unit<U> == 2;
+    std::int64_t const bytes = lanes * (packed ? static_cast<std::int64_t>(sizeof(U)) : lane);
+    std::int64_t const before = strip * (two_rows ? 64 : 128);
+    if (first == nullptr || before >= bytes) return {};
+    std::byte const* const panel = first + lanes_before * lane + (packed ? first_step * bytes : 0);
+    return {panel + before, packed ? bytes : step, two_rows ? step / 2 : 64};
   }
 };
 
@@ -146,10 +152,11 @@ struct upcoming_rows {
 template <class U> struct panel_block {
   panel_cut<U> cut;
   U const* data;
-  std::int64_t steps;  // from one panel's first step to the next panel's, per lane
-  upcoming_rows soon{};
+  std::int64_t steps;           // from one panel's first step to the next panel's, per lane
+  std::int64_t first_step = 0;  // of the block, in packed panels of all steps
+  upcoming_weights<U> soon{};
 
-  U const* panel(std::int64_t p) const { return data + cut.first(p) * steps; }
+  U const* panel(std::int64_t p) const { return data + cut.first(p) * steps + first_step * cut.width(p); }
 };
 
 /// sums(i, j) = chain over the block's steps of row i times panels, from what is there if `resume`.
@@ -166,8 +173,7 @@ void multiply_rows(rows_of<A> a, std::int64_t rows, std::int64_t count, panel_bl
         micro_kernel<U>(present, block.cut.vectors(p), steps_of<U>(count), strip, block.panel(p),
                         {resume ? out : nullptr, stride, out, stride}, soon);
       };
-      prefetch_stream const soon =
-          block.soon.stripe(r / most_narrow, block.cut.first(p), block.cut.width(p), values_per_unit<U> == 2);
+      prefetch_stream const soon = block.soon.stripe(r / most_narrow, block.cut.first(p), block.cut.width(p));
       if (soon.next != nullptr)
         product(soon);
       else
@@ -337,15 +343,56 @@ void nn_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>,
       std::int64_t const count = std::min(sizes::values, k - k0);
       B const* const from = w[m].group(t.group) + k0 * w[m].row_stride + t.col;
       pack_across<U>([&](std::int64_t i) { return from + i * w[m].row_stride; }, count, t.cols, wide);
-      upcoming_rows soon{};
+      upcoming_weights<U> soon{};
       if (k0 + count < k)
-        soon = {reinterpret_cast<std::byte const*>(from + count * w[m].row_stride),
-                w[m].row_stride * values_per_unit<U> * static_cast<std::int64_t>(sizeof(B)), sizeof(B)};
-      multiply_rows<U>(rows_from(a[m], t.row, k0), t.rows, count, panel_block<U>{cut, wide, steps_of<U>(count), soon},
-                       sums, resume, space);
+        soon = {reinterpret_cast<std::byte const*>(from + count * w[m].row_stride), sizeof(B),
+                w[m].row_stride * values_per_unit<U> * static_cast<std::int64_t>(sizeof(B))};
+      multiply_rows<U>(rows_from(a[m], t.row, k0), t.rows, count,
+                       panel_block<U>{cut, wide, steps_of<U>(count), 0, soon}, sums, resume, space);
     }
   for (std::int64_t r = 0; r < t.rows; ++r)
     epilogue(t.group, t.row + r, t.col, t.cols, static_cast<S const*>(sums + r * cut.lanes()));
+}
+
+/// nt and nn on packed weights. The sums of M matrices stand side by side, or are one sum: the epilogue of nt or nn.
+template <class U, bool OneSum, class A, class T, std::size_t M, class Epilogue>
+void packed_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>, M> const& a,
+                 std::array<packed_matrix<T>, M> const& w, std::int64_t k, int threads, Epilogue const& epilogue) {
+  using S = sum_of<U>;
+  using sizes = blocking<U>;
+  carver memory(scratch);
+  U* const space = memory.take<U>(most_narrow * copied_stride<U>);
+  S* const sums = memory.take<S>((OneSum ? 1 : static_cast<std::int64_t>(M)) * sizes::rows * sizes::cols);
+  panel_cut<U> const cut(t.cols);
+  std::int64_t const size = round_up(t.rows, most_narrow) * cut.lanes(), steps = steps_of<U>(k);
+  if (k == 0) std::fill_n(sums, (OneSum ? 1 : static_cast<std::int64_t>(M)) * size, S{0});
+  for (std::size_t m = 0; m < M; ++m) {
+    U const* const panels = reinterpret_cast<U const*>(w[m].data + t.group * w[m].group_bytes) + t.col * steps;
+    for (std::int64_t k0 = 0; k0 < k; k0 += sizes::values) {
+      std::int64_t const count = std::min(sizes::values, k - k0), first = k0 / values_per_unit<U>;
+      bool const last = k0 + count == k;
+      std::int64_t const next =
+          last ? threads * cut.lanes() * steps : 0;  // the next tile of this thread, if all are alike
+      panel_block<U> const block{
+          cut,
+          panels,
+          steps,
+          first,
+          {reinterpret_cast<std::byte const*>(panels + next), steps * static_cast<std::int64_t>(sizeof(U)), 0,
+           last ? 0 : first + steps_of<U>(count)}};
+      multiply_rows<U>(rows_from(a[m], t.row, k0), t.rows, count, block,
+                       sums + (OneSum ? 0 : static_cast<std::int64_t>(m) * size), k0 > 0 || (OneSum && m > 0), space);
+    }
+  }
+  for (std::int64_t r = 0; r < t.rows; ++r) {
+    if constexpr (OneSum) {
+      epilogue(t.group, t.row + r, t.col, t.cols, static_cast<S const*>(sums + r * cut.lanes()));
+    } else {
+      std::array<S const*, M> rows;
+      for (std::size_t m = 0; m < M; ++m) rows[m] = sums + static_cast<std::int64_t>(m) * size + r * cut.lanes();
+      epilogue(t.group, t.row + r, t.col, t.cols, rows);
+    }
+  }
 }
 
 /// Rows [i0, i0 + ni), columns [j0, j0 + nj) of one group's output, from its rows [row, row + rows).
@@ -414,6 +461,32 @@ template <class U, std::size_t M> constexpr std::int64_t scratch_needed() {
   return units * unit + sums * sum + 16384;
 }
 
+/// Packs each column block of each group by pack(group, first column, columns, to).
+template <class T, class Engine, class Pack>
+void pack_weights(Engine& engine, std::int64_t groups, std::int64_t n, std::int64_t k, std::byte* to,
+                  Pack const& pack) {
+  using U = unit_of<sum_t<T>, T, T>;
+  constexpr std::int64_t cols = blocking<U>::cols;
+  std::int64_t const blocks = ceil_div(n, cols);
+  engine.parallel(groups * blocks, [&](std::int64_t task, int) {
+    std::int64_t const g = task / blocks, col = task % blocks * cols;
+    pack(g, col, std::min(cols, n - col), reinterpret_cast<U*>(to + g * packed_bytes<T>(n, k)) + col * steps_of<U>(k));
+  });
+}
+
+template <class S, bool OneSum, class Engine, class T, std::size_t M, class Epilogue>
+void multiply_packed(Engine& engine, std::int64_t groups, std::int64_t const* offsets,
+                     std::array<rows_of<T>, M> const& a, std::array<packed_matrix<T>, M> const& w, std::int64_t n,
+                     std::int64_t k, Epilogue const& epilogue) {
+  static_assert(std::same_as<S, sum_t<T>>, "packed weights are summed in the sum type of their own type.");
+  using U = unit_of<S, T, T>;
+  static_assert(scratch_needed<U, M>() <= Engine::scratch_bytes);
+  tile_list<U> const tiles(groups, offsets, n, engine.threads(), blocking<U>::cols);
+  engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
+    packed_tile<U, OneSum>(engine.scratch(worker), tiles[task], a, w, k, engine.threads(), epilogue);
+  });
+}
+
 }  // namespace moiety::inline MOIETY_ABI::kernels::host_gemm
 
 namespace moiety::inline MOIETY_ABI::kernels {
@@ -448,6 +521,47 @@ void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* of
     else
       host_gemm::nn_tile<U>(engine.scratch(worker), t, a, w, k, epilogue);
   });
+}
+
+template <class T> constexpr std::int64_t packed_bytes(std::int64_t n, std::int64_t k) {
+  using U = host_gemm::unit_of<sum_t<T>, T, T>;
+  return host_gemm::panel_cut<U>(n).lanes() * host_gemm::steps_of<U>(k) * static_cast<std::int64_t>(sizeof(U));
+}
+
+template <class Engine, class T>
+void pack_nt(Engine& engine, std::int64_t groups, grouped_matrix<T const> w, std::int64_t n, std::int64_t k,
+             std::byte* to) {
+  host_gemm::pack_weights<T>(engine, groups, n, k, to,
+                             [=](std::int64_t g, std::int64_t col, std::int64_t cols, auto* out) {
+                               host_gemm::pack_along<std::remove_pointer_t<decltype(out)>>(
+                                   [&](std::int64_t c) { return w.group(g) + (col + c) * w.row_stride; }, cols, k, out);
+                             });
+}
+
+template <class Engine, class T>
+void pack_nn(Engine& engine, std::int64_t groups, grouped_matrix<T const> w, std::int64_t n, std::int64_t k,
+             std::byte* to) {
+  host_gemm::pack_weights<T>(engine, groups, n, k, to,
+                             [=](std::int64_t g, std::int64_t col, std::int64_t cols, auto* out) {
+                               host_gemm::pack_across<std::remove_pointer_t<decltype(out)>>(
+                                   [&](std::int64_t i) { return w.group(g) + i * w.row_stride + col; }, k, cols, out);
+                             });
+}
+
+template <class S, class Engine, class T, std::size_t M, class Epilogue>
+void grouped_gemm_nt(Engine& engine, std::int64_t groups, std::int64_t const* offsets, rows_of<T> a,
+                     std::array<packed_matrix<T>, M> const& w, std::int64_t n, std::int64_t k,
+                     Epilogue const& epilogue) {
+  std::array<rows_of<T>, M> rows;
+  rows.fill(a);
+  host_gemm::multiply_packed<S, false>(engine, groups, offsets, rows, w, n, k, epilogue);
+}
+
+template <class S, class Engine, class T, std::size_t M, class Epilogue>
+void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* offsets,
+                     std::array<rows_of<T>, M> const& a, std::array<packed_matrix<T>, M> const& w, std::int64_t n,
+                     std::int64_t k, Epilogue const& epilogue) {
+  host_gemm::multiply_packed<S, true>(engine, groups, offsets, a, w, n, k, epilogue);
 }
 
 template <class S, class Engine, class A, class B>
