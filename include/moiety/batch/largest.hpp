@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The K largest of n values, in descending order, without sorting and without K passes.
 //
-//   find_largest(values, n, index)   index[0 … K − 1]; of equal values the lower index comes first, NaN is left out.
-//                                    False, and index unspecified, where it gives up.
+//   find_largest<K>(values, n, f)   f(rank, index) for the K largest; of equal values the lower index comes first, NaN is
+//                                   left out. False, and no call, where it gives up.
 //
 // The values stand in 16 columns. The K-th largest column maximum is a bound that at least K values reach, and few others
 // do: about 10 for K = 8. Each of these candidates is placed by the number of candidates that are larger. It gives up if
-// K is above 16, if fewer than K values are left, or if very many reach the bound, as equal values do.
+// K is above 16, if fewer than K values are left, if two candidates are equal, or if very many reach the bound.
 #pragma once
 
 #include <moiety/batch/lanes.hpp>
