@@ -326,6 +326,18 @@ TEST_CASE("tiles of few rows are as wide as thousands of columns") {
     }
 }
 
+TEST_CASE("few rows of another type than the sums may be longer than what is copied at once") {
+  check_nt<float, mo::bf16, float>({.rows = {2}, .n = 3, .k = 40000});
+}
+
+TEST_CASE("matrices side by side may have any number of columns") {
+  for (int64 const n : {1, 9, 255, 257, 511, 513, 530}) {
+    check_nt<float, float, float, 2>({.rows = {20, 9}, .n = n, .k = 1100});
+    check_nt<double, double, double, 2>({.rows = {20, 9}, .n = n, .k = 600});
+    check_nt<float, mo::bf16, mo::bf16>({.rows = {20, 9}, .n = n, .k = 1100, .threads = 2});
+  }
+}
+
 TEST_CASE("16-bit operands widen exactly") {
   check_all<float, mo::bf16, float>({.rows = {37, 1, 0, 15}, .n = 33, .k = 257, .gathered = true, .threads = 2});
   check_all<float, mo::bf16, mo::bf16>({.rows = {3, 14}, .n = 257, .k = 31, .pad = 7});

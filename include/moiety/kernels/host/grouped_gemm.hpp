@@ -29,13 +29,16 @@
 
 namespace moiety::inline MOIETY_ABI::kernels::host_gemm {
 
-/// Sizes of tiles.
+/// Sizes of tiles: an eighth to a half of a second-level cache of 1 MiB for each operand.
 template <class U> struct blocking {
   static constexpr std::int64_t rows = 256;                                           // most rows of a tile
   static constexpr std::int64_t cols = column_block<sum_of<U>>;                       // most columns
   static constexpr std::int64_t wide_cols = 8 * cols;                                 // the same for few rows
   static constexpr std::int64_t steps = 1024 / static_cast<std::int64_t>(sizeof(U));  // most steps of a block
   static constexpr std::int64_t values = steps * values_per_unit<U>;                  // the same in values of k
+  static constexpr std::int64_t nt_steps = 2 * steps, nt_values = 2 * values;         // of nt
+  static constexpr std::int64_t nt_cols(std::size_t matrices) { return matrices > 1 ? cols : 2 * cols; }
+  static constexpr std::int64_t tn_blocks = 4, tn_cols = 4 * cols;  // of tn: packed blocks, most columns
   static_assert(rows % simd::lanes<U> == 0 && cols % simd::lanes<U> == 0 && rows % most_narrow == 0);
 };
 
@@ -66,10 +69,13 @@ struct tile {
 template <class U> class tile_list {
  public:
   tile_list(std::int64_t groups, std::int64_t const* offsets, std::int64_t n, int threads,
-            std::int64_t wide_cols = blocking<U>::wide_cols)
-      : groups_(groups), offsets_(offsets), n_(n), wide_cols_(wide_cols) {
+            std::int64_t cols = blocking<U>::cols, std::int64_t wide_cols = blocking<U>::wide_cols)
+      : groups_(groups), offsets_(offsets), n_(n), cols_(cols), wide_cols_(wide_cols) {
     std::int64_t const wanted = threads > 1 ? 4 * std::int64_t{threads} : 0;
-    while (count() < wanted && wide_cols_ > blocking<U>::cols) wide_cols_ /= 2;
+    while (count() < wanted && wide_cols_ > blocking<U>::cols) {
+      wide_cols_ /= 2;
+      cols_ = std::min(cols_, wide_cols_);
+    }
     while (count() < wanted && most_rows_ > 2 * simd::lanes<U>) most_rows_ /= 2;
   }
 
@@ -90,12 +96,12 @@ template <class U> class tile_list {
  private:
   std::int64_t rows(std::int64_t g) const { return offsets_[g + 1] - offsets_[g]; }
   std::int64_t row_blocks(std::int64_t g) const { return ceil_div(rows(g), most_rows_); }
-  std::int64_t cols(std::int64_t g) const { return rows(g) <= few_rows ? wide_cols_ : blocking<U>::cols; }
+  std::int64_t cols(std::int64_t g) const { return rows(g) <= few_rows ? wide_cols_ : cols_; }
   std::int64_t column_blocks(std::int64_t g) const { return ceil_div(n_, cols(g)); }
 
   std::int64_t groups_;
   std::int64_t const* offsets_;
-  std::int64_t n_, wide_cols_, most_rows_ = blocking<U>::rows;
+  std::int64_t n_, cols_, wide_cols_, most_rows_ = blocking<U>::rows;
 };
 
 /// Copies the units of `count` values, a zero after an odd number of bf16.
@@ -116,7 +122,7 @@ template <class A> rows_of<A> rows_from(rows_of<A> a, std::int64_t row, std::int
 
 /// Distance between copied rows, in units: off a power of two, which would share one set of the cache.
 template <class U>
-inline constexpr std::int64_t copied_stride = blocking<U>::steps + 64 / static_cast<std::int64_t>(sizeof(U));
+inline constexpr std::int64_t copied_stride = blocking<U>::nt_steps + 64 / static_cast<std::int64_t>(sizeof(U));
 
 /// Rows [first, first + present) of `a`, `count` values long, for a micro kernel of `high` rows: in place if all are there
 /// and hold units, else copied into `space`.
@@ -182,24 +188,40 @@ void multiply_rows(rows_of<A> a, std::int64_t rows, std::int64_t count, panel_bl
   }
 }
 
+/// Calls f(first, columns) for the column blocks of a tile.
+template <class S, class Function> void for_column_blocks(tile const& t, Function const& f) {
+  for (std::int64_t first = 0; first < t.cols; first += column_block<S>)
+    f(first, std::min(column_block<S>, t.cols - first));
+}
+
+/// Columns of a tile of nt with room for whole squares and strips.
+template <class S> constexpr std::int64_t padded_columns(tile const& t) {
+  return round_up(t.cols, std::max(simd::lanes<S>, most_narrow));
+}
+
 /// Turns the sums of nt, M matrices of [column][row], into rows and hands them to the epilogue.
 template <class S, std::size_t M, class Epilogue>
 void hand_over(tile const& t, S const* sums, std::int64_t stride, S* stage, Epilogue const& epilogue) {
-  constexpr std::int64_t lanes = simd::lanes<S>, cols = blocking<S>::cols, stage_stride = cols + lanes;
-  for (std::int64_t first = 0; first < t.rows; first += lanes) {
-    for (std::int64_t m = 0; m < static_cast<std::int64_t>(M); ++m)
-      for (std::int64_t c = 0; c < t.cols; c += lanes) {
-        simd::square<S> square;
-        for (std::int64_t i = 0; i < lanes; ++i) square[i] = simd::load(sums + (m * cols + c + i) * stride + first);
-        simd::transpose<S>(square);
-        for (std::int64_t i = 0; i < lanes; ++i) simd::store(stage + (m * lanes + i) * stage_stride + c, square[i]);
-      }
-    for (std::int64_t i = 0; i < std::min(lanes, t.rows - first); ++i) {
-      std::array<S const*, M> rows;
-      for (std::size_t m = 0; m < M; ++m) rows[m] = stage + (static_cast<std::int64_t>(m) * lanes + i) * stage_stride;
-      epilogue(t.group, t.row + first + i, t.col, t.cols, rows);
+  constexpr std::int64_t lanes = simd::lanes<S>, stage_stride = column_block<S> + lanes;
+  auto const turn = [&](std::int64_t m, std::int64_t col, std::int64_t cols, std::int64_t first) {
+    S const* const from = sums + (m * padded_columns<S>(t) + col) * stride + first;
+    for (std::int64_t c = 0; c < cols; c += lanes) {
+      simd::square<S> square;
+      for (std::int64_t i = 0; i < lanes; ++i) square[i] = simd::load(from + (c + i) * stride);
+      simd::transpose<S>(square);
+      for (std::int64_t i = 0; i < lanes; ++i) simd::store(stage + (m * lanes + i) * stage_stride + c, square[i]);
     }
-  }
+  };
+  for_column_blocks<S>(t, [&](std::int64_t col, std::int64_t cols) {
+    for (std::int64_t first = 0; first < t.rows; first += lanes) {
+      for (std::int64_t m = 0; m < static_cast<std::int64_t>(M); ++m) turn(m, col, cols, first);
+      for (std::int64_t i = 0; i < std::min(lanes, t.rows - first); ++i) {
+        std::array<S const*, M> rows;
+        for (std::size_t m = 0; m < M; ++m) rows[m] = stage + (static_cast<std::int64_t>(m) * lanes + i) * stage_stride;
+        epilogue(t.group, t.row + first + i, t.col + col, cols, rows);
+      }
+    }
+  });
 }
 
 template <class U, class A, class B, std::size_t M, class Epilogue>
@@ -209,29 +231,24 @@ void nt_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a, std::arr
   using sizes = blocking<U>;
   constexpr auto matrices = static_cast<std::int64_t>(M);
   carver memory(scratch);
-  U* const wide = memory.take<U>(sizes::rows * sizes::steps);
+  U* const wide = memory.take<U>(sizes::rows * sizes::nt_steps);
   U* const space = memory.take<U>(most_narrow * copied_stride<U>);
-  S* const stage = memory.take<S>(matrices * simd::lanes<S> * (sizes::cols + simd::lanes<S>));
-  S* const sums = memory.take<S>(matrices * sizes::cols * sizes::rows);
+  S* const stage = memory.take<S>(matrices * simd::lanes<S> * (column_block<S> + simd::lanes<S>));
   panel_cut<U> const cut(t.rows);
-  if (k == 0) std::fill_n(sums, matrices * sizes::cols * cut.lanes(), S{0});
-  for (std::int64_t k0 = 0; k0 < k; k0 += sizes::values) {
-    std::int64_t const count = std::min(sizes::values, k - k0);
+  std::int64_t const size = padded_columns<S>(t) * cut.lanes();
+  S* const sums = memory.take<S>(matrices * size);
+  if (k == 0) std::fill_n(sums, matrices * size, S{0});
+  for (std::int64_t k0 = 0; k0 < k; k0 += sizes::nt_values) {
+    std::int64_t const count = std::min(sizes::nt_values, k - k0);
     pack_along<U>([&](std::int64_t i) { return a.row(t.row + i) + k0; }, t.rows, count, wide);
     panel_block<U> const block{cut, wide, steps_of<U>(count)};
     for (std::size_t m = 0; m < M; ++m) {
       B const* const from = w[m].group(t.group) + t.col * w[m].row_stride + k0;
       multiply_rows<U>(rows_of<B>{from, w[m].row_stride}, t.cols, count, block,
-                       sums + static_cast<std::int64_t>(m) * sizes::cols * cut.lanes(), k0 > 0, space);
+                       sums + static_cast<std::int64_t>(m) * size, k0 > 0, space);
     }
   }
   hand_over<S, M>(t, sums, cut.lanes(), stage, epilogue);
-}
-
-/// Calls f(first, columns, block) for the column blocks of a tile.
-template <class S, class Function> void for_column_blocks(tile const& t, Function const& f) {
-  for (std::int64_t first = 0; first < t.cols; first += column_block<S>)
-    f(first, std::min(column_block<S>, t.cols - first));
 }
 
 /// Rows that hold units: those of a, or copies in `space`, the last one repeated.
@@ -252,6 +269,11 @@ template <class U, class A> struct unit_rows {
     }
   }
 };
+
+/// Whether nt_few_rows_tile can take rows of k values: those of another type are copied.
+template <class U, class A> constexpr bool few_rows_fit(std::int64_t k) {
+  return std::same_as<typename unit_rows<U, A>::value, A> || k <= (1 << 20) / (few_rows * static_cast<int>(sizeof(U)));
+}
 
 /// nt for few rows: the weights are the wide operand, turned in registers on their way.
 template <class U, class A, class B, std::size_t M, class Epilogue>
@@ -414,40 +436,51 @@ void tn_micro(int vectors, std::int64_t steps, packed_strip<U> narrow, U const* 
   for (std::int64_t i = 0; i < rows; ++i) std::copy_n(edge + i * width, cols, sums.to + i * sums.to_stride);
 }
 
+/// The rows of a are packed once, a few blocks at a time, for all columns of the tile.
 template <class U, class A, class B>
 void tn_tile(std::span<std::byte> scratch, tn_block const& t, rows_of<A> a, rows_of<B> b, sum_of<U>* out,
              std::int64_t out_stride, bool accumulate) {
   using S = sum_of<U>;
   using sizes = blocking<U>;
+  constexpr std::int64_t strips = strip_units<U>(sizes::steps, sizes::rows), kept_stride = sizes::tn_cols;
   carver memory(scratch);
   U* const wide = memory.take<U>(sizes::cols * sizes::steps);
-  U* const narrow = memory.take<U>(strip_units<U>(sizes::steps, sizes::rows));
+  U* const narrow = memory.take<U>(sizes::tn_blocks * strips);
   S* const edge = memory.take<S>(most_narrow * most_vectors * simd::lanes<U>);
-  S* const partial = memory.take<S>(sizes::rows * sizes::cols);
+  S* const partial = memory.take<S>(sizes::rows * kept_stride);
   std::fill_n(edge, most_narrow * most_vectors * simd::lanes<U>, S{0});
   out += t.i0 * out_stride + t.j0;
   if (t.rows == 0 && !accumulate)
     for (std::int64_t i = 0; i < t.ni; ++i) std::fill_n(out + i * out_stride, t.nj, S{0});
-  panel_cut<U> const cut(t.nj);
-  bool const aligned = reinterpret_cast<std::uintptr_t>(out) % vector_bytes == 0 &&
-                       out_stride * static_cast<std::int64_t>(sizeof(S)) % vector_bytes == 0;
-  for (std::int64_t r0 = 0; r0 < t.rows; r0 += sizes::values) {
-    std::int64_t const count = std::min(sizes::values, t.rows - r0), steps = steps_of<U>(count);
-    bool const first = r0 == 0, last = r0 + count == t.rows;
-    pack_across<U>([&](std::int64_t r) { return b.row(t.row + r0 + r) + t.j0; }, count, t.nj, wide);
-    pack_strips<U>([&](std::int64_t r) { return a.row(t.row + r0 + r) + t.i0; }, count, t.ni, narrow);
+  bool const stream = !accumulate && reinterpret_cast<std::uintptr_t>(out) % vector_bytes == 0 &&
+                      out_stride * static_cast<std::int64_t>(sizeof(S)) % vector_bytes == 0;
+  auto const multiply = [&](std::int64_t j, std::int64_t nj, std::int64_t r0, std::int64_t count, U const* strip) {
+    std::int64_t const steps = steps_of<U>(count);
+    bool const first = r0 == 0, last = r0 + count == t.rows, at_edge = last || (first && accumulate);
+    panel_cut<U> const cut(nj);
+    pack_across<U>([&](std::int64_t r) { return b.row(t.row + r0 + r) + t.j0 + j; }, count, nj, wide);
     for (std::int64_t i = 0; i < t.ni; i += most_narrow)
       for (std::int64_t p = 0; p < cut.count; ++p) {
-        S* const here = out + i * out_stride + cut.first(p);
-        S* const kept = partial + i * sizes::cols + cut.first(p);
-        tile_sums<S> const sums{first ? (accumulate ? here : nullptr) : kept, first ? out_stride : sizes::cols,
-                                last ? here : kept, last ? out_stride : sizes::cols, last && aligned && !accumulate};
-        tn_micro<U>(cut.vectors(p), steps, packed_strip<U>{narrow + i / most_narrow * strip_stride<U>(steps)},
-                    wide + cut.first(p) * steps, sums, last || (first && accumulate) ? t.ni - i : most_narrow,
-                    last || (first && accumulate) ? t.nj - cut.first(p) : cut.width(p), edge);
+        S* const here = out + i * out_stride + j + cut.first(p);
+        S* const kept = partial + i * kept_stride + j + cut.first(p);
+        tile_sums<S> const sums{first ? (accumulate ? here : nullptr) : kept, first ? out_stride : kept_stride,
+                                last ? here : kept, last ? out_stride : kept_stride, last && stream};
+        tn_micro<U>(cut.vectors(p), steps, packed_strip<U>{strip + i / most_narrow * strip_stride<U>(steps)},
+                    wide + cut.first(p) * steps, sums, at_edge ? t.ni - i : most_narrow,
+                    at_edge ? nj - cut.first(p) : cut.width(p), edge);
       }
+  };
+  for (std::int64_t r0 = 0; r0 < t.rows; r0 += sizes::tn_blocks * sizes::values) {
+    std::int64_t const end = std::min(t.rows, r0 + sizes::tn_blocks * sizes::values);
+    for (std::int64_t r = r0; r < end; r += sizes::values)
+      pack_strips<U>([&](std::int64_t i) { return a.row(t.row + r + i) + t.i0; }, std::min(sizes::values, end - r),
+                     t.ni, narrow + (r - r0) / sizes::values * strips);
+    for (std::int64_t j = 0; j < t.nj; j += sizes::cols)
+      for (std::int64_t r = r0; r < end; r += sizes::values)
+        multiply(j, std::min(sizes::cols, t.nj - j), r, std::min(sizes::values, end - r),
+                 narrow + (r - r0) / sizes::values * strips);
   }
-  if (aligned && !accumulate) simd::fence_stores();
+  if (stream) simd::fence_stores();
 }
 
 /// What a tile of any direction takes at most from a worker's scratch, with M matrices side by side.
@@ -455,10 +488,12 @@ template <class U, std::size_t M> constexpr std::int64_t scratch_needed() {
   using sizes = blocking<U>;
   constexpr auto m = static_cast<std::int64_t>(M), unit = static_cast<std::int64_t>(sizeof(U)),
                  sum = static_cast<std::int64_t>(sizeof(sum_of<U>));
-  std::int64_t const units = sizes::cols * sizes::steps + strip_units<U>(sizes::steps, sizes::rows);
-  std::int64_t const sums =
-      m * simd::lanes<sum_of<U>> * (sizes::cols + simd::lanes<sum_of<U>>)+m * sizes::cols * sizes::rows;
-  return units * unit + sums * sum + 16384;
+  std::int64_t const wide = sizes::cols * sizes::steps, strips = strip_units<U>(sizes::steps, sizes::rows);
+  std::int64_t const stage = m * simd::lanes<sum_of<U>> * (sizes::cols + simd::lanes<sum_of<U>>);
+  std::int64_t const nt = (sizes::rows * sizes::nt_steps + most_narrow * copied_stride<U>)*unit +
+                          (stage + m * sizes::nt_cols(M) * sizes::rows) * sum;
+  std::int64_t const tn = (wide + sizes::tn_blocks * strips) * unit + sizes::rows * sizes::tn_cols * sum;
+  return std::max(nt, tn) + 16384;
 }
 
 /// Packs each column block of each group by pack(group, first column, columns, to).
@@ -481,7 +516,7 @@ void multiply_packed(Engine& engine, std::int64_t groups, std::int64_t const* of
   static_assert(std::same_as<S, sum_t<T>>, "packed weights are summed in the sum type of their own type.");
   using U = unit_of<S, T, T>;
   static_assert(scratch_needed<U, M>() <= Engine::scratch_bytes);
-  tile_list<U> const tiles(groups, offsets, n, engine.threads(), blocking<U>::cols);
+  tile_list<U> const tiles(groups, offsets, n, engine.threads(), blocking<U>::cols, blocking<U>::cols);
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
     packed_tile<U, OneSum>(engine.scratch(worker), tiles[task], a, w, k, engine.threads(), epilogue);
   });
@@ -497,10 +532,10 @@ void grouped_gemm_nt(Engine& engine, std::int64_t groups, std::int64_t const* of
                      Epilogue const& epilogue) {
   using U = host_gemm::unit_of<S, A, B>;
   static_assert(host_gemm::scratch_needed<U, M>() <= Engine::scratch_bytes);
-  host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads());
+  host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads(), host_gemm::blocking<U>::nt_cols(M));
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
     auto const t = tiles[task];
-    if (t.rows <= host_gemm::few_rows)
+    if (t.rows <= host_gemm::few_rows && host_gemm::few_rows_fit<U, A>(k))
       host_gemm::nt_few_rows_tile<U>(engine.scratch(worker), t, a, w, k, epilogue);
     else
       host_gemm::nt_tile<U>(engine.scratch(worker), t, a, w, k, epilogue);
@@ -570,12 +605,15 @@ void grouped_gemm_tn(Engine& engine, std::int64_t groups, std::int64_t const* of
   using U = host_gemm::unit_of<S, A, B>;
   using sizes = host_gemm::blocking<U>;
   static_assert(host_gemm::scratch_needed<U, 1>() <= Engine::scratch_bytes);
-  std::int64_t const down = host_gemm::ceil_div(n, sizes::rows), across = host_gemm::ceil_div(k, sizes::cols);
-  engine.parallel(groups * down * across, [&](std::int64_t task, int worker) {
-    std::int64_t const g = task / (down * across), i = task / across % down * sizes::rows;
-    std::int64_t const j = task % across * sizes::cols;
+  std::int64_t const down = host_gemm::ceil_div(n, sizes::rows);
+  std::int64_t cols = sizes::tn_cols;
+  auto const tasks = [&] { return groups * down * host_gemm::ceil_div(k, cols); };
+  while (engine.threads() > 1 && tasks() < 4 * engine.threads() && cols > sizes::cols) cols /= 2;
+  std::int64_t const across = host_gemm::ceil_div(k, cols);
+  engine.parallel(tasks(), [&](std::int64_t task, int worker) {
+    std::int64_t const g = task / (down * across), i = task / across % down * sizes::rows, j = task % across * cols;
     host_gemm::tn_block const block{offsets[g], offsets[g + 1] - offsets[g], i, std::min(sizes::rows, n - i),
-                                    j,          std::min(sizes::cols, k - j)};
+                                    j,          std::min(cols, k - j)};
     host_gemm::tn_tile<U>(engine.scratch(worker), block, a, b, out.group(g), out.row_stride, accumulate);
   });
 }

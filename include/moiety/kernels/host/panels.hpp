@@ -81,7 +81,7 @@ template <class U, class Row> auto step_of(Row const& row, std::int64_t s, std::
 }
 
 /// Steps that packing asks the cache for ahead of time: a block's rows lie in different pages, where no hardware does.
-inline constexpr std::int64_t prefetch_steps = 8;
+inline constexpr std::int64_t prefetch_steps = 4;
 
 /// row(k) gives the row of k, k in [0, count): `cols` values are packed.
 template <class U, class Row> void pack_across(Row const& row, std::int64_t count, std::int64_t cols, U* to) {
