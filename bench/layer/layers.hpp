@@ -38,7 +38,9 @@ template <class Spec, class T> struct layer_fixture {
         x(random(tokens, 2)),
         y(random(tokens, 3)),
         dy(random(tokens, 4)),
-        dx(random(tokens, 5)) {}
+        dx(random(tokens, 5)) {
+    for (int step = 0; step < 2; ++step) forward_backward();  // the arena holds what a step needs before a clock starts
+  }
 
   moiety::matrix<T> random(std::int64_t tokens, int seed) {
     auto made = ctx.matrix(tokens, Spec::size.hidden);

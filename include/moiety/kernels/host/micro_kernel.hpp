@@ -204,8 +204,8 @@ void transposing_kernel(std::int64_t count, A const* const* rows, B const* const
   MOIETY_UNROLL(8)
   for (int i = 0; i < Rows; ++i) sum[i] = simd::zero<S>();
   simd::square<U> square;
-  auto const add = [&](int i, U value, std::int64_t step) {
-    sum[i] = simd::fma(simd::broadcast(value), square[step], sum[i]);
+  auto const add = [&](int i, U value, simd::vec<U> wide) {
+    sum[i] = simd::fma(simd::broadcast(value), wide, sum[i]);
   };
   std::int64_t k = 0;
   for (; k + values <= count; k += values) {
@@ -221,7 +221,7 @@ void transposing_kernel(std::int64_t count, A const* const* rows, B const* const
       for (int i = 0; i < Rows; ++i) {
         U value;
         std::memcpy(static_cast<void*>(&value), rows[i] + k + step * values_per_unit<U>, sizeof value);
-        add(i, value, step);
+        add(i, value, square[step]);
       }
     }
   }
@@ -231,7 +231,7 @@ void transposing_kernel(std::int64_t count, A const* const* rows, B const* const
     for (std::int64_t j = 0; j < lanes; ++j) square[j] = simd::load_first<U>(columns[j] + k, count - k);
     simd::transpose<U>(square);
     for (std::int64_t step = 0; step < steps_of<U>(count - k); ++step)
-      for (int i = 0; i < Rows; ++i) add(i, rest[i][step], step);
+      for (int i = 0; i < Rows; ++i) add(i, rest[i][step], square[step]);
   }
   MOIETY_UNROLL(8)
   for (int i = 0; i < Rows; ++i) simd::store(to + i * to_stride, sum[i]);
