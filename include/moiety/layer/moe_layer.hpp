@@ -44,7 +44,7 @@ namespace moiety::inline MOIETY_ABI {
 
 template <class Spec, class Deployment = deployment<>> class moe_layer {
   using read = spec_of<Spec>;
-  using T = typename Deployment::element;
+  using T = detail::element_t<Deployment>;
   using S = sum_t<T>;
   using apply = apply_experts<typename read::experts_type>;
   using dispatcher = typename Deployment::dispatcher;
