@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this machine can do at most, measured: multiply-adds on registers, memory bandwidth, and the clock that says
+// What this machine can do at most, measured: arithmetic on registers, memory bandwidth, and the clock that says
 // whether the first is what the core is built for.
 #pragma once
 
+#include "memory_block.hpp"
+
+#include <moiety/core/numbers.hpp>
 #include <moiety/kernels/host/simd.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
+#include <numeric>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
 #include <sched.h>
-#include <sys/mman.h>
 #include <time.h>
 
 namespace bench {
@@ -61,31 +63,59 @@ template <class Body> void on_threads(int threads, Body const& body) {
   for (std::thread& thread : running) thread.join();
 }
 
-/// Multiply-adds in registers alone, enough chains to fill the pipelines: flop/s of one thread over `steps` steps.
-/// Checks its own result against the scalar chain, so that it cannot be optimised away.
-template <class S> double fma_loop(int threads, std::int64_t steps) {
+/// A loop on registers alone, enough chains to fill the pipelines: operations/s of one thread, each lane of one step
+/// being `per_lane` of them. step(sum) must bring chain i, from start(i), to expected(i), so that it cannot be skipped.
+template <int PerLane, class Step, class Start, class Expected>
+double register_loop(int threads, std::int64_t steps, Step const& step, Start const& begin, Expected const& expected) {
   constexpr int chains = simd::many_registers ? 24 : 12;
-  constexpr std::size_t extent = chains;
-  simd::vec<S> sum[extent];
-  for (int i = 0; i < chains; ++i) sum[i] = simd::broadcast(static_cast<S>(i));
-  auto factor = simd::broadcast(static_cast<S>(0.75)), term = simd::broadcast(static_cast<S>(0.3));
-  asm volatile("" : "+m"(factor), "+m"(term));  // unknown to the compiler
-  simd::vec<S> const a = factor, b = term;
+  using S = decltype(begin(0));
+  simd::vec<S> sum[static_cast<std::size_t>(chains)];
+  for (int i = 0; i < chains; ++i) sum[i] = simd::broadcast(begin(i));
   double const start = seconds(threads);
   for (std::int64_t k = 0; k < steps; ++k) {
 #pragma GCC unroll 24
-    for (int i = 0; i < chains; ++i) sum[i] = simd::fma(sum[i], a, b);
+    for (int i = 0; i < chains; ++i) sum[i] = step(sum[i]);
   }
   double const elapsed = seconds(threads) - start;
-  for (int i = 0; i < chains; ++i) {
-    S expected = static_cast<S>(i);
-    for (int k = 0; k < 400; ++k) expected = moiety::fma(expected, static_cast<S>(0.75), static_cast<S>(0.3));
-    for (int lane = 0; lane < simd::lanes<S>; ++lane)  // both have reached the fixed point
-      if (!(std::abs(sum[i][lane] - expected) <= 1e-6 * std::abs(expected)))
-        throw std::logic_error("the loop of multiply-adds has a wrong result");
-  }
-  return 2.0 * chains * simd::lanes<S> * static_cast<double>(steps) / elapsed;
+  for (int i = 0; i < chains; ++i)
+    for (int lane = 0; lane < simd::lanes<S>; ++lane)
+      if (!(std::abs(sum[i][lane] - expected(i)) <= 1e-6 * std::abs(expected(i))))
+        throw std::logic_error("a loop on registers has a wrong result");
+  return PerLane * static_cast<double>(chains * simd::lanes<S>) * static_cast<double>(steps) / elapsed;
 }
+
+/// Multiply-adds in float or double: flop/s of one thread over `steps` steps.
+template <class S> double fma_loop(int threads, std::int64_t steps) {
+  auto factor = simd::broadcast(static_cast<S>(0.75)), term = simd::broadcast(static_cast<S>(0.3));
+  asm volatile("" : "+m"(factor), "+m"(term));  // unknown to the compiler
+  simd::vec<S> const a = factor, b = term;
+  return register_loop<2>(
+      threads, steps, [&](simd::vec<S> sum) { return simd::fma(sum, a, b); }, [](int i) { return static_cast<S>(i); },
+      [](int i) {  // both reach the fixed point
+        S x = static_cast<S>(i);
+        for (int k = 0; k < 400; ++k) x = moiety::fma(x, static_cast<S>(0.75), static_cast<S>(0.3));
+        return x;
+      });
+}
+
+/// For bf16 dot products of pairs into float where there is an instruction for them, else multiply-adds in float.
+#if defined(__AVX512BF16__)
+inline constexpr bool has_bf16_dot = true;
+template <> inline double fma_loop<moiety::bf16>(int threads, std::int64_t steps) {
+  auto factor = _mm512_set1_epi32(0x3f803f80),
+       term = _mm512_set1_epi32(static_cast<int>(0xbf803f80));  // pairs (1, 1), (1, -1)
+  asm volatile("" : "+m"(factor), "+m"(term));
+  auto const a = (__m512bh)factor, b = (__m512bh)term;
+  auto const same = [](int i) { return static_cast<float>(i); };
+  return register_loop<4>(
+      threads, steps, [&](simd::vec<float> sum) { return _mm512_dpbf16_ps(sum, a, b); }, same, same);
+}
+#else
+inline constexpr bool has_bf16_dot = false;
+template <> inline double fma_loop<moiety::bf16>(int threads, std::int64_t steps) {
+  return fma_loop<float>(threads, steps);
+}
+#endif
 
 /// flop/s of all threads together, from about two milliseconds.
 template <class S> double fma_rate(int threads) {
@@ -113,55 +143,75 @@ inline double clock_rate() {
 #endif
 }
 
-/// Memory of huge pages where the system has them.
-class memory_block {
+/// What moves bytes at most: reading, writing past the caches, copying as memcpy does (bytes counted twice), and copying
+/// with stores past the caches (likewise).
+enum class traffic { read, write, copy, stream };
+inline constexpr std::array all_traffic{traffic::read, traffic::write, traffic::copy, traffic::stream};
+inline constexpr std::array traffic_names{"read", "write", "memcpy", "nt copy"};
+
+/// Stores a register past the caches where there is an instruction for it.
+inline void store_past_caches(float* to, simd::vec<float> value) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(to, value);
+#elif defined(__AVX__)
+  _mm256_stream_ps(to, value);
+#elif defined(__SSE__)
+  _mm_stream_ps(to, value);
+#else
+  simd::store(to, value);
+#endif
+}
+
+/// Memory for the bandwidth of some threads, 128 MiB twice for each.
+class bandwidth {
  public:
-  explicit memory_block(std::size_t bytes) : data_(std::aligned_alloc(std::size_t{2} << 20, bytes)) {
-    if (data_ == nullptr) throw std::bad_alloc();
-    madvise(data_, bytes, MADV_HUGEPAGE);
-    std::memset(data_, 1, bytes);
+  explicit bandwidth(int threads) : threads_(threads) {
+    for (int i = 0; i < 2 * threads; ++i) blocks_.push_back(std::make_unique<memory_block>(bytes));
   }
-  memory_block(memory_block const&) = delete;
-  memory_block& operator=(memory_block const&) = delete;
-  ~memory_block() { std::free(data_); }
-  template <class T> T* as() const { return static_cast<T*>(data_); }
+
+  /// Best bytes/s that this run has seen so far, after measuring once more.
+  double measure(traffic kind) {
+    std::vector<double> rates(static_cast<std::size_t>(threads_));
+    on_threads(threads_, [&](std::size_t i) {
+      double const start = seconds(threads_);
+      pass(kind, i);
+      rates[i] = static_cast<double>(kind >= traffic::copy ? 2 * bytes : bytes) / (seconds(threads_) - start);
+    });
+    double& rate = best_[static_cast<std::size_t>(kind)];
+    return rate = std::max(rate, std::accumulate(rates.begin(), rates.end(), 0.0));
+  }
+  double best(traffic kind) const { return best_[static_cast<std::size_t>(kind)]; }
 
  private:
-  void* data_;
-};
+  static constexpr std::size_t bytes = std::size_t{128} << 20, count = bytes / sizeof(float);
+  static constexpr std::size_t lanes = simd::lanes<float>, step = 8 * lanes;
 
-/// Best bytes/s of reading, and of copying (bytes counted twice), 128 MiB a thread.
-struct bandwidth {
-  double read = 0, copy = 0;
-};
-inline bandwidth measure_bandwidth(int threads) {
-  constexpr std::size_t bytes = std::size_t{128} << 20;
-  std::vector<std::unique_ptr<memory_block>> blocks;
-  for (int i = 0; i < 2 * threads; ++i) blocks.push_back(std::make_unique<memory_block>(bytes));
-  auto const best = [&](auto const& pass) {
-    double rate = 0;
-    for (int round = 0; round < 5; ++round) {
-      double const start = seconds(0);
-      on_threads(threads, pass);
-      rate = std::max(rate, static_cast<double>(threads) * static_cast<double>(bytes) / (seconds(0) - start));
+  void pass(traffic kind, std::size_t i) {
+    auto* const from = blocks_[2 * i]->as<float>();
+    auto* const to = blocks_[2 * i + 1]->as<float>();
+    switch (kind) {
+      case traffic::read: read(from); break;
+      case traffic::copy: std::memcpy(to, from, bytes); break;
+      case traffic::write:
+        for (std::size_t at = 0; at < count; at += lanes) store_past_caches(to + at, simd::broadcast(1.0f));
+        break;
+      case traffic::stream:
+        for (std::size_t at = 0; at < count; at += lanes) store_past_caches(to + at, simd::load(from + at));
+        break;
     }
-    return rate;
-  };
-  bandwidth found;
-  found.read = best([&](std::size_t i) {
-    auto const* const from = blocks[2 * i]->as<float>();
-    constexpr std::size_t count = bytes / sizeof(float), step = 8 * static_cast<std::size_t>(simd::lanes<float>);
+    asm volatile("" : : "r"(to) : "memory");
+  }
+  static void read(float const* from) {
     simd::vec<float> sums[8] = {};
     for (std::size_t at = 0; at < count; at += step)
 #pragma GCC unroll 8
-      for (std::size_t j = 0; j < 8; ++j) sums[j] += simd::load(from + at + j * simd::lanes<float>);
+      for (std::size_t j = 0; j < 8; ++j) sums[j] += simd::load(from + at + j * lanes);
     for (simd::vec<float>& sum : sums) asm volatile("" : : "m"(sum));
-  });
-  found.copy = 2 * best([&](std::size_t i) {
-                 std::memcpy(blocks[2 * i + 1]->as<char>(), blocks[2 * i]->as<char>(), bytes);
-                 asm volatile("" : : "r"(blocks[2 * i + 1]->as<char>()) : "memory");
-               });
-  return found;
-}
+  }
+
+  int threads_;
+  std::vector<std::unique_ptr<memory_block>> blocks_;
+  std::array<double, all_traffic.size()> best_{};
+};
 
 }  // namespace bench

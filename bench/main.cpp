@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs the benchmarks and prints one table: medians beside the least time that the ceilings of this run allow.
 //
-//   % limit   floor / median, floor being the larger of flops / loop of multiply-adds and bytes / bandwidth
+//   % limit   floor / median, floor being the larger of flops / loop on registers and bytes / bandwidth
+//   bound by  the larger of the two: compute, or the bandwidth that the row is held against
 //   % busy    processor time / (threads x wall time): less than all where threads wait, for each other or for neighbours
 //
-// The run is void, and the exit status 1, where its own ceilings cannot be trusted: the loop of multiply-adds does not
-// reach 97 % of a whole number of them per cycle, or a benchmark is faster than the best that it reached in this run.
+// The run is void, and the exit status 1, where its own ceilings cannot be trusted: a loop on registers does not reach
+// 97 % of a whole number of instructions per cycle, or a row is faster than the best that its loop reached in this run.
 #include "ceilings.hpp"
 #include "measure.hpp"
+#include "peers/loaded.hpp"
+#include "peers/torch.hpp"
 
 #include <benchmark/benchmark.h>
 
@@ -69,7 +72,7 @@ class table : public benchmark::BenchmarkReporter {
       r.busy.push_back(counter("busy"));
       r.threads = counter("threads"), r.flops = counter("flops"), r.bytes = counter("bytes"),
       r.items = counter("items");
-      r.compute_bound = counter("compute_bound") != 0;
+      r.bound_by = run.report_label;
     }
   }
 
@@ -83,7 +86,7 @@ class table : public benchmark::BenchmarkReporter {
     for (std::string const& name : order_) print(shown(name), w, rows_[name]);
   }
 
-  /// Rows that are faster than the loop of multiply-adds.
+  /// Rows that are faster than their loop on registers.
   std::vector<std::string> too_fast() const {
     std::vector<std::string> found;
     for (auto const& [name, r] : rows_)
@@ -104,8 +107,7 @@ class table : public benchmark::BenchmarkReporter {
   struct row {
     std::vector<double> times, floors, fma, busy;
     double threads = 0, flops = 0, bytes = 0, items = 0;
-    bool compute_bound = false;
-    std::string error;
+    std::string bound_by, error;
   };
 
   static std::string shown(std::string const& name) { return name.substr(0, name.find("/threads:")); }
@@ -114,12 +116,12 @@ class table : public benchmark::BenchmarkReporter {
     if (r.times.empty()) return void(std::printf("%-*s failed: %s\n", width, name.c_str(), r.error.c_str()));
     double const time = median(r.times), floor = median(r.floors);
     char rate[32];
-    bool const counts_flops = r.flops > 0 && r.compute_bound;
+    bool const counts_flops = r.bound_by == "compute";
     std::snprintf(rate, sizeof rate, counts_flops ? "%.1f GFLOP/s" : "%.1f GB/s",
                   (counts_flops ? r.flops : r.bytes) / time * 1e-9);
     std::printf("%-*s %7.0f %12s %12s %7.1f %8s %14s %11.1f %6.0f\n", width, name.c_str(), r.threads,
-                duration(time).c_str(), duration(floor).c_str(), 100 * floor / time,
-                r.compute_bound ? "compute" : "memory", rate, time / r.items * 1e9, 100 * median(r.busy));
+                duration(time).c_str(), duration(floor).c_str(), 100 * floor / time, r.bound_by.c_str(), rate,
+                time / r.items * 1e9, 100 * median(r.busy));
   }
 
   std::vector<std::string> order_;
@@ -133,31 +135,61 @@ template <class Rate> double best(Rate const& rate) {
   return found;
 }
 
-/// Prints the ceilings; false where the loop of multiply-adds is not what the core can do.
+#if defined(__clang__)
+constexpr char const* compiler = "clang " __clang_version__;
+#else
+constexpr char const* compiler = "g++ " __VERSION__;
+#endif
+
+void context(std::string const& key, double giga) { benchmark::AddCustomContext(key, std::to_string(giga * 1e-9)); }
+
+/// Whether a rate is within 3 % of a whole number of instructions per cycle, each `each` operations.
+bool whole_per_cycle(char const* what, double rate, double clock, double each) {
+  double const issued = rate / clock / each, whole = std::max(1.0, std::round(issued));
+  std::printf("  %.2f %s per cycle\n", issued, what);
+  return std::abs(issued / whole - 1) <= 0.03;
+}
+
+/// Prints the ceilings; false where a loop on registers is not what the core can do.
 bool print_ceilings() {
   bool sound = true;
-  double const clock = best(clock_rate);
+  double const clock = best(clock_rate), lanes = simd::lanes<float>;
   std::printf("%s, vectors of %d bytes, clock %.2f GHz\n", processor().c_str(), moiety::vector_bytes, clock * 1e-9);
   benchmark::AddCustomContext("processor", processor());
   for (int const threads : thread_counts()) {
     double const single = best([&] { return fma_ceiling<float>(threads); });
     double const twice = best([&] { return fma_ceiling<double>(threads); });
-    bandwidth const& memory = memory_ceiling(threads);
-    std::printf(
-        "  %d thread%s: multiply-adds on registers %.1f GFLOP/s float, %.1f double; memory read %.1f GB/s, "
-        "copy %.1f\n",
-        threads, threads == 1 ? " " : "s", single * 1e-9, twice * 1e-9, memory.read * 1e-9, memory.copy * 1e-9);
+    double const half = best([&] { return fma_ceiling<moiety::bf16>(threads); });
+    std::printf("  %d thread%s: on registers %.1f GFLOP/s float, %.1f double, %.1f bf16; GB/s", threads,
+                threads == 1 ? " " : "s", single * 1e-9, twice * 1e-9, half * 1e-9);
     std::string const suffix = "_threads_" + std::to_string(threads);
-    benchmark::AddCustomContext("fma_float_gflops" + suffix, std::to_string(single * 1e-9));
-    benchmark::AddCustomContext("fma_double_gflops" + suffix, std::to_string(twice * 1e-9));
-    benchmark::AddCustomContext("read_gbytes_per_s" + suffix, std::to_string(memory.read * 1e-9));
-    benchmark::AddCustomContext("copy_gbytes_per_s" + suffix, std::to_string(memory.copy * 1e-9));
-    if (threads != 1 || clock <= 0) continue;
-    double const issued = single / clock / (2.0 * simd::lanes<float>), whole = std::max(1.0, std::round(issued));
-    std::printf("  %.2f vector multiply-adds per cycle\n", issued);
-    if (MOIETY_HAS_FMA && std::abs(issued / whole - 1) > 0.03) sound = false;
+    context("float_gflops" + suffix, single), context("double_gflops" + suffix, twice);
+    context("bf16_gflops" + suffix, half);
+    for (traffic const kind : all_traffic) {
+      auto const* const name = traffic_names[static_cast<std::size_t>(kind)];
+      std::printf(" %s %.1f", name, memory_ceiling(threads).best(kind) * 1e-9);
+      context(std::string(name) + "_gbytes_per_s" + suffix, memory_ceiling(threads).best(kind));
+    }
+    std::printf("\n");
+    if (threads != 1 || clock <= 0 || !MOIETY_HAS_FMA) continue;
+    sound = whole_per_cycle("vector multiply-adds", single, clock, 2 * lanes) && sound;
+    if (has_bf16_dot) sound = whole_per_cycle("vector dot products of bf16", half, clock, 4 * lanes) && sound;
   }
   return sound;
+}
+
+/// Prints who stands beside us, and who is left out.
+void print_peers() {
+  std::string all;
+  for (peer const& p : peers()) {
+    std::printf("  %-16s %s\n", p.name, p.about);
+    all += (all.empty() ? "" : "; ") + std::string(p.name) + ": " + p.about;
+  }
+  std::string const absent = MOIETY_BENCH_ABSENT;
+  if (!absent.empty()) std::printf("  left out: %s\n", absent.c_str());
+  benchmark::AddCustomContext("compiler", compiler);
+  benchmark::AddCustomContext("peers", all);
+  benchmark::AddCustomContext("peers_left_out", absent);
 }
 
 }  // namespace
@@ -166,6 +198,7 @@ int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   bool const sound = print_ceilings();
+  print_peers();
   table rows;
   benchmark::RunSpecifiedBenchmarks(&rows);
   benchmark::Shutdown();
@@ -174,8 +207,9 @@ int main(int argc, char** argv) {
         "%zu rows on several threads kept them busy for less than 90 %%: their work does not spread, or other "
         "processes ran beside them.\n",
         rows.idle());
-  if (!sound) std::printf("VOID: the loop of multiply-adds is not within 3 %% of a whole number per cycle.\n");
+  if (!sound)
+    std::printf("VOID: a loop on registers is not within 3 %% of a whole number of instructions per cycle.\n");
   for (std::string const& name : rows.too_fast())
-    std::printf("VOID: %s is faster than the loop of multiply-adds.\n", name.c_str());
+    std::printf("VOID: %s is faster than its loop on registers.\n", name.c_str());
   return sound && rows.too_fast().empty() && !rows.failed() ? 0 : 1;
 }

@@ -22,12 +22,16 @@ namespace bench {
 /// Thread counts to measure: one, and all.
 inline std::array<int, 2> thread_counts() { return {1, std::max(2, moiety::available_processors())}; }
 
-/// Bandwidth for each thread count, measured once.
-inline bandwidth const& memory_ceiling(int threads) {
-  static std::map<int, bandwidth> known;
-  auto found = known.find(threads);
-  if (found == known.end()) found = known.emplace(threads, measure_bandwidth(threads)).first;
-  return found->second;
+/// Bandwidth for each thread count.
+inline bandwidth& memory_ceiling(int threads) {
+  static std::map<int, std::unique_ptr<bandwidth>> known;
+  auto& found = known[threads];
+  if (!found) {
+    found = std::make_unique<bandwidth>(threads);
+    for (int round = 0; round < 5; ++round)
+      for (traffic const kind : all_traffic) found->measure(kind);
+  }
+  return *found;
 }
 
 /// The best rate of multiply-adds that this run has seen so far, after measuring once more.
@@ -45,9 +49,11 @@ inline moiety::host_engine& engine(int threads) {
   return *found;
 }
 
-/// What one call has to do at least. `items` are what its time is also stated per: rows, tokens.
+/// What one call has to do at least. `items` are what its time is also stated per: rows, tokens. `moves` names the
+/// bandwidth that its bytes are held against.
 struct work {
   double flops = 0, bytes = 0, items = 0;
+  traffic moves = traffic::read;
 };
 
 /// Values in (-1, 1), no two rows alike and none of them zero.
@@ -59,12 +65,28 @@ template <class T> void fill(T* values, std::int64_t count, std::uint64_t seed) 
   }
 }
 
-/// Times call(), each after prepare() outside the clock. S names the loop of multiply-adds to compare with.
+/// Says what a row had to do, and what its ceilings allow. S names the loop on registers to compare with; `busy` is the
+/// share of the threads' time that the processors worked.
+template <class S> void report(benchmark::State& state, int threads, work const& todo, double busy) {
+  double const fma = fma_ceiling<S>(threads), compute = todo.flops / fma;
+  bandwidth& memory = memory_ceiling(threads);
+  double transfer = todo.bytes / memory.best(todo.moves);
+  if (transfer > compute) transfer = todo.bytes / memory.measure(todo.moves);
+  state.counters["threads"] = threads;
+  state.counters["flops"] = todo.flops;
+  state.counters["bytes"] = todo.bytes;
+  state.counters["items"] = todo.items;
+  state.counters["fma_rate"] = fma;
+  state.counters["floor_s"] = std::max(compute, transfer);
+  state.counters["busy"] = busy;
+  state.SetLabel(compute >= transfer ? "compute" : traffic_names[static_cast<std::size_t>(todo.moves)]);
+}
+
+/// Times call(), each after prepare() outside the clock.
 template <class S, class Prepare, class Call>
 void measure(benchmark::State& state, int threads, work const& todo, Prepare const& prepare, Call const& call) {
-  prepare();
-  call();  // warms caches, and touches memory that the system has not given yet
-  fma_ceiling<S>(threads);
+  double const fma = fma_ceiling<S>(threads);
+  if (todo.flops < 0.05 * fma) prepare(), call();  // warms; a long call does so in its slowest repetition
   double busy = 0, elapsed = 0;
   for (auto _ : state) {
     prepare();
@@ -74,17 +96,7 @@ void measure(benchmark::State& state, int threads, work const& todo, Prepare con
     busy += processor_seconds() - busy_before, elapsed += time;
     state.SetIterationTime(time);
   }
-  double const fma = fma_ceiling<S>(threads);
-  bandwidth const& memory = memory_ceiling(threads);
-  double const compute = todo.flops / fma, transfer = todo.bytes / std::max(memory.read, memory.copy);
-  state.counters["threads"] = threads;
-  state.counters["flops"] = todo.flops;
-  state.counters["bytes"] = todo.bytes;
-  state.counters["items"] = todo.items;
-  state.counters["fma_rate"] = fma;
-  state.counters["floor_s"] = std::max(compute, transfer);
-  state.counters["busy"] = busy / (elapsed * threads);
-  state.counters["compute_bound"] = compute >= transfer;
+  report<S>(state, threads, todo, busy / (elapsed * threads));
 }
 template <class S, class Call> void measure(benchmark::State& state, int threads, work const& todo, Call const& call) {
   measure<S>(
@@ -92,8 +104,8 @@ template <class S, class Call> void measure(benchmark::State& state, int threads
 }
 
 /// Registers one row: body(state).
-template <class Body> void add(std::string const& name, int threads, Body const& body) {
-  benchmark::RegisterBenchmark((name + "/threads:" + std::to_string(threads)).c_str(), body)
+template <class Body> benchmark::internal::Benchmark* add(std::string const& name, int threads, Body const& body) {
+  return benchmark::RegisterBenchmark((name + "/threads:" + std::to_string(threads)).c_str(), body)
       ->UseManualTime()
       ->Unit(benchmark::kMicrosecond);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Building the permutation that groups rows by expert.
+// Building the permutation that groups rows by expert: read the time per token.
 #include "routed.hpp"
 #include "shapes.hpp"
 

@@ -13,33 +13,35 @@ namespace {
 
 using namespace bench;
 
-work of(std::int64_t tokens) {
+work of(std::int64_t tokens, std::int64_t experts) {
   auto const count = static_cast<double>(tokens);
-  return {0, count * (routed::experts * sizeof(float) + routed::slots * 8.0), count};
+  return {0, count * (static_cast<double>(experts) * sizeof(float) + routed::slots * 8.0), count};
 }
 
-void route(benchmark::State& state, int threads, std::int64_t tokens) {
-  routed data(tokens);
-  measure<float>(state, threads, of(tokens), [&] { data.route(engine(threads)); });
+void route(benchmark::State& state, int threads, std::int64_t tokens, std::int64_t experts) {
+  routed data(tokens, experts);
+  measure<float>(state, threads, of(tokens, experts), [&] { data.route(engine(threads)); });
 }
 
-void statistics(benchmark::State& state, int threads, std::int64_t tokens) {
-  routed data(tokens);
+void statistics(benchmark::State& state, int threads, std::int64_t tokens, std::int64_t experts) {
+  routed data(tokens, experts);
   std::array<std::int64_t, 2> const sequences{0, tokens};
-  moiety::routing_statistics sums(routed::experts, routed::slots);
+  moiety::routing_statistics sums(experts, routed::slots);
   std::array<moiety::statistics_view, 1> const units{sums.view()};
-  measure<float>(state, threads, of(tokens), [&] {
+  measure<float>(state, threads, of(tokens, experts), [&] {
     moiety::kernels::accumulate(engine(threads), data.router, data.const_logits(), data.routes.view(), sequences,
                                 units);
   });
 }
 
 [[maybe_unused]] bool const added = [] {
-  for (std::int64_t const tokens : token_counts) {
-    auto const size = "/128_experts_top_8/tokens:" + std::to_string(tokens);
-    add("route" + size, [=](benchmark::State& state, int threads) { route(state, threads, tokens); });
-    add("statistics" + size, [=](benchmark::State& state, int threads) { statistics(state, threads, tokens); });
-  }
+  for (std::int64_t const experts : {64, 128})
+    for (std::int64_t const tokens : token_counts) {
+      auto const size = '/' + std::to_string(experts) + "_experts_top_8/tokens:" + std::to_string(tokens);
+      add("route" + size, [=](benchmark::State& state, int threads) { route(state, threads, tokens, experts); });
+      add("statistics" + size,
+          [=](benchmark::State& state, int threads) { statistics(state, threads, tokens, experts); });
+    }
   return true;
 }();
 

@@ -17,7 +17,7 @@
 namespace bench {
 
 struct routed {
-  static constexpr std::int64_t experts = 128, slots = 8, hidden = 2048;  // Qwen3-30B-A3B
+  static constexpr std::int64_t slots = 8, hidden = 2048;  // Qwen3-30B-A3B
   using router_type = moiety::router<moiety::softmax, moiety::top_k<slots>, moiety::renormalised>;
 
   router_type router;
@@ -25,7 +25,7 @@ struct routed {
   moiety::routing<float> routes;
   moiety::permutation order;
 
-  explicit routed(std::int64_t tokens)
+  explicit routed(std::int64_t tokens, std::int64_t experts = 128)
       : logits(tokens, experts, engine(1).memory()),
         routes(tokens, experts, slots, engine(1).memory()),
         order(tokens, experts, slots, engine(1).memory()) {

@@ -1,90 +1,121 @@
 // SPDX-License-Identifier: Apache-2.0
-// A whole layer: forward, the two halves of backward, and inference. Qwen3-30B-A3B with 16 of its 128 experts, so that
-// weights and gradients fit small machines.
+// A whole layer of Qwen3-30B-A3B's sizes with 32 experts, of which a token takes 4: a training step and its parts,
+// beside PyTorch's, and a forward beside its bare products.
+#include "layers.hpp"
 #include "measure.hpp"
+#include "peers/loaded.hpp"
+#include "peers/torch.hpp"
 
-#include <moiety/layer/costs.hpp>
-#include <moiety/layer/moe_layer.hpp>
-#include <moiety/layer/presets/qwen3.hpp>
-#include <moiety/mesh/context.hpp>
+#include <moiety/core/numbers.hpp>
 
 #include <array>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace {
 
 using namespace bench;
 
-using spec = moiety::resized<moiety::presets::qwen3_30b_a3b, moiety::dims{.hidden = 2048, .ffn = 768, .experts = 16}>;
-using layer_type = moiety::moe_layer<spec>;
+using spec = plain_spec<2048, 768, 32, 4>;
+constexpr std::int64_t rows_an_expert[] = {16, 64, 256};
 
-struct fixture {
-  moiety::context<> ctx;
-  layer_type layer{ctx};
-  layer_type::weights_type weights = layer.make_weights(moiety::seed{1});
-  layer_type::gradients_type gradients = layer.make_gradients();
-  moiety::matrix<float> x, y, dy, dx;
+std::int64_t tokens_of(std::int64_t rows) { return rows * 32 / 4; }
 
-  fixture(int threads, std::int64_t tokens)
-      : ctx(moiety::host{.threads = threads}),
-        x(random(tokens, 2)),
-        y(random(tokens, 3)),
-        dy(random(tokens, 4)),
-        dx(random(tokens, 5)) {}
+enum class part { forward_backward, forward, backward_input, backward_weights, infer };
+constexpr std::array part_names{"forward_backward", "forward", "backward_input", "backward_weights", "infer"};
 
-  moiety::matrix<float> random(std::int64_t tokens, int seed) {
-    auto made = ctx.matrix(tokens, spec::size.hidden);
-    moiety::fill_normal(ctx, made, moiety::seed{seed});
-    return made;
-  }
-
-  static fixture& get(int threads, std::int64_t tokens) {
-    static std::unique_ptr<fixture> kept;
-    if (!kept || kept->ctx.engine().threads() != threads || kept->x.rows() != tokens)
-      kept.reset(), kept = std::make_unique<fixture>(threads, tokens);
-    return *kept;
-  }
-};
-
-enum class part { forward, backward_input, backward_weights, infer };
-
-void run(benchmark::State& state, int threads, std::int64_t tokens, part p) {
-  fixture& f = fixture::get(threads, tokens);
-  std::optional<layer_type::tape_type> tape;
-  // Each half of backward costs as much as forward.
-  double const bytes = static_cast<double>(moiety::weight_bytes<spec>), count = static_cast<double>(tokens);
-  work const todo{static_cast<double>(moiety::forward_flops<spec>(moiety::tokens{tokens})), bytes, count};
+template <class T> void run(benchmark::State& state, int threads, std::int64_t tokens, part p) {
+  auto& f = layer_fixture<spec, T>::get(threads, tokens);
   auto const prepare = [&] {
-    if (p == part::forward || p == part::infer) return tape.reset();
-    tape.reset();
-    tape.emplace(f.layer.forward(f.weights, f.x.view(), f.y.view()));
-    if (p == part::backward_weights) f.layer.backward_input(f.weights, *tape, f.dy.view(), f.dx.view());
+    f.tape.reset();
+    if (p == part::backward_input || p == part::backward_weights) f.forward();
+    if (p == part::backward_weights) f.backward_input();
   };
-  measure<float>(state, threads, todo, prepare, [&] {
+  work const todo = layer_work<spec, T>(tokens, p == part::forward_backward ? 3 : 1);
+  measure<T>(state, threads, todo, prepare, [&] {
     switch (p) {
-      case part::forward: tape.emplace(f.layer.forward(f.weights, f.x.view(), f.y.view())); break;
-      case part::backward_input: f.layer.backward_input(f.weights, *tape, f.dy.view(), f.dx.view()); break;
-      case part::backward_weights: f.layer.backward_weights(*tape, f.gradients); break;
-      case part::infer: f.layer.infer(f.weights, f.x.view(), f.y.view()); break;
+      case part::forward_backward: return f.forward_backward();
+      case part::forward: return f.forward();
+      case part::backward_input: return f.backward_input();
+      case part::backward_weights: return f.backward_weights();
+      case part::infer: return f.infer();
     }
   });
 }
 
-[[maybe_unused]] bool const added = [] {
-  struct row {
-    char const* name;
-    part p;
-  };
-  for (int const threads : thread_counts())
-    for (std::int64_t const tokens : {32, 512})
-      for (row const& r : {row{"forward", part::forward}, row{"backward_input", part::backward_input},
-                           row{"backward_weights", part::backward_weights}, row{"infer", part::infer}})
-        add(std::string("moe_layer/") + r.name + "/qwen3_of_16/tokens:" + std::to_string(tokens), threads,
-            [=](benchmark::State& state) { run(state, threads, tokens, r.p); });
-  return true;
-}();
+template <class T> void run_torch(benchmark::State& state, std::int64_t tokens, torch_memory memory) {
+  layer_fixture<spec, T>::drop();  // two layers may not fit
+  std::vector<double> const& times = torch_layer(spec::size, 4, tokens, moiety::name_of<T>, memory);
+  if (times.empty()) return state.SkipWithError("PyTorch does not run");
+  static std::size_t next = 0;
+  for (auto _ : state) state.SetIterationTime(times[next++ % times.size()]);
+  report<T>(state, 1, layer_work<spec, T>(tokens, 3), 1);
+}
+
+/// The three products of every expert in a forward, by a peer that has packed the weights.
+template <class T> struct bare_products {
+  static constexpr std::int64_t hidden = spec::size.hidden, ffn = spec::size.ffn, experts = spec::size.experts;
+  std::int64_t rows;
+  std::vector<T> weights = random(experts * ffn * hidden, 1), x = random(rows * hidden, 2), h = random(rows * ffn, 3);
+  std::vector<float> y = std::vector<float>(static_cast<std::size_t>(rows * hidden));
+  peer_plan gate, up, down;
+
+  bare_products(peer const& with, std::int64_t rows_of_one)
+      : rows(rows_of_one),
+        gate(with, describe(ffn, hidden)),
+        up(with, describe(ffn, hidden)),
+        down(with, describe(hidden, ffn)) {}
+
+  static std::vector<T> random(std::int64_t count, std::uint64_t seed) {
+    std::vector<T> made(static_cast<std::size_t>(count));
+    fill(made.data(), count, seed);
+    return made;
+  }
+  problem describe(std::int64_t n, std::int64_t k) const {
+    return {product::nt, std::is_same_v<T, float> ? element::f32 : element::bf16, experts, rows, n, k, weights.data()};
+  }
+  void operator()() {
+    for (std::int64_t e = 0; e < experts; ++e) {
+      gate(e, x.data(), nullptr, y.data());
+      up(e, x.data(), nullptr, y.data());
+      down(e, h.data(), nullptr, y.data());
+    }
+  }
+};
+
+template <class T> void run_bare(benchmark::State& state, peer const& with, std::int64_t rows) {
+  bare_products<T> products(with, rows);
+  if (!products.gate || !products.down) return state.SkipWithError("the library has no such product");
+  measure<T>(state, 1, layer_work<spec, T>(tokens_of(rows), 1), [&] { products(); });
+}
+
+template <class T> void add_all() {
+  for (std::int64_t const rows : rows_an_expert) {
+    auto const name = [=](part p) {
+      return std::string("moe_layer/") + part_names[static_cast<std::size_t>(p)] + '/' +
+             std::string(moiety::name_of<T>) + "/rows:" + std::to_string(rows) + '/';
+    };
+    std::int64_t const tokens = tokens_of(rows);
+    for (int const threads : thread_counts())
+      for (part const p :
+           {part::forward_backward, part::forward, part::backward_input, part::backward_weights, part::infer})
+        if (p == part::forward_backward || rows < 256)
+          add(name(p) + "moiety", threads, [=](benchmark::State& state) { run<T>(state, threads, tokens, p); });
+    for (peer const& with : peers())
+      if (with.name == std::string_view("libxsmm") && rows == 64)
+        add(name(part::forward) + "libxsmm_products", 1,
+            [=](benchmark::State& state) { run_bare<T>(state, with, rows); });
+    if (has_torch)
+      for (torch_memory const memory : {torch_memory::given_back, torch_memory::kept})
+        add(name(part::forward_backward) + (memory == torch_memory::kept ? "torch_keeping_memory" : "torch"), 1,
+            [=](benchmark::State& state) { run_torch<T>(state, tokens, memory); })
+            ->Iterations(1);
+  }
+}
+
+[[maybe_unused]] bool const added = (add_all<float>(), add_all<moiety::bf16>(), true);
 
 }  // namespace

@@ -64,6 +64,25 @@ TEST_CASE("max, argmax and remove") {
   CHECK(row(lowest).argmax() == 1);
 }
 
+TEST_CASE("the largest come in the order of argmax, found at once or one by one") {
+  float const infinity = std::numeric_limits<float>::infinity();
+  for (std::size_t const size : {5u, 64u, 130u})
+    for (int const ties : {0, 1}) {
+      std::vector<float> v = values(static_cast<int>(size), 5), one_by_one = v;
+      if (ties == 1) v[3] = v[1] = infinity, v[4] = v[0] = -infinity, one_by_one = v;
+      std::vector<int> found;
+      row(v).largest<4>([&](int rank, int i) {
+        CHECK(rank == static_cast<int>(found.size()));
+        found.push_back(i);
+      });
+      for (int const i : found) {
+        CHECK(i == row(one_by_one).argmax());
+        row(one_by_one).remove(i);
+      }
+      CHECK(found.size() == 4);
+    }
+}
+
 TEST_CASE("map, alone, with another row, with the index") {
   std::vector<float> a{1, 2, 3}, b{10, 20, 30};
   row(a).map([](float v) { return v + 1; });
@@ -72,6 +91,13 @@ TEST_CASE("map, alone, with another row, with the index") {
   CHECK(a == std::vector<float>{8, 17, 26});
   row(a).map_indexed([](float v, int i) { return v * static_cast<float>(i); });
   CHECK(a == std::vector<float>{0, 17, 52});
+  for (std::size_t size = 0; size <= 70; ++size) {
+    std::vector<float> wide(size, 1.0f), other(size, 2.0f);
+    row(wide).map_indexed([](float v, int i) { return v + static_cast<float>(i); });
+    row(wide).map(row(other), [](float v, float o) { return v * o; });
+    row(wide).map([](float v) { return v - 1; });
+    for (std::size_t i = 0; i < size; ++i) CHECK(wide[i] == 2 * static_cast<float>(i) + 1);
+  }
   CHECK(row(a).size() == 3);
   CHECK(row(a)[2] == 52);
   CHECK(row(a).data() == a.data());

@@ -40,9 +40,9 @@ struct problem {
   }
 
   mo::expert_rows rows() const { return {experts, offsets.data(), hidden, ffn}; }
-  mo::expert_matrices<silu_mlp, float> weights() {
-    return {{{{gate.data(), ffn * hidden, hidden}, {up.data(), ffn * hidden, hidden}}},
-            {down.data(), ffn * hidden, ffn}};
+  mo::expert_operands<silu_mlp, float> weights() {
+    return {.matrices = {{{{gate.data(), ffn * hidden, hidden}, {up.data(), ffn * hidden, hidden}}},
+                         {down.data(), ffn * hidden, ffn}}};
   }
   std::int64_t expert_of(std::int64_t row) const { return row < 9 ? 0 : 2; }
 };

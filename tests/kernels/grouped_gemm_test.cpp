@@ -120,6 +120,32 @@ mo::host_engine& engine(int threads) {
   return threads == 1 ? one : threads == 2 ? two : four;
 }
 
+/// The i-th term of a chain of `count`: in sums of two bf16 operands, the second of each pair comes first.
+template <class S, class A, class B> int64 term(int64 i, int64 count) {
+  bool const pairs = std::is_same_v<S, float> && std::is_same_v<A, mo::bf16> && std::is_same_v<B, mo::bf16>;
+  return pairs && (i ^ 1) < count ? i ^ 1 : i;
+}
+
+/// Packed copies of M matrices, in memory that was poisoned.
+template <class T, std::size_t M> struct packed {
+  struct alignas(64) line {
+    std::byte bytes[64];
+  };
+  std::array<std::vector<line>, M> memory;
+  std::array<packed_matrix<T>, M> matrices;
+
+  template <class Pack> packed(setting const& s, std::array<grouped_matrix<T const>, M> const& from, Pack const& pack) {
+    int64 const bytes = packed_bytes<T>(s.n, s.k);
+    for (std::size_t m = 0; m < M; ++m) {
+      memory[m].resize(static_cast<std::size_t>(s.groups() * bytes / 64 + 1));
+      auto* const to = reinterpret_cast<std::byte*>(memory[m].data());
+      std::memset(to, 0xff, memory[m].size() * 64);
+      pack(engine(s.threads), from[m], to);
+      matrices[m] = {to, bytes};
+    }
+  }
+};
+
 template <class S, class A, class B> S step(A a, B b, S sum) {
   return mo::fma(static_cast<S>(a), static_cast<S>(b), sum);
 }
@@ -131,23 +157,35 @@ template <class S, class A, class B, std::size_t M = 1> void check_nt(setting co
   for (std::size_t m = 0; m < M; ++m) w.emplace_back(s, s.n, s.k, 2 + static_cast<unsigned>(m));
   for (std::size_t m = 0; m < M; ++m) views[m] = w[m].view();
   auto const offsets = s.offsets();
-  collector<S, M> got(s.total(), s.n);
-  grouped_gemm_nt<S>(engine(s.threads), s.groups(), offsets.data(), a.view(), views, s.n, s.k,
-                     [&](int64 g, int64 row, int64 col, int64 cols, std::array<S const*, M> const& sums) {
-                       got.take(s, g, row, col, cols, sums);
-                     });
-  CHECK(got.once());
+  auto const run = [&](auto const& matrices) {
+    collector<S, M> got(s.total(), s.n);
+    grouped_gemm_nt<S>(engine(s.threads), s.groups(), offsets.data(), a.view(), matrices, s.n, s.k,
+                       [&](int64 g, int64 row, int64 col, int64 cols, std::array<S const*, M> const& sums) {
+                         got.take(s, g, row, col, cols, sums);
+                       });
+    CHECK(got.once());
+    return got.sums;
+  };
+  auto const got = run(views);
   for (std::size_t m = 0; m < M; ++m) {
     std::vector<S> expected;
     for (int64 g = 0; g < s.groups(); ++g)
       for (int64 r = at(offsets, g); r < at(offsets, g + 1); ++r)
         for (int64 c = 0; c < s.n; ++c) {
           S sum = 0;
-          for (int64 k = 0; k < s.k; ++k)
+          for (int64 i = 0; i < s.k; ++i) {
+            int64 const k = term<S, A, B>(i, s.k);
             sum = step(a.view().row(r)[k], views[m].group(g)[c * views[m].row_stride + k], sum);
+          }
           expected.push_back(sum);
         }
-    CHECK(same(got.sums[m], expected));
+    CHECK(same(got[m], expected));
+  }
+  if constexpr (std::is_same_v<A, B> && std::is_same_v<S, mo::sum_t<B>>) {
+    packed<B, M> const kept(
+        s, views, [&](auto& on, auto const& matrix, std::byte* to) { pack_nt(on, s.groups(), matrix, s.n, s.k, to); });
+    auto const again = run(kept.matrices);
+    for (std::size_t m = 0; m < M; ++m) CHECK(same(again[m], got[m]));
   }
 }
 
@@ -160,21 +198,31 @@ template <class S, class A, class B, std::size_t M = 1> void check_nn(setting co
   for (std::size_t m = 0; m < M; ++m) w.emplace_back(s, s.k, s.n, 20 + static_cast<unsigned>(m));
   for (std::size_t m = 0; m < M; ++m) rows[m] = a[m].view(), views[m] = w[m].view();
   auto const offsets = s.offsets();
-  collector<S, 1> got(s.total(), s.n);
-  grouped_gemm_nn<S>(
-      engine(s.threads), s.groups(), offsets.data(), rows, views, s.n, s.k,
-      [&](int64 g, int64 row, int64 col, int64 cols, S const* sums) { got.take(s, g, row, col, cols, {sums}); });
-  CHECK(got.once());
+  auto const run = [&](auto const& matrices) {
+    collector<S, 1> got(s.total(), s.n);
+    grouped_gemm_nn<S>(
+        engine(s.threads), s.groups(), offsets.data(), rows, matrices, s.n, s.k,
+        [&](int64 g, int64 row, int64 col, int64 cols, S const* sums) { got.take(s, g, row, col, cols, {sums}); });
+    CHECK(got.once());
+    return got.sums[0];
+  };
+  auto const got = run(views);
   std::vector<S> expected(static_cast<std::size_t>(s.total() * s.n), S{0});
   for (int64 g = 0; g < s.groups(); ++g)
     for (int64 r = at(offsets, g); r < at(offsets, g + 1); ++r)
       for (std::size_t m = 0; m < M; ++m)
-        for (int64 k = 0; k < s.k; ++k)
+        for (int64 i = 0; i < s.k; ++i)
           for (int64 c = 0; c < s.n; ++c) {
+            int64 const k = term<S, A, B>(i, s.k);
             S& sum = at(expected, r * s.n + c);
             sum = step(rows[m].row(r)[k], views[m].group(g)[k * views[m].row_stride + c], sum);
           }
-  CHECK(same(got.sums[0], expected));
+  CHECK(same(got, expected));
+  if constexpr (std::is_same_v<A, B> && std::is_same_v<S, mo::sum_t<B>>) {
+    packed<B, M> const kept(
+        s, views, [&](auto& on, auto const& matrix, std::byte* to) { pack_nn(on, s.groups(), matrix, s.n, s.k, to); });
+    CHECK(same(run(kept.matrices), got));
+  }
 }
 
 template <class S, class A, class B> void check_tn(setting const& s, bool accumulate) {
@@ -194,8 +242,10 @@ template <class S, class A, class B> void check_tn(setting const& s, bool accumu
     for (int64 i = 0; i < s.n; ++i) {
       S* const row = expected.data() + g * group_stride + i * row_stride;
       if (!accumulate) std::fill_n(row, s.k, S{0});
-      for (int64 r = at(offsets, g); r < at(offsets, g + 1); ++r)
-        for (int64 j = 0; j < s.k; ++j) row[j] = step(a.view().row(r)[i], b.view().row(r)[j], row[j]);
+      int64 const first = at(offsets, g), rows = at(offsets, g + 1) - first;
+      for (int64 t = 0; t < rows; ++t)
+        for (int64 j = 0, r = first + term<S, A, B>(t, rows); j < s.k; ++j)
+          row[j] = step(a.view().row(r)[i], b.view().row(r)[j], row[j]);
     }
   grouped_gemm_tn<S>(engine(s.threads), s.groups(), offsets.data(), a.view(), b.view(),
                      grouped_matrix<S>{out.data(), group_stride, row_stride}, s.n, s.k, accumulate);
@@ -247,6 +297,44 @@ TEST_CASE("matrices without columns, and sums of nothing") {
   for (int64 const rows : {0, 1, 20}) {
     check_all<float, float, float>({.rows = {rows, 2}, .n = 0, .k = 3});
     check_all<double, double, double>({.rows = {rows, 2}, .n = 20, .k = 0});
+  }
+}
+
+TEST_CASE("products of bf16 are summed in pairs, the second first, for every shape") {
+  constexpr std::array<int64, 11> rows{0, 1, 2, 3, 5, 8, 9, 15, 16, 37, 256};
+  constexpr std::array<int64, 10> sizes{1, 2, 7, 16, 31, 33, 64, 255, 257, 600};
+  std::mt19937 pick(6);
+  for (int trial = 0; trial < 60; ++trial) {
+    setting s;
+    for (int g = 0; g < 3; ++g) s.rows.push_back(rows[pick() % (g == 0 ? 11 : 9)]);
+    s.n = sizes[pick() % sizes.size()], s.k = sizes[pick() % sizes.size()];
+    s.gathered = pick() % 2 != 0, s.pad = pick() % 2 != 0 ? 5 : 0, s.threads = 1 << (pick() % 3);
+    check_all<float, mo::bf16, mo::bf16>(s);
+  }
+  check_nt<float, mo::bf16, mo::bf16, 2>({.rows = {37, 3}, .n = 259, .k = 1101, .threads = 2});
+  check_nn<float, mo::bf16, mo::bf16, 2>({.rows = {37, 3}, .n = 259, .k = 1101, .gathered = true, .threads = 2});
+  check_tn<float, mo::bf16, mo::bf16>({.rows = {1101, 3}, .n = 37, .k = 259}, false);
+  check_tn<float, mo::bf16, mo::bf16>({.rows = {1101, 3}, .n = 37, .k = 259}, true);
+}
+
+TEST_CASE("tiles of few rows are as wide as thousands of columns") {
+  for (int64 const rows : {1, 3, 8})
+    for (int const threads : {1, 2}) {
+      check_all<float, float, float>({.rows = {rows, 1}, .n = 2500, .k = 70, .threads = threads});
+      check_all<float, mo::bf16, mo::bf16>(
+          {.rows = {rows, 1}, .n = 2500, .k = 70, .gathered = true, .threads = threads});
+    }
+}
+
+TEST_CASE("few rows of another type than the sums may be longer than what is copied at once") {
+  check_nt<float, mo::bf16, float>({.rows = {2}, .n = 3, .k = 40000});
+}
+
+TEST_CASE("matrices side by side may have any number of columns") {
+  for (int64 const n : {1, 9, 255, 257, 511, 513, 530}) {
+    check_nt<float, float, float, 2>({.rows = {20, 9}, .n = n, .k = 1100});
+    check_nt<double, double, double, 2>({.rows = {20, 9}, .n = n, .k = 600});
+    check_nt<float, mo::bf16, mo::bf16>({.rows = {20, 9}, .n = n, .k = 1100, .threads = 2});
   }
 }
 

@@ -55,6 +55,38 @@ TEST_CASE("rows are a bijection of dispatched slots, in token order inside an ex
   }
 }
 
+TEST_CASE("so many rows that threads share them: the same, and in the order of a plain loop") {
+  constexpr std::int64_t tokens = 40'003, experts = 9, k = 3;
+  static_assert(tokens * k >= mo::kernels::detail::rows_for_threads);
+  mo::context<> one{mo::host{.threads = 1}};
+  mo::matrix<float> logits(tokens, experts);
+  mo::fill_normal(one, logits, mo::seed{7});
+  mo::routing<float> r = mo::router<mo::softmax, mo::top_k<k>>{}.forward(one, logits);
+  for (std::int64_t t = 0; t < tokens; t += 13) r.states[t] = mo::token_state::masked;
+  std::vector<std::vector<std::int32_t>> tokens_of(experts);
+  for (std::int64_t t = 0; t < tokens; ++t)
+    for (std::int64_t j = 0; j < k && r.dispatched(t); ++j)
+      tokens_of[static_cast<std::size_t>(r.expert(t, j))].push_back(static_cast<std::int32_t>(t));
+  for (int const threads : {1, 2, 3, 4}) {
+    mo::context<> ctx{mo::host{.threads = threads}};
+    mo::permutation const order = mo::permute(ctx, r);
+    bool same = true;
+    for (std::int64_t e = 0; e < experts; ++e)
+      same =
+          same && std::vector(order.source_tokens + order.offsets()[e], order.source_tokens + order.offsets()[e + 1]) ==
+                      tokens_of[static_cast<std::size_t>(e)];
+    for (std::int64_t t = 0; t < tokens; ++t)
+      for (std::int64_t j = 0; j < k; ++j) {
+        std::int64_t const row = order.row_of(t, j);
+        same = same && (row < 0) == !r.dispatched(t);
+        if (row >= 0)
+          same = same && order.source_token(row) == t && order.offsets()[r.expert(t, j)] <= row &&
+                 row < order.offsets()[r.expert(t, j) + 1];
+      }
+    CHECK(same);
+  }
+}
+
 TEST_CASE("no token, and all tokens to one expert") {
   mo::context<> ctx;
   mo::routing<float> none(0, 5, 2, ctx.memory());

@@ -7,6 +7,7 @@
 #include <doctest/doctest.h>
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -50,6 +51,13 @@ results run(int threads, std::vector<std::int64_t> const& sequences, std::vector
           units};
 }
 
+/// Scores are the logits; rows are said to be probabilities, whatever they are.
+struct unchanged {
+  static constexpr bool rows_are_probabilities = true;
+  void forward(mo::score_row auto&) const {}
+  void backward(mo::score_row auto const&, mo::score_row auto&) const {}
+};
+
 }  // namespace
 
 TEST_CASE("no result depends on the number of threads") {
@@ -82,6 +90,35 @@ TEST_CASE("statistics of sequences add up to those of the batch, to the last bit
   for (double const p : whole[0].probabilities()) probability += p;
   CHECK(slots == 3 * (tokens - 40));
   CHECK(probability == doctest::Approx(tokens - 40));
+}
+
+TEST_CASE_TEMPLATE("sums of probabilities are those of exact_sum, to the last bit, whatever the values", S, float,
+                   double) {
+  constexpr std::int64_t count = 150, width = 13;
+  using rule = mo::router<unchanged, mo::top_k<2>>;
+  for (bool const wild : {false, true}) {
+    mo::context<> ctx{mo::host{.threads = 2}};
+    mo::matrix<S> rows(count, width);
+    std::uint64_t next = 0;
+    for (S& v : rows) {
+      std::uint32_t const word = mo::random_word(mo::seed{8}, 0, next++);
+      v = static_cast<S>(word >> 9) * static_cast<S>(0x1p-23);
+      if (word % 4 == 0) v = std::ldexp(v, -static_cast<int>(word / 4 % 70));  // halves of a unit, and far below one
+      if (wild && word % 97 == 0) v = -3 * v;
+      if (wild && word % 101 == 0) v = static_cast<S>(1e30);
+    }
+    mo::routing<S> routes(count, width, 2, ctx.memory());
+    mo::matrix_view<S const> const logits = rows;
+    mo::kernels::route(ctx.engine(), rule{}, logits, {}, mo::non_finite::reject, routes.view());
+    mo::routing_statistics sums(width, 2);
+    std::array<mo::statistics_view, 1> const units{sums.view()};
+    mo::kernels::accumulate(ctx.engine(), rule{}, logits, routes.view(), {}, units);
+    for (std::int64_t e = 0; e < width; ++e) {
+      mo::exact_sum expected;
+      for (std::int64_t t = 0; t < count; ++t) expected.add(rows(t, e));
+      CHECK(units[0].experts[static_cast<std::size_t>(e)].probability == expected);
+    }
+  }
 }
 
 TEST_CASE("masked tokens get ids in range, weight 0 and no gradient") {

@@ -56,6 +56,19 @@ TEST_CASE("parameters, active parameters and FLOPs are those of the matrices") {
   CHECK(mo::gradient_bytes<gated, in<mo::bf16>> == mo::parameters<gated> * 4);
 }
 
+TEST_CASE("weights in a packed layout count their copies") {
+  struct kept : in<mo::bf16> {
+    using weight_layout = mo::packed;
+  };
+  counting memory;
+  mo::context<kept> ctx(mo::host{.threads = 1, .memory = &memory});
+  mo::moe_layer<gated, kept> layer{ctx};
+  std::int64_t const before = memory.live;
+  auto const weights = layer.make_weights(mo::seed{1});
+  CHECK(memory.live - before == mo::weight_bytes<gated, kept>);
+  CHECK(mo::weight_bytes<gated, kept> > mo::weight_bytes<gated, in<mo::bf16>>);
+}
+
 TEST_CASE("a gated expert has three matrices, a plain one has two, whatever the number of experts") {
   struct three : mo::layer_spec<mo::dims{.hidden = 1024, .ffn = 2816, .experts = 8}> {
     using router = mo::router<mo::softmax, mo::top_k<2>>;

@@ -8,7 +8,8 @@
 //   row.sum()                    over all values
 //   row.max()                    over all values but removed ones; −∞ if none is left
 //   row.argmax()                 the lowest index of that value; −1 if none is left
-//   row.remove(i)                value i takes no further part in max and argmax
+//   row.remove(i)                value i takes no further part in max, argmax and largest
+//   row.largest<K>(f)            f(rank, i) for the K largest, in the order of argmax; may remove them
 //   row.sum(f)                   Σ f(v)
 //   row.map(f)                   v ← f(v)
 //   row.map(other, f)            v ← f(v, o)
@@ -19,6 +20,8 @@
 // lanes are folded in halves.
 #pragma once
 
+#include <moiety/batch/lanes.hpp>
+#include <moiety/batch/largest.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/math.hpp>
 #include <moiety/core/numbers.hpp>
@@ -46,6 +49,7 @@ concept score_row = requires(R row, R const& other, int i) {
   { other.sum() } -> std::same_as<typename R::value_type>;
   { other.argmax() } -> std::convertible_to<int>;
   row.remove(i);
+  row.template largest<1>(detail::row_function{});
   row.map(detail::row_function{});
   row.map(other, detail::row_function{});
   row.map_indexed(detail::row_function{});
@@ -65,14 +69,9 @@ template <std::floating_point S> class span_row {
   MOIETY_HD S& operator[](std::int64_t i) const { return data_[i]; }
 
   MOIETY_HD S max() const {
-    if (size_ < lanes / 2) return short_max();
-    S lane[lanes];
-    for (int l = 0; l < lanes; ++l) lane[l] = -detail::infinity<S>;
-    int const whole = size_ / lanes * lanes;
-    for (int i = 0; i < whole; i += lanes)
-      for (int l = 0; l < lanes; ++l) lane[l] = data_[i + l] > lane[l] ? data_[i + l] : lane[l];
-    for (int l = 0; l < size_ - whole; ++l) lane[l] = data_[whole + l] > lane[l] ? data_[whole + l] : lane[l];
-    return halved(lane, [](S a, S b) { return b > a ? b : a; });
+    auto const larger = [](S a, S b) { return b > a ? b : a; };
+    return folded(
+        -detail::infinity<S>, [&](S best, int i) { return larger(best, data_[i]); }, larger);
   }
 
   MOIETY_HD S sum() const {
@@ -85,29 +84,34 @@ template <std::floating_point S> class span_row {
 
   MOIETY_HD int argmax() const {
     S const largest = max();
-    if (size_ < lanes / 2) return short_find(largest);
-    int lane[lanes];
-    for (int l = 0; l < lanes; ++l) lane[l] = size_;
-    int const whole = size_ / lanes * lanes;
-    for (int l = 0; l < size_ - whole; ++l) lane[l] = data_[whole + l] == largest ? whole + l : lane[l];
-    for (int i = whole - lanes; i >= 0; i -= lanes)  // downwards, so that the lowest index stays
-      for (int l = 0; l < lanes; ++l) lane[l] = data_[i + l] == largest ? i + l : lane[l];
-    int const lowest = halved(lane, [](int a, int b) { return b < a ? b : a; });
+    int const none = size_;
+    int const lowest = folded(
+        none, [&](int found, int i) { return data_[i] == largest && i < found ? i : found; },
+        [](int a, int b) { return b < a ? b : a; });
     return lowest < size_ ? lowest : -1;
+  }
+
+  template <int K, class F> MOIETY_HD void largest(F const& f) const {
+    if (detail::find_largest<K>(data_, size_, f)) return;
+    for (int rank = 0; rank < K; ++rank) {
+      int const i = argmax();
+      f(rank, i);
+      remove(i);
+    }
   }
 
   MOIETY_HD void remove(int i) const { data_[i] = detail::not_a_number<S>; }
 
   template <class F> MOIETY_HD void map(F const& f) const {
-    for (int i = 0; i < size_; ++i) data_[i] = static_cast<S>(f(data_[i]));
+    assign([&](int i) { return f(data_[i]); });
   }
 
   template <class F> MOIETY_HD void map(span_row const& other, F const& f) const {
-    for (int i = 0; i < size_; ++i) data_[i] = static_cast<S>(f(data_[i], other.data_[i]));
+    assign([&](int i) { return f(data_[i], other.data_[i]); });
   }
 
   template <class F> MOIETY_HD void map_indexed(F const& f) const {
-    for (int i = 0; i < size_; ++i) data_[i] = static_cast<S>(f(data_[i], i));
+    assign([&](int i) { return f(data_[i], i); });
   }
 
   MOIETY_HD S dot(span_row const& other) const {
@@ -115,34 +119,41 @@ template <std::floating_point S> class span_row {
   }
 
  private:
-  /// The value of add over all indices, in the order that the head of this file states.
+  /// value[i] = of(i), in blocks of one register and of half of one: constant extents are what compilers vectorise.
+  template <class Of> MOIETY_HD void assign(Of const& of) const {
+    constexpr int width = vector_bytes / static_cast<int>(sizeof(S)), half = width / 2;
+    int i = 0;
+    for (; i + width <= size_; i += width) assign_block<width>(i, of);
+    for (; i + half <= size_; i += half) assign_block<half>(i, of);
+    for (; i < size_; ++i) data_[i] = static_cast<S>(of(i));
+  }
+
+  /// Through a block of its own, which nothing that `of` reads can overlap.
+  template <int Extent, class Of> MOIETY_HD void assign_block(int first, Of const& of) const {
+    detail::array_of<S, Extent> block;
+    for (int l = 0; l < Extent; ++l) block[l] = static_cast<S>(of(first + l));
+    for (int l = 0; l < Extent; ++l) data_[first + l] = block[l];
+  }
+
   template <class Add> MOIETY_HD S folded(Add const& add) const {
-    S lane[lanes] = {};
-    int const whole = size_ / lanes * lanes;
-    for (int i = 0; i < whole; i += lanes)
-      for (int l = 0; l < lanes; ++l) lane[l] = add(lane[l], i + l);
+    return folded(S{0}, add, [](S a, S b) { return a + b; });
+  }
+
+  /// The value of add over all indices, in the order that the head of this file states. Lanes without a value hold
+  /// `neutral`, which changes none: short rows leave most of them out.
+  template <class T, class Add, class Join> MOIETY_HD T folded(T neutral, Add const& add, Join const& join) const {
+    return size_ <= lanes / 4 ? folded_in<lanes / 4>(neutral, add, join) : folded_in<lanes>(neutral, add, join);
+  }
+
+  template <int Lanes, class T, class Add, class Join>
+  MOIETY_HD T folded_in(T neutral, Add const& add, Join const& join) const {
+    detail::array_of<T, Lanes> lane;
+    for (int l = 0; l < Lanes; ++l) lane[l] = neutral;
+    int const whole = size_ / Lanes * Lanes;
+    for (int i = 0; i < whole; i += Lanes)
+      for (int l = 0; l < Lanes; ++l) lane[l] = add(lane[l], i + l);
     for (int l = 0; l < size_ - whole; ++l) lane[l] = add(lane[l], whole + l);
-    return halved(lane, [](S a, S b) { return a + b; });
-  }
-
-  MOIETY_HD S short_max() const {
-    S largest = -detail::infinity<S>;
-    for (int i = 0; i < size_; ++i) largest = data_[i] > largest ? data_[i] : largest;
-    return largest;
-  }
-
-  MOIETY_HD int short_find(S value) const {
-    for (int i = 0; i < size_; ++i)
-      if (data_[i] == value) return i;
-    return -1;
-  }
-
-  /// The lanes folded in halves.
-  template <class T, class Join> MOIETY_HD static T halved(T (&lane)[lanes], Join const& join) {
-    MOIETY_UNROLL(8)
-    for (int half = lanes / 2; half > 0; half /= 2)
-      for (int l = 0; l < half; ++l) lane[l] = join(lane[l], lane[l + half]);
-    return lane[0];
+    return detail::halved(lane, join);
   }
 
   S* data_;

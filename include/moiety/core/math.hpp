@@ -75,7 +75,8 @@ template <std::floating_point S> MOIETY_HD inline S exp(S v) {
   using constants = detail::exp_constants<S>;
   using bits = typename constants::bits;
   constexpr detail::inverse_factorials<S, constants::degree> taylor{};
-  S const x = v < constants::lowest ? constants::lowest : (v > constants::highest ? constants::highest : v);
+  S const raised = v < constants::lowest ? constants::lowest : v;
+  S const x = raised > constants::highest ? constants::highest : raised;
   S const shifted = fma(x, constants::log2_e, constants::to_integer);  // n in the low bits of the mantissa
   S const n = shifted - constants::to_integer;
   S const r = fma(n, -constants::ln2_low, fma(n, -constants::ln2_high, x));
@@ -102,6 +103,7 @@ template <std::floating_point S> MOIETY_HD inline S log(S v) {
   double const m = detail::bit_cast<double>(mantissa | (upper ? 0x3fe0000000000000u : 0x3ff0000000000000u));
   double const s = (m - 1) / (m + 1), square = s * s;
   double series = 1.0 / 25;
+  MOIETY_UNROLL(11)  // so that the quotients are constants
   for (int odd = 23; odd >= 3; odd -= 2) series = fma(series, square, 1.0 / odd);
   double const n = static_cast<double>(exponent), tail = s * square * series;
   constexpr double ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;

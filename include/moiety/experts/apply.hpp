@@ -14,6 +14,7 @@
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
+#include <moiety/experts/matrices.hpp>
 #include <moiety/experts/mlp.hpp>
 #include <moiety/kernels/grouped_gemm.hpp>
 
@@ -22,22 +23,6 @@
 #include <cstdint>
 
 namespace moiety::inline MOIETY_ABI {
-
-/// The matrices of all experts of a layer: `inputs` before the activation [E × I × H], and down [E × H × I].
-template <class Mlp, class T> struct expert_matrices {
-  static constexpr auto count = static_cast<std::size_t>(Mlp::inputs);
-  std::array<kernels::grouped_matrix<T>, count> inputs{};
-  kernels::grouped_matrix<T> down{};
-
-  std::array<kernels::grouped_matrix<T const>, count> const_inputs() const {
-    std::array<kernels::grouped_matrix<T const>, count> result{};
-    for (std::size_t i = 0; i < count; ++i) result[i] = {inputs[i].data, inputs[i].group_stride, inputs[i].row_stride};
-    return result;
-  }
-  std::array<kernels::grouped_matrix<T const>, 1> const_down() const {
-    return {{{down.data, down.group_stride, down.row_stride}}};
-  }
-};
 
 /// What the rows of one call have in common.
 struct expert_rows {
@@ -55,9 +40,9 @@ template <class Mlp> struct apply_experts {
   static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
 
   /// z may be null.
-  template <class Engine, scalar T>
+  template <class Engine, scalar T, class Layout>
   static void forward(Engine& engine, expert_rows const& of, kernels::rows_of<T> x,
-                      expert_matrices<Mlp, T> const& weights, T* z, T* a, T* o) {
+                      expert_operands<Mlp, T, Layout> const& weights, T* z, T* a, T* o) {
     using S = sum_t<T>;
     auto const activate = [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols,
                               std::array<S const*, inputs> const& sums) {
@@ -72,9 +57,10 @@ template <class Mlp> struct apply_experts {
         for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(pre[i][c]);
       }
     };
-    kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, x, weights.const_inputs(), of.ffn, of.hidden, activate);
+    kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, x, weights.forward_inputs(), of.ffn, of.hidden,
+                                activate);
     kernels::grouped_gemm_nt<S>(
-        engine, of.experts, of.offsets, kernels::rows_of<T>{a, of.ffn}, weights.const_down(), of.hidden, of.ffn,
+        engine, of.experts, of.offsets, kernels::rows_of<T>{a, of.ffn}, weights.forward_down(), of.hidden, of.ffn,
         [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, std::array<S const*, 1> const& sums) {
           T* const to = o + row * of.hidden + col;
           for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(sums[0][c]);
@@ -82,10 +68,10 @@ template <class Mlp> struct apply_experts {
   }
 
   /// dy: the gradient of the combined output, gathered by row. row_weights [R].
-  template <class Engine, scalar T>
+  template <class Engine, scalar T, class Layout>
   static void backward_input(Engine& engine, expert_rows const& of, kernels::rows_of<T> dy,
-                             expert_matrices<Mlp, T> const& weights, T const* z, sum_t<T> const* row_weights, T* dz,
-                             T* scaled_a, sum_t<T>* dweight_parts, T* dx) {
+                             expert_operands<Mlp, T, Layout> const& weights, T const* z, sum_t<T> const* row_weights,
+                             T* dz, T* scaled_a, sum_t<T>* dweight_parts, T* dx) {
     using S = sum_t<T>;
     std::int64_t const parts = column_blocks<S>(of.ffn);
     auto const differentiate = [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, S const* da) {
@@ -117,12 +103,12 @@ template <class Mlp> struct apply_experts {
         for (std::int64_t l = 0; l < half; ++l) inner[l] += inner[l + half];
       dweight_parts[row * parts + col / kernels::column_block<S>] = inner[0];
     };
-    kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, std::array{dy}, weights.const_down(), of.ffn, of.hidden,
-                                differentiate);
+    kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, std::array{dy}, weights.backward_down(), of.ffn,
+                                of.hidden, differentiate);
     std::array<kernels::rows_of<T>, inputs> gradients;
     for (std::size_t i = 0; i < inputs; ++i) gradients[i] = {pre_activation(dz, of, 0, i), Mlp::inputs * of.ffn};
     kernels::grouped_gemm_nn<S>(
-        engine, of.experts, of.offsets, gradients, weights.const_inputs(), of.hidden, of.ffn,
+        engine, of.experts, of.offsets, gradients, weights.backward_inputs(), of.hidden, of.ffn,
         [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, S const* sums) {
           T* const to = dx + row * of.hidden + col;
           for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(sums[c]);

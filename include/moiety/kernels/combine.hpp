@@ -3,6 +3,9 @@
 //
 //   y_t = base_t + Σ_{j = 0 … k−1} w_tj · o[row_of(t, j)]
 //
+//   combine(engine, order, o, weights, base, y)           stores pass the caches by where y is larger than the last one
+//   combine(engine, order, o, weights, base, y, stores)   stores::cached or stores::streamed; the values are the same
+//
 // base [T × H] and weights [T × k] may be null: 0 and 1. A token that is not dispatched gets its base alone.
 #pragma once
 

@@ -50,6 +50,12 @@ template <class T> struct grouped_matrix {
   T* group(std::int64_t g) const { return data + g * group_stride; }
 };
 
+/// Weights packed for one direction of product, see pack_nt and pack_nn. They hold what the matrices held when packed.
+template <class T> struct packed_matrix {
+  std::byte const* data = nullptr;
+  std::int64_t group_bytes = 0;
+};
+
 /// Columns that one call of an epilogue covers, except at the right edge.
 template <class S> inline constexpr std::int64_t column_block = 256;
 
@@ -69,6 +75,29 @@ void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* of
 template <class S, class Engine, class A, class B>
 void grouped_gemm_tn(Engine& engine, std::int64_t groups, std::int64_t const* offsets, rows_of<A> a, rows_of<B> b,
                      grouped_matrix<S> out, std::int64_t n, std::int64_t k, bool accumulate);
+
+/// Bytes of one group's packed matrix of n columns and sums over k.
+template <class T> constexpr std::int64_t packed_bytes(std::int64_t n, std::int64_t k);
+
+/// Packs weights [n x k] of each group for grouped_gemm_nt into groups * packed_bytes<T>(n, k) bytes.
+template <class Engine, class T>
+void pack_nt(Engine& engine, std::int64_t groups, grouped_matrix<T const> w, std::int64_t n, std::int64_t k,
+             std::byte* to);
+
+/// Packs weights [k x n] of each group for grouped_gemm_nn.
+template <class Engine, class T>
+void pack_nn(Engine& engine, std::int64_t groups, grouped_matrix<T const> w, std::int64_t n, std::int64_t k,
+             std::byte* to);
+
+/// The same bits as from the matrices that were packed, for rows of the weights' type.
+template <class S, class Engine, class T, std::size_t M, class Epilogue>
+void grouped_gemm_nt(Engine& engine, std::int64_t groups, std::int64_t const* offsets, rows_of<T> a,
+                     std::array<packed_matrix<T>, M> const& w, std::int64_t n, std::int64_t k,
+                     Epilogue const& epilogue);
+template <class S, class Engine, class T, std::size_t M, class Epilogue>
+void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* offsets,
+                     std::array<rows_of<T>, M> const& a, std::array<packed_matrix<T>, M> const& w, std::int64_t n,
+                     std::int64_t k, Epilogue const& epilogue);
 
 }  // namespace moiety::inline MOIETY_ABI::kernels
 

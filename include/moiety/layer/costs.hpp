@@ -5,7 +5,7 @@
 //   active_parameters<Spec>      E H + k (inputs + 1) H I: those that one token uses
 //   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products
 //   backward_flops<Spec>(T)      twice forward: input and weight gradients
-//   weight_bytes<Spec, D>        what make_weights allocates      gradient_bytes<Spec, D>    what make_gradients does
+//   weight_bytes<Spec, D>        what make_weights allocates, packed copies included   gradient_bytes<Spec, D>    what make_gradients does
 //   saved_bytes<Spec, D>(T)      what a tape allocates; it also refers to x
 //   workspace_bytes<Spec, D>(T)  the most that forward, infer or backward hold besides the tape while they run
 //
@@ -14,6 +14,7 @@
 
 #include <moiety/core/config.hpp>
 #include <moiety/core/numbers.hpp>
+#include <moiety/experts/matrices.hpp>
 #include <moiety/layer/deployment.hpp>
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/spec.hpp>
@@ -53,7 +54,10 @@ template <class Spec> constexpr std::int64_t forward_flops(tokens of) { return 2
 template <class Spec> constexpr std::int64_t backward_flops(tokens of) { return 2 * forward_flops<Spec>(of); }
 
 template <class Spec, class Deployment = deployment<>, class T = detail::element_t<Deployment>>
-inline constexpr std::int64_t weight_bytes = detail::parameter_bytes<Spec, sum_t<T>, T>();
+inline constexpr std::int64_t weight_bytes =
+    detail::parameter_bytes<Spec, sum_t<T>, T>() +
+    expert_copies<typename spec_of<Spec>::experts_type, T, typename Deployment::weight_layout>::bytes(
+        {spec_of<Spec>::experts, spec_of<Spec>::hidden, spec_of<Spec>::ffn});
 
 template <class Spec, class Deployment = deployment<>, class T = detail::element_t<Deployment>>
 inline constexpr std::int64_t gradient_bytes = detail::parameter_bytes<Spec, sum_t<T>, sum_t<T>>();

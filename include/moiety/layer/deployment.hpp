@@ -8,6 +8,7 @@
 //                are sum_t<element>: double for double, else float
 //   transport    mo::self: one rank
 //   dispatcher   mo::local: every expert on this rank
+//   weight_layout  mo::row_major: products read the weights as they lie; or mo::packed_forward, mo::packed
 //   numerics     mo::numerics::invariant: the order of a sum is a function of type, dims and policy, never of the batch
 #pragma once
 
@@ -15,6 +16,7 @@
 #include <moiety/backend/transport/self.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/dispatcher/local.hpp>
+#include <moiety/experts/weight_layout.hpp>
 #include <moiety/mesh/context.hpp>
 #include <moiety/mesh/layout.hpp>
 
@@ -30,6 +32,7 @@ template <layout Layout = layout{}> struct deployment {
   using element = float;
   using transport = self;
   using dispatcher = local;
+  using weight_layout = row_major;
   using numerics = moiety::numerics::invariant;
 };
 

@@ -15,8 +15,8 @@
 
 namespace moiety::inline MOIETY_ABI {
 
-template <class Engine, class Spec, scalar T>
-void initialise_weights(Engine& engine, layer_weights<Spec, T>& weights, seed key) {
+template <class Engine, class Spec, scalar T, class Layout>
+void initialise_weights(Engine& engine, layer_weights<Spec, T, Layout>& weights, seed key) {
   weights.for_each([&]<class V>(parameter const& p, std::span<V> values) {
     double const deviation = 1 / moiety::sqrt(static_cast<double>(p.fan_in));
     std::uint64_t const stream = stream_of(p.name);

@@ -11,8 +11,8 @@
 //
 // Gradients are those of the sum Σ ⟨dy, y⟩ + loss_scale · Σ_losses coefficient · weight · value (see losses/loss.hpp):
 // sums over tokens, nothing averaged. A layer is a function of explicit state; layers and calls share nothing but the
-// context. Faults throw before y, dx or gradients are written: data_error (shapes, null or
-// misaligned memory, aliasing, non-finite logits), state_error (tapes), config_error (options).
+// context. Faults throw before y, dx or gradients are written: data_error (shapes, null or misaligned
+// memory, aliasing, non-finite logits), state_error (tapes), config_error (options).
 #pragma once
 
 #include <moiety/batch/batch.hpp>
@@ -52,7 +52,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
  public:
   using spec = Spec;
   using deployment = Deployment;
-  using weights_type = layer_weights<Spec, T>;
+  using weights_type = layer_weights<Spec, T, typename Deployment::weight_layout>;
   using gradients_type = layer_gradients<Spec, T>;
   using tape_type = layer_tape<Spec, T>;
 
@@ -62,17 +62,23 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   }
 
   weights_type make_weights(seed key) const {
-    weights_type weights(weights_type::allocate(ctx_->memory()));
+    weights_type weights(weights_type::allocate(ctx_->memory()), ctx_->memory());
     initialise(weights, key);
     return weights;
   }
 
   /// Weights in memory of the caller: bind(parameter) gives a pointer to parameter.size() values.
   template <class Bind> weights_type bind_weights(Bind&& bind) const {
-    return weights_type(weights_type::bound(std::forward<Bind>(bind)));
+    return weights_type(weights_type::bound(std::forward<Bind>(bind)), ctx_->memory());
   }
 
-  void initialise(weights_type& weights, seed key) const { initialise_weights(ctx_->engine(), weights, key); }
+  void initialise(weights_type& weights, seed key) const {
+    initialise_weights(ctx_->engine(), weights, key);
+    pack(weights);
+  }
+
+  /// To be called after every change of weights in a packed layout, see experts/weight_layout.hpp.
+  void pack(weights_type& weights) const { weights.pack(ctx_->engine()); }
 
   /// Zero gradients, in the sum type.
   gradients_type make_gradients() const { return gradients_type(gradients_type::allocate(ctx_->memory())); }
@@ -80,6 +86,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   tape_type forward(weights_type const& weights, matrix_view<T const> x, matrix_view<T> y,
                     batch const& about = {}) const {
     detail::check_call("forward", read::hidden, "x", x, "y", y);
+    weights.expect_packed("forward");
     about.check(x.rows());
     tape_type tape(tokens(x.rows(), about.units()), about, options_, true, ctx_->memory());
     tape.x = x;
@@ -90,6 +97,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
 
   void infer(weights_type const& weights, matrix_view<T const> x, matrix_view<T> y, batch const& about = {}) const {
     detail::check_call("infer", read::hidden, "x", x, "y", y);
+    weights.expect_packed("infer");
     about.check(x.rows());
     tape_type scratch(tokens(x.rows(), about.units()), about, options_, false, ctx_->memory());
     scratch.x = x;
@@ -105,6 +113,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
 
   void backward_input(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx) const {
     tape.expect(tape_state::forward_done, weights.router().data(), "backward_input");
+    weights.expect_packed("backward_input");
     detail::check_shape("backward", "dy", dy, tape.x.rows(), read::hidden);
     detail::check_call("backward", read::hidden, "dy", dy, "dx", dx);
     detail::check_call("backward", read::hidden, "x", tape.x, "dx", dx);
@@ -121,7 +130,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
 
     permutation_view const& order = tape.permutation();
     spread_weights(tape, row_weights);
-    apply::backward_input(ctx_->engine(), rows_of(order), dispatcher::dispatch(dy, order), weights.experts(),
+    apply::backward_input(ctx_->engine(), rows_of(order), dispatcher::dispatch(dy, order), weights.operands(),
                           tape.pre_activation(), row_weights, detail::at<T>(tape.pending, kept.pre_activation),
                           detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
     gather_weight_gradients(order, parts, dweights);
@@ -180,7 +189,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     buffer const work(plan.block.bytes(), ctx_->memory());
     permutation_view const& order = tape.permutation();
     T* const output = detail::at<T>(work, plan.output);
-    apply::forward(ctx_->engine(), rows_of(order), dispatcher::dispatch(tape.x, order), weights.experts(),
+    apply::forward(ctx_->engine(), rows_of(order), dispatcher::dispatch(tape.x, order), weights.operands(),
                    keep ? tape.pre_activation() : nullptr, detail::at<T>(work, plan.activation), output);
     kernels::combine(ctx_->engine(), order, matrix_view<T const>{output, order.rows(), read::hidden},
                      static_cast<S const*>(tape.routing().weights), static_cast<S const*>(nullptr), y);

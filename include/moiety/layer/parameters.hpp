@@ -15,7 +15,8 @@
 #include <moiety/core/errors.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
-#include <moiety/experts/apply.hpp>
+#include <moiety/experts/matrices.hpp>
+#include <moiety/experts/weight_layout.hpp>
 #include <moiety/layer/spec.hpp>
 
 #include <algorithm>
@@ -130,11 +131,44 @@ template <class Spec, class RouterType, class ExpertType> class parameter_set {
 
 }  // namespace detail
 
-template <class Spec, scalar T> class layer_weights : public detail::parameter_set<Spec, sum_t<T>, T> {
+template <class Spec, scalar T, weight_layout Layout = row_major>
+class layer_weights : public detail::parameter_set<Spec, sum_t<T>, T> {
   using base = detail::parameter_set<Spec, sum_t<T>, T>;
+  using spec = spec_of<Spec>;
+  using mlp_type = typename spec::experts_type;
+  static constexpr bool packs = Layout::packs_forward || Layout::packs_backward;
 
  public:
-  explicit layer_weights(base set) : base(std::move(set)) {}
+  static constexpr expert_sizes sizes{spec::experts, spec::hidden, spec::ffn};
+
+  layer_weights(base set, std::pmr::memory_resource& memory) : base(std::move(set)), copies_(sizes, memory) {}
+
+  expert_operands<mlp_type, T, Layout> operands() const { return {base::experts(), &copies_}; }
+
+  /// Brings the packed copies up to date; nothing to do in the layout row_major.
+  template <class Engine> void pack(Engine& engine) {
+    copies_.pack(engine, base::experts());
+    changed_ = false;
+  }
+
+  /// Throws state_error where packed copies are older than the weights.
+  void expect_packed(char const* call) const {
+    detail::require<state_error>(!packs || !changed_, call,
+                                 " was given weights that may have changed since layer.pack(weights).");
+  }
+
+  /// f(parameter, span of its values), which f may change, or only read.
+  template <class F> void for_each(F&& f) {
+    changed_ = true;
+    base::for_each(std::forward<F>(f));
+  }
+  template <class F> void for_each(F&& f) const {
+    base::for_each([&]<class V>(parameter const& p, std::span<V> values) { f(p, std::span<V const>(values)); });
+  }
+
+ private:
+  expert_copies<mlp_type, T, Layout> copies_;
+  bool changed_ = true;
 };
 
 template <class Spec, scalar T> class layer_gradients : public detail::parameter_set<Spec, sum_t<T>, sum_t<T>> {
@@ -160,18 +194,33 @@ template <class Spec, scalar T> class layer_gradients : public detail::parameter
 };
 
 /// f(parameter, span of weights) for each parameter.
-template <class Spec, scalar T, class F> void for_each_parameter(layer_weights<Spec, T> const& weights, F&& f) {
+template <class Spec, scalar T, class Layout, class F>
+void for_each_parameter(layer_weights<Spec, T, Layout>& weights, F&& f) {
+  weights.for_each(std::forward<F>(f));
+}
+template <class Spec, scalar T, class Layout, class F>
+void for_each_parameter(layer_weights<Spec, T, Layout> const& weights, F&& f) {
   weights.for_each(std::forward<F>(f));
 }
 
-/// f(parameter, span of weights, span of gradients) for each parameter.
-template <class Spec, scalar T, class F>
-void for_each_parameter(layer_weights<Spec, T> const& weights, layer_gradients<Spec, T>& gradients, F&& f) {
+namespace detail {
+template <class Weights, class Gradients, class F> void for_each_pair(Weights& weights, Gradients& gradients, F&& f) {
   weights.for_each([&](parameter const& p, auto values) {
     gradients.for_each([&](parameter const& q, auto sums) {
       if (q.name == p.name) f(p, values, sums);
     });
   });
+}
+}  // namespace detail
+
+/// f(parameter, span of weights, span of gradients) for each parameter.
+template <class Spec, scalar T, class Layout, class F>
+void for_each_parameter(layer_weights<Spec, T, Layout>& weights, layer_gradients<Spec, T>& gradients, F&& f) {
+  detail::for_each_pair(weights, gradients, f);
+}
+template <class Spec, scalar T, class Layout, class F>
+void for_each_parameter(layer_weights<Spec, T, Layout> const& weights, layer_gradients<Spec, T>& gradients, F&& f) {
+  detail::for_each_pair(weights, gradients, f);
 }
 
 }  // namespace moiety

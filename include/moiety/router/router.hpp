@@ -84,9 +84,11 @@ template <class... Roles> class router {
   score_type const& score() const { return score_; }
   float scale_factor() const { return scale_.factor; }
 
+  // Each of the three below is compiled as one piece, policies included: only then do their loops become vectors.
+
   /// One token: its ids and weights. `scores` is scratch of E values, `weights` has k.
   template <score_row Row>
-  MOIETY_HD void forward_row(Row const& logits, Row scores, Row weights, std::int32_t* ids) const {
+  [[gnu::flatten]] MOIETY_HD void forward_row(Row const& logits, Row scores, Row weights, std::int32_t* ids) const {
     copy(logits, scores);
     score_.forward(scores);
     selection_.forward(scores, [&](int slot, int expert) {
@@ -98,7 +100,7 @@ template <class... Roles> class router {
   }
 
   /// One token's row of probabilities, as balance losses see it: the scores, normalised to one if the rule does not.
-  template <score_row Row> MOIETY_HD void probability_row(Row row) const {
+  template <score_row Row> [[gnu::flatten]] MOIETY_HD void probability_row(Row row) const {
     score_.forward(row);
     if constexpr (!rows_are_probabilities<score_type>) weights_of_all_.forward(row);
   }
@@ -106,8 +108,9 @@ template <class... Roles> class router {
   /// One token: the gradient of its weights (k values, overwritten) and of its probabilities (E values, overwritten) is
   /// added to that of its logits. `scores` and `normalised` are scratch of E values, `inputs` and `weights` of k.
   template <score_row Row>
-  MOIETY_HD void backward_row(Row const& logits, std::int32_t const* ids, Row dweights, Row dprobabilities, Row dlogits,
-                              Row scores, Row normalised, Row inputs, Row weights) const {
+  [[gnu::flatten]] MOIETY_HD void backward_row(Row const& logits, std::int32_t const* ids, Row dweights,
+                                               Row dprobabilities, Row dlogits, Row scores, Row normalised, Row inputs,
+                                               Row weights) const {
     copy(logits, scores);
     score_.forward(scores);
     if constexpr (!rows_are_probabilities<score_type>) {

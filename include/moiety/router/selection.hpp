@@ -26,11 +26,7 @@ template <int K> struct top_k {
   static constexpr int count = K;
 
   template <score_row Row, class Chosen> MOIETY_HD void forward(Row& scores, Chosen const& chosen) const {
-    for (int slot = 0; slot < K; ++slot) {
-      int const expert = scores.argmax();
-      chosen(slot, expert);
-      scores.remove(expert);
-    }
+    scores.template largest<K>(chosen);
   }
 };
 static_assert(selection<top_k<2>>);

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // Grouped matrix products on the host, see kernels/grouped_gemm.hpp for what they compute and promise.
 //
-// The micro kernel holds a tile of sums in registers: `narrow` rows of one operand, each value broadcast, against up to
-// three registers of the other, the `wide` one. All three directions reduce to it:
+// All directions reduce to the micro kernel, a few narrow rows against a wide operand in panels:
 //
-//        wide operand, packed                narrow operand                      sums of a tile
-//   nt   rows of a, transposed (lane = row)  weights, read in place              [column][row], turned for the epilogue
-//   nn   weights, copied (lane = column)     rows of a, in place or gathered     [row][column]
-//   tn   rows of b, copied (lane = j)        rows of a, packed by narrow columns in the output itself
+//                      wide operand                          narrow operand                  sums of a tile
+//   nt, many rows      rows of a, transposed (lane = row)    weights, read in place          [column][row], turned
+//   nt, few rows       weights, transposed (lane = column)   rows of a, in place             [row][column]
+//   nn                 weights, copied (lane = column)       rows of a, in place             [row][column]
+//   tn                 rows of b, copied (lane = j)          rows of a, packed in strips     the output
 //
-// Work is one list of tiles (group, column block, row block), sorted by group. The sum over k runs in blocks of `depth`
+// Work is one list of tiles (group, column block, row block), sorted by group. The sum over k runs in blocks of steps
 // whose partial sums are stored and reloaded unrounded, so blocks change no bit.
 #pragma once
 
 #include <moiety/core/config.hpp>
 #include <moiety/kernels/grouped_gemm.hpp>
+#include <moiety/kernels/host/micro_kernel.hpp>
+#include <moiety/kernels/host/panels.hpp>
 #include <moiety/kernels/host/simd.hpp>
 
 #include <algorithm>
@@ -27,19 +29,21 @@
 
 namespace moiety::inline MOIETY_ABI::kernels::host_gemm {
 
-/// Sizes of tiles, in elements of S.
-template <class S> struct blocking {
-  static constexpr std::int64_t lanes = simd::lanes<S>;
-  static constexpr int narrow = simd::many_registers ? 8 : 4;  // rows of the micro kernel
-  static constexpr int most_vectors = 3;                       // its registers across
-  static constexpr std::int64_t rows = 256;                    // most rows of a tile
-  static constexpr std::int64_t cols = column_block<S>;
-  static constexpr std::int64_t depth = 1024 / static_cast<std::int64_t>(sizeof(S));
-  static_assert(rows % lanes == 0 && cols % lanes == 0 && rows % narrow == 0 && cols % narrow == 0);
+/// Sizes of tiles: an eighth to a half of a second-level cache of 1 MiB for each operand.
+template <class U> struct blocking {
+  static constexpr std::int64_t rows = 256;                                           // most rows of a tile
+  static constexpr std::int64_t cols = column_block<sum_of<U>>;                       // most columns
+  static constexpr std::int64_t wide_cols = 8 * cols;                                 // the same for few rows
+  static constexpr std::int64_t steps = 1024 / static_cast<std::int64_t>(sizeof(U));  // most steps of a block
+  static constexpr std::int64_t values = steps * values_per_unit<U>;                  // the same in values of k
+  static constexpr std::int64_t nt_steps = 2 * steps, nt_values = 2 * values;         // of nt
+  static constexpr std::int64_t nt_cols(std::size_t matrices) { return matrices > 1 ? cols : 2 * cols; }
+  static constexpr std::int64_t tn_blocks = 4, tn_cols = 4 * cols;  // of tn: packed blocks, most columns
+  static_assert(rows % simd::lanes<U> == 0 && cols % simd::lanes<U> == 0 && rows % most_narrow == 0);
 };
 
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
+/// Rows of a tile up to which weights are used as they lie, and not packed: one pass over them is all there is.
+inline constexpr std::int64_t few_rows = most_narrow;
 
 /// Cuts a worker's scratch memory into arrays that begin on cache lines.
 class carver {
@@ -55,300 +59,362 @@ class carver {
   std::byte* next_;
 };
 
-/// A wide operand of `count` lanes, cut into panels of one to three registers that differ by at most one.
-template <class S> struct panels {
-  std::int64_t count, base, extra;
-
-  explicit panels(std::int64_t width) {
-    std::int64_t const vectors = ceil_div(width, blocking<S>::lanes);
-    count = ceil_div(vectors, blocking<S>::most_vectors);
-    base = count > 0 ? vectors / count : 0;
-    extra = vectors - base * count;
-  }
-  int vectors(std::int64_t p) const { return static_cast<int>(base + (p < extra ? 1 : 0)); }
-  std::int64_t first(std::int64_t p) const { return (p * base + std::min(p, extra)) * blocking<S>::lanes; }
-  std::int64_t lanes() const { return first(count); }
-};
-
 /// A tile of the work list.
 struct tile {
   std::int64_t group, row, rows, col, cols;
 };
 
-/// The list of tiles of nt and nn: groups, in each column blocks, in each row blocks of near equal size.
-template <class S> class tile_list {
+/// The list of tiles of nt and nn: groups, in each column blocks, in each row blocks of near equal size. Tiles of few rows
+/// are wide, so that weights are read as they lie. Tiles shrink until every thread has several.
+template <class U> class tile_list {
  public:
-  tile_list(std::int64_t groups, std::int64_t const* offsets, std::int64_t n, int threads)
-      : groups_(groups), offsets_(offsets), n_(n), column_blocks_(ceil_div(n, blocking<S>::cols)) {
-    std::int64_t const wanted = 4 * std::int64_t{threads}, least = 2 * blocking<S>::lanes;
-    while (count() < wanted && threads > 1 && most_rows_ / 2 >= least) most_rows_ /= 2;
+  tile_list(std::int64_t groups, std::int64_t const* offsets, std::int64_t n, int threads,
+            std::int64_t cols = blocking<U>::cols, std::int64_t wide_cols = blocking<U>::wide_cols)
+      : groups_(groups), offsets_(offsets), n_(n), cols_(cols), wide_cols_(wide_cols) {
+    std::int64_t const wanted = threads > 1 ? 4 * std::int64_t{threads} : 0;
+    while (count() < wanted && wide_cols_ > blocking<U>::cols) {
+      wide_cols_ /= 2;
+      cols_ = std::min(cols_, wide_cols_);
+    }
+    while (count() < wanted && most_rows_ > 2 * simd::lanes<U>) most_rows_ /= 2;
   }
 
   std::int64_t count() const {
-    std::int64_t blocks = 0;
-    for (std::int64_t g = 0; g < groups_; ++g) blocks += row_blocks(g);
-    return blocks * column_blocks_;
+    std::int64_t tiles = 0;
+    for (std::int64_t g = 0; g < groups_; ++g) tiles += row_blocks(g) * column_blocks(g);
+    return tiles;
   }
 
   tile operator[](std::int64_t task) const {
     std::int64_t g = 0;
-    for (; task >= row_blocks(g) * column_blocks_; ++g) task -= row_blocks(g) * column_blocks_;
-    std::int64_t const blocks = row_blocks(g), rows = offsets_[g + 1] - offsets_[g];
-    std::int64_t const size = round_up(ceil_div(rows, blocks), blocking<S>::lanes);
-    std::int64_t const first = std::min(rows, task % blocks * size), col = task / blocks * blocking<S>::cols;
-    return {g, offsets_[g] + first, std::min(size, rows - first), col, std::min(blocking<S>::cols, n_ - col)};
+    for (; task >= row_blocks(g) * column_blocks(g); ++g) task -= row_blocks(g) * column_blocks(g);
+    std::int64_t const blocks = row_blocks(g), size = round_up(ceil_div(rows(g), blocks), simd::lanes<U>);
+    std::int64_t const first = std::min(rows(g), task % blocks * size), col = task / blocks * cols(g);
+    return {g, offsets_[g] + first, std::min(size, rows(g) - first), col, std::min(cols(g), n_ - col)};
   }
 
  private:
-  std::int64_t row_blocks(std::int64_t g) const { return ceil_div(offsets_[g + 1] - offsets_[g], most_rows_); }
+  std::int64_t rows(std::int64_t g) const { return offsets_[g + 1] - offsets_[g]; }
+  std::int64_t row_blocks(std::int64_t g) const { return ceil_div(rows(g), most_rows_); }
+  std::int64_t cols(std::int64_t g) const { return rows(g) <= few_rows ? wide_cols_ : cols_; }
+  std::int64_t column_blocks(std::int64_t g) const { return ceil_div(n_, cols(g)); }
 
   std::int64_t groups_;
   std::int64_t const* offsets_;
-  std::int64_t n_, column_blocks_, most_rows_ = blocking<S>::rows;
+  std::int64_t n_, cols_, wide_cols_, most_rows_ = blocking<U>::rows;
 };
 
-/// c(i, j) = chain over k of narrow(i, k) * wide(k, j), from c(i, j) if `resume`, else from 0. wide is packed
-/// [k][Vectors * lanes]; narrow is packed [k][narrow], or rows of k at distance `stride`.
-template <class S, int Vectors, bool Packed>
-void micro_kernel(std::int64_t depth, S const* narrow, [[maybe_unused]] std::int64_t stride, S const* wide, S* c,
-                  std::int64_t c_stride, bool resume) {
-  constexpr int rows = blocking<S>::narrow, lanes = simd::lanes<S>;
-  constexpr std::size_t high = rows, across = Vectors;  // as array extents
-  simd::vec<S> sum[high][across];
-  MOIETY_UNROLL(8)
-  for (int i = 0; i < rows; ++i) {
-    MOIETY_UNROLL(3)
-    for (int j = 0; j < Vectors; ++j) sum[i][j] = resume ? simd::load(c + i * c_stride + j * lanes) : simd::zero<S>();
-  }
-  for (std::int64_t k = 0; k < depth; ++k) {
-    simd::vec<S> right[across];
-    MOIETY_UNROLL(3)
-    for (int j = 0; j < Vectors; ++j) right[j] = simd::load(wide + j * lanes);
-    MOIETY_UNROLL(8)
-    for (int i = 0; i < rows; ++i) {
-      simd::vec<S> const left = simd::broadcast(Packed ? narrow[i] : narrow[i * stride]);
-      MOIETY_UNROLL(3)
-      for (int j = 0; j < Vectors; ++j) sum[i][j] = simd::fma(left, right[j], sum[i][j]);
-    }
-    wide += Vectors * lanes;
-    narrow += Packed ? rows : 1;
-  }
-  MOIETY_UNROLL(8)
-  for (int i = 0; i < rows; ++i) {
-    MOIETY_UNROLL(3)
-    for (int j = 0; j < Vectors; ++j) simd::store(c + i * c_stride + j * lanes, sum[i][j]);
-  }
+/// Copies the units of `count` values, a zero after an odd number of bf16.
+template <class U, class T> void copy_units(T const* from, std::int64_t count, U* to) {
+  constexpr std::int64_t values = simd::lanes<U> * values_per_unit<U>;
+  std::int64_t k = 0;
+  for (; k + values <= count; k += values, to += simd::lanes<U>) simd::store<U>(to, simd::load_as<U>(from + k));
+  if (k == count) return;
+  simd::vec<U> const rest = simd::load_first<U>(from + k, count - k);
+  std::memcpy(static_cast<void*>(to), &rest, static_cast<std::size_t>(steps_of<U>(count - k)) * sizeof(U));
 }
 
-template <class S, bool Packed>
-void micro_kernel(int vectors, std::int64_t depth, S const* narrow, std::int64_t stride, S const* wide, S* c,
-                  std::int64_t c_stride, bool resume) {
-  switch (vectors) {
-    case 1: return micro_kernel<S, 1, Packed>(depth, narrow, stride, wide, c, c_stride, resume);
-    case 2: return micro_kernel<S, 2, Packed>(depth, narrow, stride, wide, c, c_stride, resume);
-    default: return micro_kernel<S, 3, Packed>(depth, narrow, stride, wide, c, c_stride, resume);
+/// Rows row, row + 1, … of `a`, from column k on.
+template <class A> rows_of<A> rows_from(rows_of<A> a, std::int64_t row, std::int64_t k) {
+  if (a.index != nullptr) return {a.data + k, a.stride, a.index + row};
+  return {a.data + row * a.stride + k, a.stride};
+}
+
+/// Distance between copied rows, in units: off a power of two, which would share one set of the cache.
+template <class U>
+inline constexpr std::int64_t copied_stride = blocking<U>::nt_steps + 64 / static_cast<std::int64_t>(sizeof(U));
+
+/// Rows [first, first + present) of `a`, `count` values long, for a micro kernel of `high` rows: in place if all are there
+/// and hold units, else copied into `space`.
+template <class U, class A>
+strided_rows<U> narrow_rows(rows_of<A> a, std::int64_t first, std::int64_t present, std::int64_t high,
+                            std::int64_t count, U* space) {
+  bool const holds_units = sizeof(A) * values_per_unit<U> == sizeof(U) && count % values_per_unit<U> == 0;
+  if (holds_units && a.index == nullptr && present == high)
+    return {reinterpret_cast<std::byte const*>(a.row(first)), a.stride * static_cast<std::int64_t>(sizeof(A))};
+  for (std::int64_t i = 0; i < present; ++i) copy_units<U>(a.row(first + i), count, space + i * copied_stride<U>);
+  return {reinterpret_cast<std::byte const*>(space), copied_stride<U> * static_cast<std::int64_t>(sizeof(U))};
+}
+
+/// The weights that follow a block, for which the cache is asked while the block is used: each pass of a strip of rows
+/// over a panel asks for two lines of every step.
+template <class U> struct upcoming_weights {
+  std::byte const* first = nullptr;  // null: none
+  std::int64_t lane = 0;             // bytes from lane to lane; in packed panels, from panel to panel, per lane
+  std::int64_t step = 0;             // bytes from step to step; 0 in packed panels, whose steps follow one another
+  std::int64_t first_step = 0;       // in packed panels
+
+  prefetch_stream stripe(std::int64_t strip, std::int64_t lanes_before, std::int64_t lanes) const {
+    bool const packed = step == 0, two_rows = !packed && values_per_unit<U> == 2;
+    std::int64_t const bytes = lanes * (packed ? static_cast<std::int64_t>(sizeof(U)) : lane);
+    std::int64_t const before = strip * (two_rows ? 64 : 128);
+    if (first == nullptr || before >= bytes) return {};
+    std::byte const* const panel = first + lanes_before * lane + (packed ? first_step * bytes : 0);
+    return {panel + before, packed ? bytes : step, two_rows ? step / 2 : 64};
   }
-}
-
-/// Packs rows [row, row + rows) of a, columns [k0, k0 + depth), as a wide operand whose lanes are the rows.
-template <class S, class A>
-void pack_transposed(rows_of<A> a, std::int64_t row, std::int64_t rows, std::int64_t k0, std::int64_t depth, S* to) {
-  constexpr std::int64_t lanes = simd::lanes<S>;
-  panels<S> const cut(rows);
-  for (std::int64_t p = 0; p < cut.count; ++p) {
-    std::int64_t const width = cut.vectors(p) * lanes;
-    for (int v = 0; v < cut.vectors(p); ++v) {
-      std::int64_t const first = cut.first(p) + v * lanes, present = std::min(lanes, rows - first);
-      A const* from[static_cast<std::size_t>(lanes)];
-      for (std::int64_t i = 0; i < lanes; ++i) from[i] = a.row(row + first + std::min(i, present - 1)) + k0;
-      S* const column = to + cut.first(p) * depth + v * lanes;
-      simd::square<S> square;
-      std::int64_t k = 0;
-      for (; k + lanes <= depth; k += lanes) {
-        for (std::int64_t i = 0; i < lanes; ++i) square[i] = simd::load_as<S>(from[i] + k);
-        simd::transpose<S>(square);
-        for (std::int64_t i = 0; i < lanes; ++i) simd::store(column + (k + i) * width, square[i]);
-      }
-      if (k == depth) continue;
-      for (std::int64_t i = 0; i < lanes; ++i) square[i] = simd::load_first<S>(from[i] + k, depth - k);
-      simd::transpose<S>(square);
-      for (std::int64_t i = 0; i < depth - k; ++i) simd::store(column + (k + i) * width, square[i]);
-    }
-  }
-}
-
-/// Copies count values, widened to S.
-template <class S, class T> void widen(T const* from, std::int64_t count, S* to) {
-  constexpr std::int64_t lanes = simd::lanes<S>;
-  std::int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) simd::store(to + i, simd::load_as<S>(from + i));
-  for (; i < count; ++i) to[i] = static_cast<S>(from[i]);
-}
-
-/// Rows that packing asks the cache for ahead of time: a block's rows lie in different pages, where no hardware does.
-inline constexpr std::int64_t prefetch_rows = 8;
-
-/// Packs `depth` rows (row(k) gives each) of `cols` values as a wide operand whose lanes are the columns.
-template <class S, class Row> void pack_rows(Row const& row, std::int64_t depth, std::int64_t cols, S* to) {
-  constexpr std::int64_t lanes = simd::lanes<S>;
-  panels<S> const cut(cols);
-  for (std::int64_t k = 0; k < depth; ++k) {
-    auto const* const from = row(k);
-    auto const* const soon = row(std::min(k + prefetch_rows, depth - 1));
-    for (std::int64_t p = 0; p < cut.count; ++p) {
-      std::int64_t const width = cut.vectors(p) * lanes;
-      S* const out = to + cut.first(p) * depth + k * width;
-      for (std::int64_t v = 0; v < width; v += lanes) {
-        std::int64_t const first = cut.first(p) + v;
-        __builtin_prefetch(soon + std::min(first, cols - 1));
-        bool const whole = first + lanes <= cols;
-        simd::store(out + v, whole ? simd::load_as<S>(from + first) : simd::load_first<S>(from + first, cols - first));
-      }
-    }
-  }
-}
-
-/// Distance between strips of a packed narrow operand: off a power of two, which would share one set of the cache.
-template <class S> constexpr std::int64_t strip_stride(std::int64_t depth) {
-  return blocking<S>::narrow * depth + 64 / static_cast<std::int64_t>(sizeof(S));
-}
-
-/// Packs `depth` rows of `cols` values in strips of `narrow` columns, [strip][k][narrow], zeros on the right.
-template <class S, class Row> void pack_narrow(Row const& row, std::int64_t depth, std::int64_t cols, S* to) {
-  constexpr std::int64_t narrow = blocking<S>::narrow, step = std::max<std::int64_t>(narrow, simd::lanes<S>);
-  alignas(64) S run[static_cast<std::size_t>(step)];
-  for (std::int64_t k = 0; k < depth; ++k) {
-    auto const* const from = row(k);
-    auto const* const soon = row(std::min(k + prefetch_rows, depth - 1));
-    for (std::int64_t first = 0; first < cols; first += step) {
-      __builtin_prefetch(soon + first);
-      std::int64_t const present = std::min(step, cols - first);
-      if (present < step) std::fill_n(run, step, S{0});
-      present < step ? widen(from + first, present, run) : widen(from + first, step, run);
-      for (std::int64_t i = 0; i < present; i += narrow)
-        std::memcpy(to + (first + i) / narrow * strip_stride<S>(depth) + k * narrow, run + i, narrow * sizeof(S));
-    }
-  }
-}
-
-/// `narrow` rows for the micro kernel, of which the first `present` exist.
-template <class S> struct narrow_rows {
-  S const* data;
-  std::int64_t stride;
 };
 
-/// Copies rows (row(i) gives each, `depth` long) into `space`, zeros below them.
-template <class S, class Row>
-narrow_rows<S> copy_narrow(Row const& row, std::int64_t present, std::int64_t depth, S* space) {
-  constexpr std::int64_t stride = blocking<S>::depth;
-  for (std::int64_t i = 0; i < blocking<S>::narrow; ++i) {
-    if (i < present)
-      widen(row(i), depth, space + i * stride);
-    else
-      std::fill_n(space + i * stride, depth, S{0});
+/// A block of steps of a wide operand, in panels.
+template <class U> struct panel_block {
+  panel_cut<U> cut;
+  U const* data;
+  std::int64_t steps;           // from one panel's first step to the next panel's, per lane
+  std::int64_t first_step = 0;  // of the block, in packed panels of all steps
+  upcoming_weights<U> soon{};
+
+  U const* panel(std::int64_t p) const { return data + cut.first(p) * steps + first_step * cut.width(p); }
+};
+
+/// sums(i, j) = chain over the block's steps of row i times panels, from what is there if `resume`.
+template <class U, class A>
+void multiply_rows(rows_of<A> a, std::int64_t rows, std::int64_t count, panel_block<U> const& block, sum_of<U>* sums,
+                   bool resume, U* space) {
+  std::int64_t const stride = block.cut.lanes();
+  for (std::int64_t r = 0; r < rows; r += most_narrow) {
+    std::int64_t const present = std::min<std::int64_t>(most_narrow, rows - r);
+    auto const strip = narrow_rows<U>(a, r, present, kernel_rows(present), count, space);
+    for (std::int64_t p = 0; p < block.cut.count; ++p) {
+      sum_of<U>* const out = sums + r * stride + block.cut.first(p);
+      auto const product = [&](auto soon) {
+        micro_kernel<U>(present, block.cut.vectors(p), steps_of<U>(count), strip, block.panel(p),
+                        {resume ? out : nullptr, stride, out, stride}, soon);
+      };
+      prefetch_stream const soon = block.soon.stripe(r / most_narrow, block.cut.first(p), block.cut.width(p));
+      if (soon.next != nullptr)
+        product(soon);
+      else
+        product(no_prefetch{});
+    }
   }
-  return {space, stride};
+}
+
+/// Calls f(first, columns) for the column blocks of a tile.
+template <class S, class Function> void for_column_blocks(tile const& t, Function const& f) {
+  for (std::int64_t first = 0; first < t.cols; first += column_block<S>)
+    f(first, std::min(column_block<S>, t.cols - first));
+}
+
+/// Columns of a tile of nt with room for whole squares and strips.
+template <class S> constexpr std::int64_t padded_columns(tile const& t) {
+  return round_up(t.cols, std::max(simd::lanes<S>, most_narrow));
 }
 
 /// Turns the sums of nt, M matrices of [column][row], into rows and hands them to the epilogue.
 template <class S, std::size_t M, class Epilogue>
 void hand_over(tile const& t, S const* sums, std::int64_t stride, S* stage, Epilogue const& epilogue) {
-  constexpr std::int64_t lanes = simd::lanes<S>, cols = blocking<S>::cols, stage_stride = cols + lanes;
-  for (std::int64_t first = 0; first < t.rows; first += lanes) {
-    for (std::int64_t m = 0; m < static_cast<std::int64_t>(M); ++m)
-      for (std::int64_t c = 0; c < t.cols; c += lanes) {
-        simd::square<S> square;
-        for (std::int64_t i = 0; i < lanes; ++i) square[i] = simd::load(sums + (m * cols + c + i) * stride + first);
-        simd::transpose<S>(square);
-        for (std::int64_t i = 0; i < lanes; ++i) simd::store(stage + (m * lanes + i) * stage_stride + c, square[i]);
-      }
-    for (std::int64_t i = 0; i < std::min(lanes, t.rows - first); ++i) {
-      std::array<S const*, M> rows;
-      for (std::size_t m = 0; m < M; ++m) rows[m] = stage + (static_cast<std::int64_t>(m) * lanes + i) * stage_stride;
-      epilogue(t.group, t.row + first + i, t.col, t.cols, rows);
+  constexpr std::int64_t lanes = simd::lanes<S>, stage_stride = column_block<S> + lanes;
+  auto const turn = [&](std::int64_t m, std::int64_t col, std::int64_t cols, std::int64_t first) {
+    S const* const from = sums + (m * padded_columns<S>(t) + col) * stride + first;
+    for (std::int64_t c = 0; c < cols; c += lanes) {
+      simd::square<S> square;
+      for (std::int64_t i = 0; i < lanes; ++i) square[i] = simd::load(from + (c + i) * stride);
+      simd::transpose<S>(square);
+      for (std::int64_t i = 0; i < lanes; ++i) simd::store(stage + (m * lanes + i) * stage_stride + c, square[i]);
     }
-  }
+  };
+  for_column_blocks<S>(t, [&](std::int64_t col, std::int64_t cols) {
+    for (std::int64_t first = 0; first < t.rows; first += lanes) {
+      for (std::int64_t m = 0; m < static_cast<std::int64_t>(M); ++m) turn(m, col, cols, first);
+      for (std::int64_t i = 0; i < std::min(lanes, t.rows - first); ++i) {
+        std::array<S const*, M> rows;
+        for (std::size_t m = 0; m < M; ++m) rows[m] = stage + (static_cast<std::int64_t>(m) * lanes + i) * stage_stride;
+        epilogue(t.group, t.row + first + i, t.col + col, cols, rows);
+      }
+    }
+  });
 }
 
-template <class S, class A, class B, std::size_t M, class Epilogue>
+template <class U, class A, class B, std::size_t M, class Epilogue>
 void nt_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a, std::array<grouped_matrix<B const>, M> const& w,
              std::int64_t k, Epilogue const& epilogue) {
-  using sizes = blocking<S>;
+  using S = sum_of<U>;
+  using sizes = blocking<U>;
+  constexpr auto matrices = static_cast<std::int64_t>(M);
   carver memory(scratch);
-  S* const wide = memory.take<S>(sizes::rows * sizes::depth);
-  S* const space = memory.take<S>(sizes::narrow * sizes::depth);
-  S* const stage = memory.take<S>(static_cast<std::int64_t>(M) * sizes::lanes * (sizes::cols + sizes::lanes));
-  S* const sums = memory.take<S>(static_cast<std::int64_t>(M) * sizes::cols * sizes::rows);
-  panels<S> const cut(t.rows);
-  if (k == 0) std::fill_n(sums, static_cast<std::int64_t>(M) * sizes::cols * cut.lanes(), S{0});
-  for (std::int64_t k0 = 0; k0 < k; k0 += sizes::depth) {
-    std::int64_t const depth = std::min(sizes::depth, k - k0);
-    pack_transposed(a, t.row, t.rows, k0, depth, wide);
-    for (std::int64_t c = 0; c < t.cols; c += sizes::narrow)
-      for (std::size_t m = 0; m < M; ++m) {
-        std::int64_t const present = std::min<std::int64_t>(sizes::narrow, t.cols - c), stride = w[m].row_stride;
-        B const* const from = w[m].group(t.group) + (t.col + c) * stride + k0;
-        narrow_rows<S> rows{};
-        if constexpr (std::is_same_v<S, B>) rows = {from, stride};
-        if (!std::is_same_v<S, B> || present < sizes::narrow)
-          rows = copy_narrow<S>([&](std::int64_t i) { return from + i * stride; }, present, depth, space);
-        S* const out = sums + (static_cast<std::int64_t>(m) * sizes::cols + c) * cut.lanes();
-        for (std::int64_t p = 0; p < cut.count; ++p)
-          micro_kernel<S, false>(cut.vectors(p), depth, rows.data, rows.stride, wide + cut.first(p) * depth,
-                                 out + cut.first(p), cut.lanes(), k0 > 0);
-      }
+  U* const wide = memory.take<U>(sizes::rows * sizes::nt_steps);
+  U* const space = memory.take<U>(most_narrow * copied_stride<U>);
+  S* const stage = memory.take<S>(matrices * simd::lanes<S> * (column_block<S> + simd::lanes<S>));
+  panel_cut<U> const cut(t.rows);
+  std::int64_t const size = padded_columns<S>(t) * cut.lanes();
+  S* const sums = memory.take<S>(matrices * size);
+  if (k == 0) std::fill_n(sums, matrices * size, S{0});
+  for (std::int64_t k0 = 0; k0 < k; k0 += sizes::nt_values) {
+    std::int64_t const count = std::min(sizes::nt_values, k - k0);
+    pack_along<U>([&](std::int64_t i) { return a.row(t.row + i) + k0; }, t.rows, count, wide);
+    panel_block<U> const block{cut, wide, steps_of<U>(count)};
+    for (std::size_t m = 0; m < M; ++m) {
+      B const* const from = w[m].group(t.group) + t.col * w[m].row_stride + k0;
+      multiply_rows<U>(rows_of<B>{from, w[m].row_stride}, t.cols, count, block,
+                       sums + static_cast<std::int64_t>(m) * size, k0 > 0, space);
+    }
   }
   hand_over<S, M>(t, sums, cut.lanes(), stage, epilogue);
 }
 
-template <class S, class A, class B, std::size_t M, class Epilogue>
+/// Rows that hold units: those of a, or copies in `space`, the last one repeated.
+template <class U, class A> struct unit_rows {
+  using value = std::conditional_t<sizeof(A) * values_per_unit<U> == sizeof(U), A, U>;
+  value const* row[static_cast<std::size_t>(few_rows)];
+
+  unit_rows(rows_of<A> a, std::int64_t first, std::int64_t present, [[maybe_unused]] std::int64_t k,
+            [[maybe_unused]] U* space) {
+    for (std::int64_t i = 0; i < few_rows; ++i) {
+      std::int64_t const j = std::min(i, present - 1);
+      if constexpr (std::same_as<value, A>) {
+        row[i] = a.row(first + j);
+      } else {
+        row[i] = space + j * k;
+        if (i == j) copy_units<U>(a.row(first + j), k, space + j * k);
+      }
+    }
+  }
+};
+
+/// Whether nt_few_rows_tile can take rows of k values: those of another type are copied.
+template <class U, class A> constexpr bool few_rows_fit(std::int64_t k) {
+  return std::same_as<typename unit_rows<U, A>::value, A> || k <= (1 << 20) / (few_rows * static_cast<int>(sizeof(U)));
+}
+
+/// nt for few rows: the weights are the wide operand, turned in registers on their way.
+template <class U, class A, class B, std::size_t M, class Epilogue>
+void nt_few_rows_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a,
+                      std::array<grouped_matrix<B const>, M> const& w, std::int64_t k, Epilogue const& epilogue) {
+  using S = sum_of<U>;
+  constexpr std::int64_t lanes = simd::lanes<U>;
+  carver memory(scratch);
+  std::int64_t const stride = round_up(t.cols, lanes);
+  S* const sums = memory.take<S>(static_cast<std::int64_t>(M) * few_rows * stride);
+  unit_rows<U, A> const rows(a, t.row, t.rows, k, memory.take<U>(0));
+  for (std::size_t m = 0; m < M; ++m)
+    for (std::int64_t c = 0; c < t.cols; c += lanes) {
+      B const* columns[static_cast<std::size_t>(lanes)];
+      for (std::int64_t j = 0; j < lanes; ++j)
+        columns[j] = w[m].group(t.group) + (t.col + std::min(c + j, t.cols - 1)) * w[m].row_stride;
+      S* const to = sums + static_cast<std::int64_t>(m) * few_rows * stride + c;
+      with_shape(t.rows, 1,
+                 [&]<int Rows, int Vectors>(std::integral_constant<int, Rows>, std::integral_constant<int, Vectors>) {
+                   transposing_kernel<U, Rows>(k, rows.row, columns, to, stride);
+                 });
+    }
+  for (std::int64_t r = 0; r < t.rows; ++r)
+    for_column_blocks<S>(t, [&](std::int64_t first, std::int64_t cols) {
+      std::array<S const*, M> row;
+      for (std::size_t m = 0; m < M; ++m)
+        row[m] = sums + (static_cast<std::int64_t>(m) * few_rows + r) * stride + first;
+      epilogue(t.group, t.row + r, t.col + first, cols, row);
+    });
+}
+
+/// nn for few rows: the weights are read as they lie, a few of their rows at a time over all columns of the tile.
+template <class U, class A, class B, std::size_t M, class Epilogue>
+void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>, M> const& a,
+                      std::array<grouped_matrix<B const>, M> const& w, std::int64_t k, Epilogue const& epilogue) {
+  using S = sum_of<U>;
+  using sizes = blocking<U>;
+  constexpr std::int64_t lanes = simd::lanes<U>, together = 8;
+  carver memory(scratch);
+  panel_cut<U> const cut(t.cols / lanes * lanes);
+  std::int64_t const whole = cut.lanes(), stride = round_up(t.cols, lanes);
+  U* const space = memory.take<U>(most_narrow * copied_stride<U>);
+  U* const edge = memory.take<U>(lanes * sizes::steps);
+  S* const sums = memory.take<S>(few_rows * stride);
+  if (k == 0) std::fill_n(sums, few_rows * stride, S{0});
+  bool resume = false;
+  for (std::size_t m = 0; m < M; ++m)
+    for (std::int64_t k0 = 0; k0 < k; k0 += sizes::values) {
+      std::int64_t const count = std::min(sizes::values, k - k0), steps = steps_of<U>(count);
+      auto strip = narrow_rows<U>(rows_from(a[m], t.row, k0), 0, t.rows, kernel_rows(t.rows), count, space);
+      B const* const from = w[m].group(t.group) + k0 * w[m].row_stride + t.col;
+      auto const sums_at = [&](std::int64_t col, bool from_there) {
+        return tile_sums<S>{from_there ? sums + col : nullptr, stride, sums + col, stride};
+      };
+      if (whole < t.cols) {
+        pack_across<U>([&](std::int64_t i) { return from + whole + i * w[m].row_stride; }, count, t.cols - whole, edge);
+        micro_kernel<U>(t.rows, 1, steps, strip, edge, sums_at(whole, resume));
+      }
+      for (std::int64_t s = 0; s < steps; s += together, resume = true) {
+        std::int64_t const first = s * values_per_unit<U>;
+        for (std::int64_t p = 0; p < cut.count; ++p)
+          micro_kernel_in_place<U>(
+              t.rows, cut.vectors(p), std::min(together, steps - s), strip,
+              rows_in_place<U, B>{from + first * w[m].row_stride + cut.first(p), w[m].row_stride, count - first},
+              sums_at(cut.first(p), resume));
+        strip.first += together * static_cast<std::int64_t>(sizeof(U));
+      }
+    }
+  for (std::int64_t r = 0; r < t.rows; ++r)
+    for_column_blocks<S>(t, [&](std::int64_t first, std::int64_t cols) {
+      epilogue(t.group, t.row + r, t.col + first, cols, static_cast<S const*>(sums + r * stride + first));
+    });
+}
+
+template <class U, class A, class B, std::size_t M, class Epilogue>
 void nn_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>, M> const& a,
              std::array<grouped_matrix<B const>, M> const& w, std::int64_t k, Epilogue const& epilogue) {
-  using sizes = blocking<S>;
+  using S = sum_of<U>;
+  using sizes = blocking<U>;
   carver memory(scratch);
-  S* const wide = memory.take<S>(sizes::cols * sizes::depth);
-  S* const space = memory.take<S>(sizes::narrow * sizes::depth);
+  U* const wide = memory.take<U>(sizes::cols * sizes::steps);
+  U* const space = memory.take<U>(most_narrow * copied_stride<U>);
   S* const sums = memory.take<S>(sizes::rows * sizes::cols);
-  panels<S> const cut(t.cols);
+  panel_cut<U> const cut(t.cols);
   if (k == 0) std::fill_n(sums, sizes::rows * cut.lanes(), S{0});
   bool resume = false;
   for (std::size_t m = 0; m < M; ++m)
-    for (std::int64_t k0 = 0; k0 < k; k0 += sizes::depth, resume = true) {
-      std::int64_t const depth = std::min(sizes::depth, k - k0);
+    for (std::int64_t k0 = 0; k0 < k; k0 += sizes::values, resume = true) {
+      std::int64_t const count = std::min(sizes::values, k - k0);
       B const* const from = w[m].group(t.group) + k0 * w[m].row_stride + t.col;
-      pack_rows<S>([&](std::int64_t i) { return from + i * w[m].row_stride; }, depth, t.cols, wide);
-      for (std::int64_t r = 0; r < t.rows; r += sizes::narrow) {
-        std::int64_t const present = std::min<std::int64_t>(sizes::narrow, t.rows - r);
-        narrow_rows<S> rows{};
-        if constexpr (std::is_same_v<S, A>) rows = {a[m].row(t.row + r) + k0, a[m].stride};
-        if (!std::is_same_v<S, A> || a[m].index != nullptr || present < sizes::narrow)
-          rows = copy_narrow<S>([&](std::int64_t i) { return a[m].row(t.row + r + i) + k0; }, present, depth, space);
-        for (std::int64_t p = 0; p < cut.count; ++p)
-          micro_kernel<S, false>(cut.vectors(p), depth, rows.data, rows.stride, wide + cut.first(p) * depth,
-                                 sums + r * cut.lanes() + cut.first(p), cut.lanes(), resume);
-      }
+      pack_across<U>([&](std::int64_t i) { return from + i * w[m].row_stride; }, count, t.cols, wide);
+      upcoming_weights<U> soon{};
+      if (k0 + count < k)
+        soon = {reinterpret_cast<std::byte const*>(from + count * w[m].row_stride), sizeof(B),
+                w[m].row_stride * values_per_unit<U> * static_cast<std::int64_t>(sizeof(B))};
+      multiply_rows<U>(rows_from(a[m], t.row, k0), t.rows, count,
+                       panel_block<U>{cut, wide, steps_of<U>(count), 0, soon}, sums, resume, space);
     }
   for (std::int64_t r = 0; r < t.rows; ++r)
     epilogue(t.group, t.row + r, t.col, t.cols, static_cast<S const*>(sums + r * cut.lanes()));
 }
 
-/// Asks the cache for elements [first, last) of a row that will be written.
-template <class S> void prefetch_row(S const* row, std::int64_t first, std::int64_t last) {
-  for (; first < last; first += 64 / static_cast<std::int64_t>(sizeof(S))) __builtin_prefetch(row + first, 1);
-}
-
-/// One micro kernel on the output of tn; at its edges through a tile of its own.
-template <class S>
-void tn_micro(int vectors, std::int64_t depth, S const* narrow, S const* wide, S* out, std::int64_t out_stride,
-              std::int64_t rows, std::int64_t cols, S* edge, bool resume) {
-  std::int64_t const width = vectors * blocking<S>::lanes;
-  if (rows >= blocking<S>::narrow && cols >= width)
-    return micro_kernel<S, true>(vectors, depth, narrow, 0, wide, out, out_stride, resume);
-  rows = std::min<std::int64_t>(rows, blocking<S>::narrow), cols = std::min(cols, width);
-  if (resume)
-    for (std::int64_t i = 0; i < rows; ++i) std::copy_n(out + i * out_stride, cols, edge + i * width);
-  micro_kernel<S, true>(vectors, depth, narrow, 0, wide, edge, width, resume);
-  for (std::int64_t i = 0; i < rows; ++i) std::copy_n(edge + i * width, cols, out + i * out_stride);
+/// nt and nn on packed weights. The sums of M matrices stand side by side, or are one sum: the epilogue of nt or nn.
+template <class U, bool OneSum, class A, class T, std::size_t M, class Epilogue>
+void packed_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>, M> const& a,
+                 std::array<packed_matrix<T>, M> const& w, std::int64_t k, int threads, Epilogue const& epilogue) {
+  using S = sum_of<U>;
+  using sizes = blocking<U>;
+  carver memory(scratch);
+  U* const space = memory.take<U>(most_narrow * copied_stride<U>);
+  S* const sums = memory.take<S>((OneSum ? 1 : static_cast<std::int64_t>(M)) * sizes::rows * sizes::cols);
+  panel_cut<U> const cut(t.cols);
+  std::int64_t const size = round_up(t.rows, most_narrow) * cut.lanes(), steps = steps_of<U>(k);
+  if (k == 0) std::fill_n(sums, (OneSum ? 1 : static_cast<std::int64_t>(M)) * size, S{0});
+  for (std::size_t m = 0; m < M; ++m) {
+    U const* const panels = reinterpret_cast<U const*>(w[m].data + t.group * w[m].group_bytes) + t.col * steps;
+    for (std::int64_t k0 = 0; k0 < k; k0 += sizes::values) {
+      std::int64_t const count = std::min(sizes::values, k - k0), first = k0 / values_per_unit<U>;
+      bool const last = k0 + count == k;
+      std::int64_t const next =
+          last ? threads * cut.lanes() * steps : 0;  // the next tile of this thread, if all are alike
+      panel_block<U> const block{
+          cut,
+          panels,
+          steps,
+          first,
+          {reinterpret_cast<std::byte const*>(panels + next), steps * static_cast<std::int64_t>(sizeof(U)), 0,
+           last ? 0 : first + steps_of<U>(count)}};
+      multiply_rows<U>(rows_from(a[m], t.row, k0), t.rows, count, block,
+                       sums + (OneSum ? 0 : static_cast<std::int64_t>(m) * size), k0 > 0 || (OneSum && m > 0), space);
+    }
+  }
+  for (std::int64_t r = 0; r < t.rows; ++r) {
+    if constexpr (OneSum) {
+      epilogue(t.group, t.row + r, t.col, t.cols, static_cast<S const*>(sums + r * cut.lanes()));
+    } else {
+      std::array<S const*, M> rows;
+      for (std::size_t m = 0; m < M; ++m) rows[m] = sums + static_cast<std::int64_t>(m) * size + r * cut.lanes();
+      epilogue(t.group, t.row + r, t.col, t.cols, rows);
+    }
+  }
 }
 
 /// Rows [i0, i0 + ni), columns [j0, j0 + nj) of one group's output, from its rows [row, row + rows).
@@ -356,42 +422,104 @@ struct tn_block {
   std::int64_t row, rows, i0, ni, j0, nj;
 };
 
-template <class S, class A, class B>
-void tn_tile(std::span<std::byte> scratch, tn_block const& t, rows_of<A> a, rows_of<B> b, S* out,
+/// One micro kernel on the output of tn; at its edges through a tile of its own.
+template <class U>
+void tn_micro(int vectors, std::int64_t steps, packed_strip<U> narrow, U const* wide, tile_sums<sum_of<U>> const& sums,
+              std::int64_t rows, std::int64_t cols, sum_of<U>* edge) {
+  std::int64_t const width = vectors * simd::lanes<U>;
+  if (rows >= most_narrow && cols >= width) return micro_kernel<U>(most_narrow, vectors, steps, narrow, wide, sums);
+  rows = std::min<std::int64_t>(rows, most_narrow), cols = std::min(cols, width);
+  if (sums.from != nullptr)
+    for (std::int64_t i = 0; i < rows; ++i) std::copy_n(sums.from + i * sums.from_stride, cols, edge + i * width);
+  micro_kernel<U>(most_narrow, vectors, steps, narrow, wide,
+                  {sums.from != nullptr ? edge : nullptr, width, edge, width});
+  for (std::int64_t i = 0; i < rows; ++i) std::copy_n(edge + i * width, cols, sums.to + i * sums.to_stride);
+}
+
+/// The rows of a are packed once, a few blocks at a time, for all columns of the tile.
+template <class U, class A, class B>
+void tn_tile(std::span<std::byte> scratch, tn_block const& t, rows_of<A> a, rows_of<B> b, sum_of<U>* out,
              std::int64_t out_stride, bool accumulate) {
-  using sizes = blocking<S>;
+  using S = sum_of<U>;
+  using sizes = blocking<U>;
+  constexpr std::int64_t strips = strip_units<U>(sizes::steps, sizes::rows), kept_stride = sizes::tn_cols;
   carver memory(scratch);
-  S* const wide = memory.take<S>(sizes::cols * sizes::depth);
-  S* const narrow = memory.take<S>(sizes::rows / sizes::narrow * strip_stride<S>(sizes::depth));
-  S* const edge = memory.take<S>(sizes::narrow * sizes::most_vectors * sizes::lanes);
-  std::fill_n(edge, sizes::narrow * sizes::most_vectors * sizes::lanes, S{0});
+  U* const wide = memory.take<U>(sizes::cols * sizes::steps);
+  U* const narrow = memory.take<U>(sizes::tn_blocks * strips);
+  S* const edge = memory.take<S>(most_narrow * most_vectors * simd::lanes<U>);
+  S* const partial = memory.take<S>(sizes::rows * kept_stride);
+  std::fill_n(edge, most_narrow * most_vectors * simd::lanes<U>, S{0});
   out += t.i0 * out_stride + t.j0;
   if (t.rows == 0 && !accumulate)
     for (std::int64_t i = 0; i < t.ni; ++i) std::fill_n(out + i * out_stride, t.nj, S{0});
-  panels<S> const cut(t.nj);
-  for (std::int64_t r0 = 0; r0 < t.rows; r0 += sizes::depth) {
-    std::int64_t const depth = std::min(sizes::depth, t.rows - r0);
-    pack_rows<S>([&](std::int64_t r) { return b.row(t.row + r0 + r) + t.j0; }, depth, t.nj, wide);
-    pack_narrow<S>([&](std::int64_t r) { return a.row(t.row + r0 + r) + t.i0; }, depth, t.ni, narrow);
-    for (std::int64_t i = 0; i < t.ni; i += sizes::narrow)
+  bool const stream = !accumulate && reinterpret_cast<std::uintptr_t>(out) % vector_bytes == 0 &&
+                      out_stride * static_cast<std::int64_t>(sizeof(S)) % vector_bytes == 0;
+  auto const multiply = [&](std::int64_t j, std::int64_t nj, std::int64_t r0, std::int64_t count, U const* strip) {
+    std::int64_t const steps = steps_of<U>(count);
+    bool const first = r0 == 0, last = r0 + count == t.rows, at_edge = last || (first && accumulate);
+    panel_cut<U> const cut(nj);
+    pack_across<U>([&](std::int64_t r) { return b.row(t.row + r0 + r) + t.j0 + j; }, count, nj, wide);
+    for (std::int64_t i = 0; i < t.ni; i += most_narrow)
       for (std::int64_t p = 0; p < cut.count; ++p) {
-        std::int64_t const next = std::min(i + sizes::narrow, t.ni), last = std::min(next + sizes::narrow, t.ni);
-        for (std::int64_t row = next; row < last; ++row)  // the same panel, one strip further down
-          prefetch_row(out + row * out_stride, cut.first(p), std::min(cut.first(p + 1), t.nj));
-        tn_micro<S>(cut.vectors(p), depth, narrow + i / sizes::narrow * strip_stride<S>(depth),
-                    wide + cut.first(p) * depth, out + i * out_stride + cut.first(p), out_stride, t.ni - i,
-                    t.nj - cut.first(p), edge, accumulate || r0 > 0);
+        S* const here = out + i * out_stride + j + cut.first(p);
+        S* const kept = partial + i * kept_stride + j + cut.first(p);
+        tile_sums<S> const sums{first ? (accumulate ? here : nullptr) : kept, first ? out_stride : kept_stride,
+                                last ? here : kept, last ? out_stride : kept_stride, last && stream};
+        tn_micro<U>(cut.vectors(p), steps, packed_strip<U>{strip + i / most_narrow * strip_stride<U>(steps)},
+                    wide + cut.first(p) * steps, sums, at_edge ? t.ni - i : most_narrow,
+                    at_edge ? nj - cut.first(p) : cut.width(p), edge);
       }
+  };
+  for (std::int64_t r0 = 0; r0 < t.rows; r0 += sizes::tn_blocks * sizes::values) {
+    std::int64_t const end = std::min(t.rows, r0 + sizes::tn_blocks * sizes::values);
+    for (std::int64_t r = r0; r < end; r += sizes::values)
+      pack_strips<U>([&](std::int64_t i) { return a.row(t.row + r + i) + t.i0; }, std::min(sizes::values, end - r),
+                     t.ni, narrow + (r - r0) / sizes::values * strips);
+    for (std::int64_t j = 0; j < t.nj; j += sizes::cols)
+      for (std::int64_t r = r0; r < end; r += sizes::values)
+        multiply(j, std::min(sizes::cols, t.nj - j), r, std::min(sizes::values, end - r),
+                 narrow + (r - r0) / sizes::values * strips);
   }
+  if (stream) simd::fence_stores();
 }
 
 /// What a tile of any direction takes at most from a worker's scratch, with M matrices side by side.
-template <class S, std::size_t M> constexpr std::int64_t scratch_needed() {
-  using sizes = blocking<S>;
-  constexpr auto m = static_cast<std::int64_t>(M);
-  std::int64_t const elements = (sizes::rows + sizes::cols + sizes::narrow) * sizes::depth +
-                                m * sizes::lanes * (sizes::cols + sizes::lanes) + m * sizes::cols * sizes::rows;
-  return elements * static_cast<std::int64_t>(sizeof(S)) + 8192;
+template <class U, std::size_t M> constexpr std::int64_t scratch_needed() {
+  using sizes = blocking<U>;
+  constexpr auto m = static_cast<std::int64_t>(M), unit = static_cast<std::int64_t>(sizeof(U)),
+                 sum = static_cast<std::int64_t>(sizeof(sum_of<U>));
+  std::int64_t const wide = sizes::cols * sizes::steps, strips = strip_units<U>(sizes::steps, sizes::rows);
+  std::int64_t const stage = m * simd::lanes<sum_of<U>> * (sizes::cols + simd::lanes<sum_of<U>>);
+  std::int64_t const nt = (sizes::rows * sizes::nt_steps + most_narrow * copied_stride<U>)*unit +
+                          (stage + m * sizes::nt_cols(M) * sizes::rows) * sum;
+  std::int64_t const tn = (wide + sizes::tn_blocks * strips) * unit + sizes::rows * sizes::tn_cols * sum;
+  return std::max(nt, tn) + 16384;
+}
+
+/// Packs each column block of each group by pack(group, first column, columns, to).
+template <class T, class Engine, class Pack>
+void pack_weights(Engine& engine, std::int64_t groups, std::int64_t n, std::int64_t k, std::byte* to,
+                  Pack const& pack) {
+  using U = unit_of<sum_t<T>, T, T>;
+  constexpr std::int64_t cols = blocking<U>::cols;
+  std::int64_t const blocks = ceil_div(n, cols);
+  engine.parallel(groups * blocks, [&](std::int64_t task, int) {
+    std::int64_t const g = task / blocks, col = task % blocks * cols;
+    pack(g, col, std::min(cols, n - col), reinterpret_cast<U*>(to + g * packed_bytes<T>(n, k)) + col * steps_of<U>(k));
+  });
+}
+
+template <class S, bool OneSum, class Engine, class T, std::size_t M, class Epilogue>
+void multiply_packed(Engine& engine, std::int64_t groups, std::int64_t const* offsets,
+                     std::array<rows_of<T>, M> const& a, std::array<packed_matrix<T>, M> const& w, std::int64_t n,
+                     std::int64_t k, Epilogue const& epilogue) {
+  static_assert(std::same_as<S, sum_t<T>>, "packed weights are summed in the sum type of their own type.");
+  using U = unit_of<S, T, T>;
+  static_assert(scratch_needed<U, M>() <= Engine::scratch_bytes);
+  tile_list<U> const tiles(groups, offsets, n, engine.threads(), blocking<U>::cols, blocking<U>::cols);
+  engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
+    packed_tile<U, OneSum>(engine.scratch(worker), tiles[task], a, w, k, engine.threads(), epilogue);
+  });
 }
 
 }  // namespace moiety::inline MOIETY_ABI::kernels::host_gemm
@@ -402,10 +530,15 @@ template <class S, class Engine, class A, class B, std::size_t M, class Epilogue
 void grouped_gemm_nt(Engine& engine, std::int64_t groups, std::int64_t const* offsets, rows_of<A> a,
                      std::array<grouped_matrix<B const>, M> const& w, std::int64_t n, std::int64_t k,
                      Epilogue const& epilogue) {
-  static_assert(host_gemm::scratch_needed<S, M>() <= Engine::scratch_bytes);
-  host_gemm::tile_list<S> const tiles(groups, offsets, n, engine.threads());
+  using U = host_gemm::unit_of<S, A, B>;
+  static_assert(host_gemm::scratch_needed<U, M>() <= Engine::scratch_bytes);
+  host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads(), host_gemm::blocking<U>::nt_cols(M));
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
-    host_gemm::nt_tile<S>(engine.scratch(worker), tiles[task], a, w, k, epilogue);
+    auto const t = tiles[task];
+    if (t.rows <= host_gemm::few_rows && host_gemm::few_rows_fit<U, A>(k))
+      host_gemm::nt_few_rows_tile<U>(engine.scratch(worker), t, a, w, k, epilogue);
+    else
+      host_gemm::nt_tile<U>(engine.scratch(worker), t, a, w, k, epilogue);
   });
 }
 
@@ -413,25 +546,75 @@ template <class S, class Engine, class A, class B, std::size_t M, class Epilogue
 void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* offsets,
                      std::array<rows_of<A>, M> const& a, std::array<grouped_matrix<B const>, M> const& w,
                      std::int64_t n, std::int64_t k, Epilogue const& epilogue) {
-  static_assert(host_gemm::scratch_needed<S, 1>() <= Engine::scratch_bytes);
-  host_gemm::tile_list<S> const tiles(groups, offsets, n, engine.threads());
+  using U = host_gemm::unit_of<S, A, B>;
+  static_assert(host_gemm::scratch_needed<U, 1>() <= Engine::scratch_bytes);
+  host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads());
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
-    host_gemm::nn_tile<S>(engine.scratch(worker), tiles[task], a, w, k, epilogue);
+    auto const t = tiles[task];
+    if (t.rows <= host_gemm::few_rows)
+      host_gemm::nn_few_rows_tile<U>(engine.scratch(worker), t, a, w, k, epilogue);
+    else
+      host_gemm::nn_tile<U>(engine.scratch(worker), t, a, w, k, epilogue);
   });
+}
+
+template <class T> constexpr std::int64_t packed_bytes(std::int64_t n, std::int64_t k) {
+  using U = host_gemm::unit_of<sum_t<T>, T, T>;
+  return host_gemm::panel_cut<U>(n).lanes() * host_gemm::steps_of<U>(k) * static_cast<std::int64_t>(sizeof(U));
+}
+
+template <class Engine, class T>
+void pack_nt(Engine& engine, std::int64_t groups, grouped_matrix<T const> w, std::int64_t n, std::int64_t k,
+             std::byte* to) {
+  host_gemm::pack_weights<T>(engine, groups, n, k, to,
+                             [=](std::int64_t g, std::int64_t col, std::int64_t cols, auto* out) {
+                               host_gemm::pack_along<std::remove_pointer_t<decltype(out)>>(
+                                   [&](std::int64_t c) { return w.group(g) + (col + c) * w.row_stride; }, cols, k, out);
+                             });
+}
+
+template <class Engine, class T>
+void pack_nn(Engine& engine, std::int64_t groups, grouped_matrix<T const> w, std::int64_t n, std::int64_t k,
+             std::byte* to) {
+  host_gemm::pack_weights<T>(engine, groups, n, k, to,
+                             [=](std::int64_t g, std::int64_t col, std::int64_t cols, auto* out) {
+                               host_gemm::pack_across<std::remove_pointer_t<decltype(out)>>(
+                                   [&](std::int64_t i) { return w.group(g) + i * w.row_stride + col; }, k, cols, out);
+                             });
+}
+
+template <class S, class Engine, class T, std::size_t M, class Epilogue>
+void grouped_gemm_nt(Engine& engine, std::int64_t groups, std::int64_t const* offsets, rows_of<T> a,
+                     std::array<packed_matrix<T>, M> const& w, std::int64_t n, std::int64_t k,
+                     Epilogue const& epilogue) {
+  std::array<rows_of<T>, M> rows;
+  rows.fill(a);
+  host_gemm::multiply_packed<S, false>(engine, groups, offsets, rows, w, n, k, epilogue);
+}
+
+template <class S, class Engine, class T, std::size_t M, class Epilogue>
+void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* offsets,
+                     std::array<rows_of<T>, M> const& a, std::array<packed_matrix<T>, M> const& w, std::int64_t n,
+                     std::int64_t k, Epilogue const& epilogue) {
+  host_gemm::multiply_packed<S, true>(engine, groups, offsets, a, w, n, k, epilogue);
 }
 
 template <class S, class Engine, class A, class B>
 void grouped_gemm_tn(Engine& engine, std::int64_t groups, std::int64_t const* offsets, rows_of<A> a, rows_of<B> b,
                      grouped_matrix<S> out, std::int64_t n, std::int64_t k, bool accumulate) {
-  using sizes = host_gemm::blocking<S>;
-  static_assert(host_gemm::scratch_needed<S, 1>() <= Engine::scratch_bytes);
-  std::int64_t const down = host_gemm::ceil_div(n, sizes::rows), across = host_gemm::ceil_div(k, sizes::cols);
-  engine.parallel(groups * down * across, [&](std::int64_t task, int worker) {
-    std::int64_t const g = task / (down * across), i = task / across % down * sizes::rows;
-    std::int64_t const j = task % across * sizes::cols;
+  using U = host_gemm::unit_of<S, A, B>;
+  using sizes = host_gemm::blocking<U>;
+  static_assert(host_gemm::scratch_needed<U, 1>() <= Engine::scratch_bytes);
+  std::int64_t const down = host_gemm::ceil_div(n, sizes::rows);
+  std::int64_t cols = sizes::tn_cols;
+  auto const tasks = [&] { return groups * down * host_gemm::ceil_div(k, cols); };
+  while (engine.threads() > 1 && tasks() < 4 * engine.threads() && cols > sizes::cols) cols /= 2;
+  std::int64_t const across = host_gemm::ceil_div(k, cols);
+  engine.parallel(tasks(), [&](std::int64_t task, int worker) {
+    std::int64_t const g = task / (down * across), i = task / across % down * sizes::rows, j = task % across * cols;
     host_gemm::tn_block const block{offsets[g], offsets[g + 1] - offsets[g], i, std::min(sizes::rows, n - i),
-                                    j,          std::min(sizes::cols, k - j)};
-    host_gemm::tn_tile<S>(engine.scratch(worker), block, a, b, out.group(g), out.row_stride, accumulate);
+                                    j,          std::min(cols, k - j)};
+    host_gemm::tn_tile<U>(engine.scratch(worker), block, a, b, out.group(g), out.row_stride, accumulate);
   });
 }
 

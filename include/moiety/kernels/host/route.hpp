@@ -34,23 +34,62 @@ inline void lower(std::atomic<std::int64_t>& least, std::int64_t value) {
   while (value < seen && !least.compare_exchange_weak(seen, value)) continue;
 }
 
-/// What is left of a row once NaN counts as −∞ and +∞ as the largest finite number.
-template <class S> token_state sanitise(span_row<S> row) {
+/// The state of an unmasked token. If its row is not all finite, `to` becomes what is left of it: NaN counts as −∞ and +∞
+/// as the largest finite number.
+template <class S> token_state sanitise(span_row<S> row, span_row<S> to) {
   constexpr S infinity = std::numeric_limits<S>::infinity(), largest = std::numeric_limits<S>::max();
   bool const all_finite = row.sum([](S v) { return v - v; }) == S{0};  // one NaN or infinity makes the sum NaN
   if (all_finite) return token_state::routed;
-  bool any_above = false;
-  for (int e = 0; e < row.size(); ++e) {
-    row[e] = row[e] == infinity ? largest : (row[e] >= -largest ? row[e] : -infinity);
-    any_above = any_above || row[e] > -infinity;
-  }
-  return any_above ? token_state::sanitised : token_state::unroutable;
+  to.map(row, [](S, S v) { return v == infinity ? largest : (v >= -largest ? v : -infinity); });
+  return to.max() > -infinity ? token_state::sanitised : token_state::unroutable;
 }
 
 template <class S> S log_sum_exp(span_row<S> row) {
   S const peak = row.max();
   return peak + moiety::log(row.sum([&](S v) { return moiety::exp(v - peak); }));
 }
+
+/// Σ of the probabilities of at most tokens_per_task tokens, for each expert: what exact_sum gives, in vectors. A term is
+/// an integer of units 2⁻³² and one of units 2⁻⁶⁴, both read from the low bits of a double.
+class probability_sums {
+ public:
+  probability_sums(scratch_memory& scratch, std::int64_t experts)
+      : high_(scratch.take<std::int64_t>(experts)), low_(scratch.take<std::int64_t>(experts)) {}
+
+  /// Adds a row; to `exact` itself, if a value is not in [0, 1].
+  template <class S> void add(span_row<S> row, std::span<expert_statistics> exact) {
+    bool const fits = row.sum([](S v) { return v * (1 - v) >= 0 ? S{0} : S{1}; }) == 0;
+    std::size_t const size = exact.size();
+    std::size_t e = 0;
+    for (; fits && e + 8 <= size; e += 8) add_block<8>(row.data() + e, e);
+    for (; fits && e < size; ++e) add_block<1>(row.data() + e, e);
+    for (; e < size; ++e) exact[e].probability.add(row.data()[e]);
+  }
+
+  void finish(std::span<expert_statistics> exact) const {
+    for (std::size_t e = 0; e < exact.size(); ++e) {
+      exact[e].probability.add(static_cast<double>(high_[e]) * 0x1p-32);
+      exact[e].probability.add(static_cast<double>(low_[e]) * 0x1p-64);
+    }
+  }
+
+ private:
+  template <std::size_t Extent, class S> void add_block(S const* values, std::size_t first) {
+    constexpr double shift = 0x1.8p52;  // a double near it has its integer in the low bits
+    constexpr auto zero = moiety::detail::bit_cast<std::int64_t>(shift);
+    std::int64_t high[Extent], low[Extent];
+    for (std::size_t i = 0; i < Extent; ++i) {
+      double const scaled = static_cast<double>(values[i]) * 0x1p32, whole = scaled + shift;
+      double const rest = (scaled - (whole - shift)) * 0x1p32 + shift;  // rounds to nearest even, as exact_sum does
+      high[i] = high_[first + i] + moiety::detail::bit_cast<std::int64_t>(whole) - zero;
+      low[i] = low_[first + i] + moiety::detail::bit_cast<std::int64_t>(rest) - zero;
+    }
+    for (std::size_t i = 0; i < Extent; ++i) high_[first + i] = high[i];
+    for (std::size_t i = 0; i < Extent; ++i) low_[first + i] = low[i];
+  }
+
+  std::span<std::int64_t> high_, low_;
+};
 
 }  // namespace detail
 
@@ -62,20 +101,20 @@ void route(host_engine& engine, Router const& router, matrix_view<S const> logit
   std::atomic<std::int64_t> rejected{none};
   engine.for_blocks(logits.rows(), detail::tokens_per_task, [&](std::int64_t begin, std::int64_t end, int worker) {
     scratch_memory scratch(engine.scratch(worker));
-    span_row<S> const row = scratch.row<S>(experts), scores = scratch.row<S>(experts);
+    span_row<S> const sanitised = scratch.row<S>(experts), scores = scratch.row<S>(experts);
     for (std::int64_t t = begin; t < end; ++t) {
-      span_row<S> weights(out.weights + t * out.slots, out.slots);
-      std::int32_t* const ids = out.ids + t * out.slots;
-      std::copy_n(logits.row(t), experts, row.data());
-      token_state state = about.masked(t) ? token_state::masked : detail::sanitise(row);
+      span_row<S> row(const_cast<S*>(logits.row(t)), experts);  // only read
+      token_state const state = about.masked(t) ? token_state::masked : detail::sanitise(row, sanitised);
+      if (state != token_state::routed) row = sanitised;
       if (policy == non_finite::reject && (state == token_state::sanitised || state == token_state::unroutable))
         detail::lower(rejected, t);
       out.states[t] = state;
-      if (out.dispatched(t)) {
+      std::int32_t* const ids = out.ids + t * out.slots;
+      span_row<S> const weights(out.weights + t * out.slots, Router::slots);
+      if (out.dispatched(t))
         router.forward_row(row, scores, weights, ids);
-      } else {
+      else
         for (std::int64_t j = 0; j < out.slots; ++j) ids[j] = static_cast<std::int32_t>(j), weights[j] = 0;
-      }
     }
   });
   moiety::detail::require<data_error>(rejected == none, name, name.empty() ? "" : ": ", "the router logits of token ",
@@ -90,21 +129,23 @@ void accumulate(host_engine& engine, Router const& router, matrix_view<S const> 
   std::mutex merging;
   auto const add_tokens = [&](std::int64_t begin, std::int64_t end, statistics_view const& unit, int worker) {
     scratch_memory scratch(engine.scratch(worker));
-    span_row<S> const row = scratch.row<S>(experts);
+    span_row<S> const probabilities = scratch.row<S>(experts);
     unit_statistics part{};
     statistics_view const local{&part, scratch.take<expert_statistics>(experts)};
+    detail::probability_sums sums(scratch, experts);
     for (std::int64_t t = begin; t < end; ++t) {
       if (routing.states[t] != token_state::routed) continue;
-      std::copy_n(logits.row(t), experts, row.data());
-      router.probability_row(row);
-      for (std::int64_t e = 0; e < experts; ++e) local.experts[static_cast<std::size_t>(e)].probability.add(row[e]);
+      span_row<S> const row(const_cast<S*>(logits.row(t)), experts);  // only read
+      probabilities.map(row, [](S, S v) { return v; });
+      router.probability_row(probabilities);
+      sums.add(probabilities, local.experts);
       for (std::int64_t j = 0; j < routing.slots; ++j)
         ++local.experts[static_cast<std::size_t>(routing.expert(t, j))].count;
-      std::copy_n(logits.row(t), experts, row.data());
       double const lse = detail::log_sum_exp(row);
       part.lse_squared.add(lse * lse);
       ++part.tokens;
     }
+    sums.finish(local.experts);
     part.slots = routing.slots;
     std::scoped_lock const lock(merging);
     unit.add(local);

@@ -22,8 +22,8 @@ class scratch_memory {
   template <class T> std::span<T> take(std::int64_t count) {
     std::size_t const bytes = static_cast<std::size_t>(count) * sizeof(T);
     std::size_t const padded = (bytes + memory_alignment - 1) / memory_alignment * memory_alignment;
-    detail::require<config_error>(padded <= left_.size(), "a worker's scratch memory cannot hold ", count,
-                                  " more values of ", sizeof(T), " bytes.");
+    moiety::detail::require<config_error>(padded <= left_.size(), "a worker's scratch memory cannot hold ", count,
+                                          " more values of ", sizeof(T), " bytes.");
     T* const data = reinterpret_cast<T*>(left_.data());
     std::uninitialized_value_construct_n(data, count);
     left_ = left_.subspan(padded);

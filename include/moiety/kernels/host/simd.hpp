@@ -23,20 +23,28 @@
 
 namespace moiety::inline MOIETY_ABI::simd {
 
+/// Two values side by side in the direction of a sum, the first in the lower half: what a bf16 dot product takes.
+struct bf16_pair {
+  std::uint32_t bits = 0;
+};
+
 namespace detail {
-// Two specialisations, because g++ 12 handles vectors of a dependent size only partly.
+// Three specialisations, because g++ 12 handles vectors of a dependent size only partly.
 template <class S> struct vector_of;
 template <> struct vector_of<float> { typedef float type __attribute__((vector_size(MOIETY_VECTOR_BYTES))); };
 template <> struct vector_of<double> { typedef double type __attribute__((vector_size(MOIETY_VECTOR_BYTES))); };
+template <> struct vector_of<bf16_pair> {
+  typedef std::uint32_t type __attribute__((vector_size(MOIETY_VECTOR_BYTES)));
+};
 }  // namespace detail
 
-/// One register of float or double.
+/// One register of float, double or pairs of bf16.
 template <class S> using vec = typename detail::vector_of<S>::type;
 
 /// Lanes of vec<S>: 16, 8 or 4 floats, half as many doubles.
 template <class S> inline constexpr int lanes = MOIETY_VECTOR_BYTES / static_cast<int>(sizeof(S));
 
-/// lanes<S> registers, for instance the rows of a square.
+/// lanes<S> registers: the rows of a square.
 template <class S> using square = vec<S>[static_cast<std::size_t>(lanes<S>)];
 
 /// Whether there are 32 registers, or 16.
@@ -53,7 +61,7 @@ template <class S> [[gnu::always_inline]] inline vec<S> load(S const* from) {
 }
 
 template <class S> [[gnu::always_inline]] inline void store(S* to, vec<S> value) {
-  std::memcpy(to, &value, sizeof value);
+  std::memcpy(static_cast<void*>(to), &value, sizeof value);
 }
 
 template <class S> [[gnu::always_inline]] inline vec<S> zero() { return vec<S>{}; }
@@ -75,6 +83,16 @@ template <class S> [[gnu::always_inline]] inline vec<S> zero() { return vec<S>{}
   return _mm256_set1_pd(value);
 #else
   return vec<double>{value, value};
+#endif
+}
+
+[[gnu::always_inline]] inline vec<bf16_pair> broadcast(bf16_pair value) {
+#if defined(__AVX512F__)
+  return (vec<bf16_pair>)_mm512_set1_epi32(static_cast<int>(value.bits));
+#elif defined(__AVX__)
+  return (vec<bf16_pair>)_mm256_set1_epi32(static_cast<int>(value.bits));
+#else
+  return vec<bf16_pair>{value.bits, value.bits, value.bits, value.bits};
 #endif
 }
 
@@ -104,10 +122,26 @@ template <class S> [[gnu::always_inline]] inline vec<S> zero() { return vec<S>{}
 #endif
 }
 
-/// lanes<S> values of type T, widened to S.
+/// c + a · b of both values of a pair in every lane, the second first: fma(a₀, b₀, fma(a₁, b₁, c)). The instruction takes
+/// denormal operands and results as zero; elsewhere they count.
+[[gnu::always_inline]] inline vec<float> fma(vec<bf16_pair> a, vec<bf16_pair> b, vec<float> c) {
+#if defined(__AVX512BF16__)
+  return (vec<float>)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+#else
+  constexpr std::uint32_t second = 0xffff0000u;
+  c = fma((vec<float>)(a & second), (vec<float>)(b & second), c);
+  return fma((vec<float>)(a << 16), (vec<float>)(b << 16), c);
+#endif
+}
+
+/// lanes<S> values of type T, widened to S; or lanes<bf16_pair> pairs of neighbours.
 template <class S, class T> [[gnu::always_inline]] inline vec<S> load_as(T const* from) {
   if constexpr (std::is_same_v<S, T>) {
     return load(from);
+  } else if constexpr (std::is_same_v<S, bf16_pair>) {
+    vec<S> value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
 #if defined(__AVX512F__)
   } else if constexpr (std::is_same_v<S, float> && std::is_same_v<T, bf16>) {
     __m256i bits;
@@ -136,11 +170,52 @@ template <class S, class T> [[gnu::always_inline]] inline vec<S> load_as(T const
   }
 }
 
-/// The first count (< lanes) of lanes<S> values of type T, widened to S; zeros after them. Reads nothing beyond.
+/// The first count (too few for load_as) values of type T, as load_as gives them; zeros after them. Reads nothing beyond.
 template <class S, class T> inline vec<S> load_first(T const* from, std::int64_t count) {
-  alignas(MOIETY_VECTOR_BYTES) S widened[static_cast<std::size_t>(lanes<S>)] = {};
-  for (std::int64_t i = 0; i < count; ++i) widened[i] = static_cast<S>(from[i]);
-  return load(widened);
+  if constexpr (std::is_same_v<S, bf16_pair>) {
+    vec<S> pairs{};
+    std::memcpy(&pairs, from, static_cast<std::size_t>(count) * sizeof(T));
+    return pairs;
+  } else {
+    alignas(MOIETY_VECTOR_BYTES) S widened[static_cast<std::size_t>(lanes<S>)] = {};
+    for (std::int64_t i = 0; i < count; ++i) widened[i] = static_cast<S>(from[i]);
+    return load(widened);
+  }
+}
+
+/// lanes<bf16_pair> pairs of one value from each of two rows; without a second row, of a value and 0.
+[[gnu::always_inline]] inline vec<bf16_pair> load_zipped(bf16 const* first, bf16 const* second) {
+#if defined(__AVX512F__)
+  auto const words = [](bf16 const* from) {
+    __m256i bits;
+    std::memcpy(&bits, from, sizeof bits);
+    return (vec<bf16_pair>)_mm512_maskz_cvtepu16_epi32(0xffff, bits);
+  };
+  return second != nullptr ? words(first) | words(second) << 16 : words(first);
+#else
+  vec<bf16_pair> pairs{};
+  for (int i = 0; i < lanes<bf16_pair>; ++i)
+    pairs[i] = first[i].bits | (second != nullptr ? std::uint32_t{second[i].bits} << 16 : 0u);
+  return pairs;
+#endif
+}
+
+/// Stores past the caches, to an address that is a multiple of vector_bytes. A fence must follow before others read.
+template <class S> [[gnu::always_inline]] inline void store_past_caches(S* to, vec<S> value) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)value);
+#elif defined(__AVX__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)value);
+#elif defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)value);
+#else
+  store(to, value);
+#endif
+}
+inline void fence_stores() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 
 /// Stores the first count lanes.

@@ -1,0 +1,272 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What the rows of one run of the benchmarks say together.
+
+report.py BENCH.json                 prints summaries and goals as Markdown tables
+report.py BENCH.json --into FILE     writes them, and the share of the limit of every product, between the marks of FILE
+"""
+import json
+import re
+import sys
+from pathlib import Path
+from statistics import geometric_mean, median
+
+DIRECTIONS = {"nt": "forward (nt)", "nt2": "gate and up (nt2)", "nn": "input gradient (nn)",
+              "tn": "weight gradient (tn)"}
+TYPES = ("float", "bf16", "double")
+PEERS = ("openblas", "blis", "onednn", "eigen", "libxsmm", "libxsmm_in_place")
+BEGIN, END = "<!-- results: written by bench/report.py -->", "<!-- end of results -->"
+
+
+class Row:
+    """The repetitions of one row, as medians."""
+
+    def __init__(self, runs):
+        middle = lambda key: median(run[key] for run in runs)
+        self.time = middle("real_time") * {"ns": 1e-9, "us": 1e-6, "ms": 1e-3}[runs[0]["time_unit"]]
+        self.flops, self.bytes, self.items = runs[0]["flops"], runs[0]["bytes"], runs[0]["items"]
+        self.limit = 100 * middle("floor_s") / self.time
+        self.peak = 100 * self.flops / self.time / middle("fma_rate")  # % of the loop on registers
+        self.busy = middle("busy")
+        self.bound_by = runs[-1]["label"]
+        self.nanoseconds = self.time / self.items * 1e9
+
+
+class Run:
+    """Rows by (name, threads)."""
+
+    def __init__(self, path):
+        document = json.loads(Path(path).read_text())
+        self.context = document["context"]
+        runs = {}
+        for run in document["benchmarks"]:
+            name = re.match(r"(.+)/threads:(\d+)", run["name"])
+            if run["run_type"] == "iteration" and not run.get("error_occurred"):
+                runs.setdefault((name[1], int(name[2])), []).append(run)
+        self.rows = {key: Row(value) for key, value in runs.items()}
+        self.all_threads = max((threads for _, threads in self.rows), default=1)
+
+    def get(self, name, threads=1):
+        return self.rows.get((name, threads))
+
+    def products(self, threads=1):
+        """(direction, type, shape, rows, who) -> Row of every grouped product."""
+        found = {}
+        for (name, row_threads), row in self.rows.items():
+            parts = name.split("/")
+            if parts[0] == "grouped_gemm" and row_threads == threads:
+                found[(*parts[1:4], int(parts[4].removeprefix("rows:")), parts[5])] = row
+        return found
+
+
+def table(head, lines):
+    if not lines:
+        return ""
+    rule = ["---"] + ["--:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [head, rule, *lines]) + "\n"
+
+
+def section(title, text, body):
+    return f"### {title}\n\n{text}\n\n{body}\n" if body else ""
+
+
+def sets_of(products):
+    """(direction, type, shape) in the order of the table."""
+    return sorted({key[:3] for key in products}, key=lambda s: (list(DIRECTIONS).index(s[0]), TYPES.index(s[1]), s[2]))
+
+
+def ratio_to(products, kind, who, ours="moiety"):
+    """Geometric mean over rows an expert of our time over theirs; None where there is no pair."""
+    mine = {key[3]: row for key, row in products.items() if key[:3] == kind and key[4] == ours}
+    ratios = [row.time / theirs.time for rows, row in mine.items() if (theirs := products.get((*kind, rows, who)))]
+    return geometric_mean(ratios) if ratios else None
+
+
+def beside_peers(run):
+    products = run.products()
+    lines = []
+    for kind in sets_of(products):
+        ratios = [ratio_to(products, kind, peer) for peer in PEERS]
+        if any(ratios):
+            lines.append([f"{kind[0]} {kind[1]} {kind[2]}"] + [f"{r:.2f}" if r else "" for r in ratios])
+    return section("Our time over a peer's", "Geometric mean over rows an expert, one thread; below 1 ours is faster. "
+                   "`libxsmm` has packed the weights beforehand and is the ceiling.", table(["product", *PEERS], lines))
+
+
+def two_threads(run):
+    one, all_of_them = run.products(), run.products(run.all_threads)
+    lines = []
+    for kind in dict.fromkeys(key[:2] for key in sets_of(all_of_them)):
+        rows = {key: row for key, row in all_of_them.items() if key[:2] == kind and key[4] == "moiety" and key in one}
+        gains = [one[key].time / row.time for key, row in rows.items()]
+        if gains and run.all_threads > 1:
+            busy = sum(row.busy >= 0.9 for row in rows.values())
+            lines.append([" ".join(kind), f"{median(gains):.2f}", f"{min(gains):.2f}", f"{busy} of {len(rows)}"])
+    return section(f"{run.all_threads} threads over one", "Speed-up of our products over all shapes. Rows that keep the "
+                   "threads busy for less than 90 % do not spread, or had neighbours.",
+                   table(["product", "median", "least", "rows busy"], lines))
+
+
+def layer(run):
+    lines = []
+    for (name, threads), ours in run.rows.items():
+        found = re.match(r"moe_layer/(forward_backward|forward)/(\w+)/(rows:\d+)/moiety$", name)
+        if not found or threads != 1:
+            continue
+        for who in ("torch", "torch_keeping_memory", "libxsmm_products"):
+            if theirs := run.get(name.replace("/moiety", "/" + who)):
+                lines.append([f"{found[1]} {found[2]} {found[3]}", who, f"{ours.time * 1e3:.1f}",
+                              f"{theirs.time * 1e3:.1f}", f"{theirs.time / ours.time:.2f}", f"{ours.limit:.1f}"])
+    text = ("32 experts of 2048 x 768, 4 a token, one thread. `torch_keeping_memory` is PyTorch with an allocator that "
+            "keeps its memory; `libxsmm_products` are the bare products of a forward.")
+    return section("A whole layer", text,
+                   table(["call", "beside", "ours, ms", "theirs, ms", "theirs / ours", "our % limit"], lines))
+
+
+def scaling(run):
+    series = {"in_tokens": [], "in_experts": []}
+    for name, _ in run.rows:
+        if found := re.match(r"scaling/(\w+)/experts:(\d+)/tokens:(\d+)$", name):
+            series[found[1]].append((int(found[2]), int(found[3]), run.get(name)))
+    lines = [[experts, tokens, f"{row.time * 1e3:.2f}", f"{row.nanoseconds:.0f}"]
+             for rows in series.values() for experts, tokens, row in rows]
+    text = "Forward and backward of a layer of 256 x 128, 2 experts a token, float, one thread."
+    if costs := [row.nanoseconds for _, tokens, row in series["in_tokens"] if tokens >= 1024]:
+        text += f" From 1024 tokens up, the largest cost of a token is {max(costs) / min(costs):.2f} times the least."
+    if len(rows := series["in_experts"]) > 2:
+        slopes = [(b[2].time - a[2].time) / (b[0] - a[0]) * 1e6 for a, b in zip(rows, rows[1:])]
+        text += (" An expert more, at the same number of rows, costs " + ", ".join(f"{s:.1f}" for s in slopes) +
+                 " us between " + ", ".join(str(r[0]) for r in rows) + " experts.")
+    return section("Growth", text, table(["experts", "tokens", "ms", "ns a token"], lines))
+
+
+# (what, direction, type, whose, {rows an expert: (first release, goal)}) in % of the loop on registers.
+PACKED = {(64, 256, 1024): (87, 93), (16,): (72, 85)}
+PRODUCT_GOALS = [
+    ("forward, packed", "nt", "float", "moiety_packed", PACKED),
+    ("forward, packed", "nt", "bf16", "moiety_packed", PACKED),
+    ("input gradient, packed", "nn", "float", "moiety_packed", {(64, 256, 1024): (87, 93)}),
+    ("input gradient, packed", "nn", "bf16", "moiety_packed", {(64, 256, 1024): (87, 93)}),
+    ("forward", "nt", "float", "moiety", {(256, 1024): (87, 93), (64,): (78, 84), (16,): (50, 60)}),
+    ("forward", "nt", "bf16", "moiety", {(256, 1024): (87, 93), (64,): (78, 84), (16,): (50, 60)}),
+    ("input gradient", "nn", "float", "moiety", {(256, 1024): (80, 90), (64,): (64, 78), (16,): (34, 52)}),
+    ("input gradient", "nn", "bf16", "moiety", {(256, 1024): (80, 90), (64,): (60, 70), (16,): (30, 40)}),
+    ("weight gradient", "tn", "float", "moiety", {(256, 1024): (83, 90), (64,): (68, 82), (16,): (40, 58)}),
+    ("weight gradient", "tn", "bf16", "moiety", {(256, 1024): (80, 90), (64,): (57, 72), (16,): (27, 36)}),
+]
+# (what, row, first release, goal): ns a token; then % of limit.
+TIME_GOALS = [(f"softmax and top 8 of {experts}, ns a token", f"route/{experts}_experts_top_8/tokens:4096", *goal)
+              for experts, goal in ((64, (200, 130)), (128, (320, 200)))]
+LIMIT_GOALS = [("permute, % of a non-temporal copy", "permute_rows/top_8_of_2048/tokens:4096", 65, 80),
+               ("combine, % of memcpy", "combine/top_8_of_2048/tokens:4096", 75, 95)]
+LAYER_GOALS = {"float": {16: (2, 3), 64: (1.5, 2), 256: (1.15, 1.3)},
+               "bf16": {16: (1, 1.4), 64: (1.05, 1.3), 256: (1.05, 1.2)}}
+
+
+def goal_line(what, value, first, goal, digits=1, less=False):
+    """less: smaller is better."""
+    reaches = lambda bound: value <= bound if less else value >= bound
+    if value is None:
+        return [what, first, goal, "", "not measured"]
+    reached = "goal" if reaches(goal) else "first release" if reaches(first) else "**missed**"
+    return [what, first, goal, f"{value:.{digits}f}", reached]
+
+
+def product_goals(run):
+    products = run.products()
+    least = lambda values: min(values, default=None)
+    for what, direction, kind, who, goals in PRODUCT_GOALS:
+        for rows, (first, goal) in goals.items():
+            value = least(row.peak for key, row in products.items()
+                          if key[:2] == (direction, kind) and key[3] in rows and key[4] == who)
+            yield goal_line(f"{what}, {kind}, {'/'.join(map(str, rows))} rows: % of peak", value, first, goal)
+    for direction in ("nt", "nn"):
+        for kind in ("float", "bf16"):
+            value = least(row.limit for key, row in products.items()
+                          if key[:2] == (direction, kind) and key[3] == 1 and key[4].startswith("moiety"))
+            yield goal_line(f"{DIRECTIONS[direction]}, {kind}, 1 row: % of read bandwidth", value, 70, 90)
+    for direction in ("nt", "nn", "tn"):
+        for peer in ("openblas", "blis", "onednn", "eigen"):
+            kinds = [k for k in sets_of(products) if k[0] == direction]
+            for kind in TYPES[:2]:
+                ratios = [r for k in kinds if k[1] == kind and (r := ratio_to(products, k, peer))]
+                if ratios:
+                    yield goal_line(f"{direction}, {kind}: our time over {peer}'s", geometric_mean(ratios), 1, 1, 2,
+                                    less=True)
+
+
+def goals(run, with_missing):
+    lines = list(product_goals(run))
+    for what, name, first, goal in TIME_GOALS:
+        lines.append(goal_line(what, row.nanoseconds if (row := run.get(name)) else None, first, goal, 0, less=True))
+    for what, name, first, goal in LIMIT_GOALS:
+        lines.append(goal_line(what, row.limit if (row := run.get(name)) else None, first, goal))
+    for kind, by_rows in LAYER_GOALS.items():
+        for rows, (first, goal) in by_rows.items():
+            name = f"moe_layer/forward_backward/{kind}/rows:{rows}/"
+            ours, torch = run.get(name + "moiety"), run.get(name + "torch")
+            lines.append(goal_line(f"layer, {kind}, {rows} rows: PyTorch's time over ours",
+                                   torch.time / ours.time if ours and torch else None, first, goal, 2))
+    for kind in LAYER_GOALS:
+        name = f"moe_layer/forward/{kind}/rows:64/"
+        ours, bare = run.get(name + "moiety"), run.get(name + "libxsmm_products")
+        lines.append(goal_line(f"layer forward, {kind}, 64 rows: our time over libxsmm's products",
+                               ours.time / bare.time if ours and bare else None, 1.15, 1.15, 2, less=True))
+    one, both = run.products(), run.products(run.all_threads if run.all_threads > 1 else 2)
+    gains = [one[key].time / row.time for key, row in both.items()
+             if key in one and key[4] == "moiety" and key[3] >= 16]
+    lines.append(goal_line("all threads over one, least from 16 rows", min(gains, default=None), 1.85, 1.85, 2))
+    if not with_missing:
+        lines = [line for line in lines if line[3]]
+    return section("Goals", "The least over shapes counts; one thread unless said otherwise.",
+                   table(["piece", "first release", "goal", "measured", "reached"], lines))
+
+
+def limits(run):
+    products = run.products()
+    counts, shapes = sorted({key[3] for key in products}), sorted({key[2] for key in products})
+    order = {who: i for i, who in enumerate(("moiety", "moiety_packed", *PEERS))}
+    cell = lambda row: "" if row is None else f"{row.limit:.0f}" + ("" if row.bound_by == "compute" else "*")
+    lines = []
+    for kind in dict.fromkeys(key[:2] for key in sets_of(products)):
+        for who in sorted({key[4] for key in products if key[:2] == kind}, key=lambda w: order.get(w, 99)):
+            lines.append([" ".join(kind), who] + [cell(products.get((*kind, shape, count, who)))
+                                                  for shape in shapes for count in counts])
+    head = [f"{shape}: {count}" if count == counts[0] else count for shape in shapes for count in counts]
+    return section("Share of the limit", "Percent, one thread, over rows an expert; * where memory is the limit.",
+                   table(["product", "by", *head], lines))
+
+
+def head(run):
+    c = run.context
+    rates = lambda n: ", ".join(f"{float(c[k]):.1f} {k.split('_')[0]}" for k in
+                                (f"{t}_gflops_threads_{n}" for t in TYPES) if k in c)
+    moved = lambda n: ", ".join(f"{name} {float(c[k]):.1f}" for name in ("read", "write", "memcpy", "nt copy")
+                                if (k := f"{name}_gbytes_per_s_threads_{n}") in c)
+    lines = [f"{c['date'][:10]}, {c.get('processor', '')}, {c.get('compiler', '')}.", ""]
+    lines += [f"- {n} thread{'s' if n > 1 else ''}: {rates(n)} GFLOP/s on registers; GB/s {moved(n)}"
+              for n in sorted({1, run.all_threads})]
+    lines += [f"- {peer}" for peer in c.get("peers", "").split("; ") if peer]
+    if c.get("peers_left_out"):
+        lines += [f"- left out: {c['peers_left_out']}"]
+    return "\n".join(lines) + "\n\n"
+
+
+def summaries(run, with_missing=False):
+    """with_missing: name goals that were not measured, too."""
+    return beside_peers(run) + layer(run) + two_threads(run) + scaling(run) + goals(run, with_missing)
+
+
+def main(arguments):
+    run = Run(arguments[0])
+    if arguments[1:2] == ["--into"]:
+        path = Path(arguments[2])
+        before, rest = path.read_text().split(BEGIN)
+        after = rest.split(END)[1]
+        path.write_text(f"{before}{BEGIN}\n\n{head(run)}{limits(run)}{summaries(run, with_missing=True)}{END}{after}")
+    else:
+        print(summaries(run), end="")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// Lanes of a row folded in halves: lane l joins lane l + n/2, then l + n/4, and so on. Extents are constants, which is
+// what compilers turn into vectors.
+#pragma once
+
+#include <moiety/core/config.hpp>
+
+#include <cstddef>
+
+namespace moiety::inline MOIETY_ABI::detail {
+
+/// An array whose extent is an int, as indices of rows are.
+template <class T, int Extent> using array_of = T[static_cast<std::size_t>(Extent)];
+
+template <std::size_t Lanes, class T, class Join> MOIETY_HD T halved(T const (&lane)[Lanes], Join const& join) {
+  if constexpr (Lanes == 1) {
+    return lane[0];
+  } else {
+    T half[Lanes / 2];
+    for (std::size_t l = 0; l < Lanes / 2; ++l) half[l] = join(lane[l], lane[l + Lanes / 2]);
+    return halved(half, join);
+  }
+}
+
+}  // namespace moiety::inline MOIETY_ABI::detail

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+// The innermost loop of every product on the host: a tile of sums held in registers, a few rows of one operand, the
+// narrow one, whose values are broadcast, against one to three registers of the other, the wide one.
+//
+//   sums(i, j) = chain over steps k of narrow(i, k) * wide(k, j)
+//
+// A step is one value of a unit: float, double, or a pair of bf16, whose products enter the sum second first (see
+// simd::fma). A chain goes through every step in ascending order, from the sum that is there or from +0, so tiles and
+// blocks of steps change no bit.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/numbers.hpp>
+#include <moiety/kernels/host/simd.hpp>
+
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+namespace moiety::inline MOIETY_ABI::kernels::host_gemm {
+
+using simd::bf16_pair;
+
+/// The unit in which values of A and B are multiplied and summed in S.
+template <class S, class A, class B>
+using unit_of =
+    std::conditional_t<std::same_as<S, float> && std::same_as<A, bf16> && std::same_as<B, bf16>, bf16_pair, S>;
+
+template <class U> using sum_of = std::conditional_t<std::same_as<U, bf16_pair>, float, U>;
+
+/// Values of k in one unit.
+template <class U> inline constexpr std::int64_t values_per_unit = std::same_as<U, bf16_pair> ? 2 : 1;
+
+template <class U> constexpr std::int64_t steps_of(std::int64_t k) {
+  return (k + values_per_unit<U> - 1) / values_per_unit<U>;
+}
+
+inline constexpr int most_narrow = simd::many_registers ? 8 : 4;  // rows of the narrow operand
+inline constexpr int most_vectors = 3;                            // registers across the wide one
+
+/// A narrow operand as rows in memory at one distance in bytes, each with its steps side by side.
+template <class U> struct strided_rows {
+  std::byte const* first;
+  std::int64_t stride;
+
+  [[gnu::always_inline]] U at(int i) const {
+    U value;
+    std::memcpy(&value, first + i * stride, sizeof value);
+    return value;
+  }
+  void advance() { first += sizeof(U); }
+};
+
+/// A narrow operand packed step by step.
+template <class U> struct packed_strip {
+  U const* data;
+
+  [[gnu::always_inline]] U at(int i) const { return data[i]; }
+  void advance() { data += most_narrow; }
+};
+
+/// A wide operand packed as a panel.
+template <class U, int Vectors> struct packed_panel {
+  U const* data;
+
+  [[gnu::always_inline]] simd::vec<U> load(int j) const { return simd::load(data + j * simd::lanes<U>); }
+  void advance() { data += Vectors * simd::lanes<U>; }
+};
+
+/// A wide operand as it lies: a row for every step, or two for pairs; the last of `rows` may have no second.
+template <class U, class T> struct rows_in_place {
+  T const* row;
+  std::int64_t stride, rows;
+
+  [[gnu::always_inline]] simd::vec<U> load(int j) const {
+    T const* const from = row + j * simd::lanes<U>;
+    if constexpr (std::same_as<U, bf16_pair>)
+      return simd::load_zipped(from, rows > 1 ? from + stride : nullptr);
+    else
+      return simd::load_as<U>(from);
+  }
+  void advance() { row += values_per_unit<U> * stride, rows -= values_per_unit<U>; }
+};
+
+/// Where a tile's sums come from (null: from 0), and where they go: past the caches if `stream`.
+template <class S> struct tile_sums {
+  S const* from;
+  std::int64_t from_stride;
+  S* to;
+  std::int64_t to_stride;
+  bool stream = false;
+};
+
+/// Memory that will be needed soon: in every step, two lines are asked for.
+struct prefetch_stream {
+  std::byte const* next = nullptr;
+  std::int64_t step = 0, second = 0;
+
+  [[gnu::always_inline]] void advance() {
+    __builtin_prefetch(next, 0, 2);
+    __builtin_prefetch(next + second, 0, 2);
+    next += step;
+  }
+};
+struct no_prefetch {
+  void advance() {}
+};
+
+template <class U, int Rows, int Vectors, class Narrow, class Wide, class Prefetch>
+void micro_kernel(std::int64_t steps, Narrow narrow, Wide wide, tile_sums<sum_of<U>> const& sums, Prefetch soon) {
+  using S = sum_of<U>;
+  constexpr int lanes = simd::lanes<U>;
+  constexpr std::size_t high = Rows, across = Vectors;  // as array extents
+  simd::vec<S> sum[high][across];
+  MOIETY_UNROLL(8)
+  for (int i = 0; i < Rows; ++i) {
+    MOIETY_UNROLL(3)
+    for (int j = 0; j < Vectors; ++j)
+      sum[i][j] = sums.from != nullptr ? simd::load(sums.from + i * sums.from_stride + j * lanes) : simd::zero<S>();
+  }
+  for (std::int64_t k = 0; k < steps; ++k) {
+    simd::vec<U> right[across];
+    MOIETY_UNROLL(3)
+    for (int j = 0; j < Vectors; ++j) right[j] = wide.load(j);
+    MOIETY_UNROLL(8)
+    for (int i = 0; i < Rows; ++i) {
+      simd::vec<U> const left = simd::broadcast(narrow.at(i));
+      MOIETY_UNROLL(3)
+      for (int j = 0; j < Vectors; ++j) sum[i][j] = simd::fma(left, right[j], sum[i][j]);
+    }
+    soon.advance();
+    wide.advance();
+    narrow.advance();
+  }
+  if (sums.stream) {
+    MOIETY_UNROLL(8)
+    for (int i = 0; i < Rows; ++i) {
+      MOIETY_UNROLL(3)
+      for (int j = 0; j < Vectors; ++j) simd::store_past_caches(sums.to + i * sums.to_stride + j * lanes, sum[i][j]);
+    }
+    return;
+  }
+  MOIETY_UNROLL(8)
+  for (int i = 0; i < Rows; ++i) {
+    MOIETY_UNROLL(3)
+    for (int j = 0; j < Vectors; ++j) simd::store(sums.to + i * sums.to_stride + j * lanes, sum[i][j]);
+  }
+}
+
+/// The rows that a micro kernel for `rows` of them computes: the next of 1, 2, 4 and 8.
+constexpr int kernel_rows(std::int64_t rows) { return rows > 4 ? most_narrow : rows > 2 ? 4 : static_cast<int>(rows); }
+
+/// Calls f(rows, vectors) with the two as constants.
+template <class Function> void with_shape(std::int64_t rows, int vectors, Function const& f) {
+  auto const across = [&](auto high) {
+    switch (vectors) {
+      case 1: return f(high, std::integral_constant<int, 1>());
+      case 2: return f(high, std::integral_constant<int, 2>());
+      default: return f(high, std::integral_constant<int, 3>());
+    }
+  };
+  switch (kernel_rows(rows)) {
+    case 1: return across(std::integral_constant<int, 1>());
+    case 2: return across(std::integral_constant<int, 2>());
+    case 4: return across(std::integral_constant<int, 4>());
+    default: return across(std::integral_constant<int, most_narrow>());
+  }
+}
+
+/// The same on a packed panel, for `rows` rows and `vectors` registers across; kernel_rows(rows) rows are read, computed
+/// and stored.
+template <class U, class Narrow, class Prefetch = no_prefetch>
+void micro_kernel(std::int64_t rows, int vectors, std::int64_t steps, Narrow narrow, U const* wide,
+                  tile_sums<sum_of<U>> const& sums, Prefetch soon = {}) {
+  with_shape(rows, vectors,
+             [&]<int Rows, int Vectors>(std::integral_constant<int, Rows>, std::integral_constant<int, Vectors>) {
+               micro_kernel<U, Rows, Vectors>(steps, narrow, packed_panel<U, Vectors>{wide}, sums, soon);
+             });
+}
+
+/// The same on a wide operand as it lies in memory.
+template <class U, class T>
+void micro_kernel_in_place(std::int64_t rows, int vectors, std::int64_t steps, strided_rows<U> narrow,
+                           rows_in_place<U, T> wide, tile_sums<sum_of<U>> const& sums) {
+  with_shape(rows, vectors,
+             [&]<int Rows, int Vectors>(std::integral_constant<int, Rows>, std::integral_constant<int, Vectors>) {
+               micro_kernel<U, Rows, Vectors>(steps, narrow, wide, sums, no_prefetch{});
+             });
+}
+
+/// to(i, j) = chain over `count` values of k of rows[i](k) * columns[j](k), for the lanes of one register: both operands
+/// lie with their steps side by side, and the wide one is turned in registers. A holds units as they are.
+template <class U, int Rows, class A, class B>
+void transposing_kernel(std::int64_t count, A const* const* rows, B const* const* columns, sum_of<U>* to,
+                        std::int64_t to_stride) {
+  using S = sum_of<U>;
+  static_assert(sizeof(A) * values_per_unit<U> == sizeof(U));
+  constexpr std::int64_t lanes = simd::lanes<U>, values = lanes * values_per_unit<U>, ahead = 8;
+  constexpr std::size_t high = Rows;
+  simd::vec<S> sum[high];
+  MOIETY_UNROLL(8)
+  for (int i = 0; i < Rows; ++i) sum[i] = simd::zero<S>();
+  simd::square<U> square;
+  auto const add = [&](int i, U value, std::int64_t step) {
+    sum[i] = simd::fma(simd::broadcast(value), square[step], sum[i]);
+  };
+  std::int64_t k = 0;
+  for (; k + values <= count; k += values) {
+    MOIETY_UNROLL(16)
+    for (std::int64_t j = 0; j < lanes; ++j) {
+      square[j] = simd::load_as<U>(columns[j] + k);
+      __builtin_prefetch(columns[j] + k + ahead * values, 0, 2);
+    }
+    simd::transpose<U>(square);
+    MOIETY_UNROLL(16)
+    for (std::int64_t step = 0; step < lanes; ++step) {
+      MOIETY_UNROLL(8)
+      for (int i = 0; i < Rows; ++i) {
+        U value;
+        std::memcpy(static_cast<void*>(&value), rows[i] + k + step * values_per_unit<U>, sizeof value);
+        add(i, value, step);
+      }
+    }
+  }
+  if (k < count) {
+    U rest[high][static_cast<std::size_t>(lanes)];
+    for (int i = 0; i < Rows; ++i) simd::store<U>(rest[i], simd::load_first<U>(rows[i] + k, count - k));
+    for (std::int64_t j = 0; j < lanes; ++j) square[j] = simd::load_first<U>(columns[j] + k, count - k);
+    simd::transpose<U>(square);
+    for (std::int64_t step = 0; step < steps_of<U>(count - k); ++step)
+      for (int i = 0; i < Rows; ++i) add(i, rest[i][step], step);
+  }
+  MOIETY_UNROLL(8)
+  for (int i = 0; i < Rows; ++i) simd::store(to + i * to_stride, sum[i]);
+}
+
+}  // namespace moiety::inline MOIETY_ABI::kernels::host_gemm
