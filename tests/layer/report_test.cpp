@@ -57,7 +57,7 @@ TEST_CASE("what the worked example adds to the sum that is trained, as one of fo
   mo::context<in_double> ctx;
   mo::moe_layer<square, in_double> layer{
       ctx, {.losses = {mo::load_balance<>{.coefficient = .01f / 4}, mo::router_z{.coefficient = .001f / 4}}}};
-  auto const weights = layer.make_weights(mo::seed{1});
+  auto weights = layer.make_weights(mo::seed{1});
   weights.for_each([](mo::parameter const& p, auto values) {
     if (p.name != "router.weight") return;
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = i % 5 == 0 ? 1 : 0;  // logits are x
