@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // plan: which pipeline order, layout and split suits a model on a number of ranks. plan --help.
+#include "measured.hpp"
 #include "planner.hpp"
 
 #include <command_line.hpp>
@@ -20,7 +21,7 @@ namespace mo = moiety;
 namespace {
 
 struct options {
-  std::string model = "qwen3_30b_a3b", svg, csv;
+  std::string model = "qwen3_30b_a3b", measured, svg, csv;
   int ranks = 16, microbatches = 64, show = 12;
   std::int64_t tokens = 4096, sequence = 4096, bytes_per_parameter = 16;
   double memory = 141, tflops = 400, link = 50;
@@ -39,6 +40,7 @@ std::vector<command_line::option> table(options& o) {
       with_value("--tflops", "X", "10^12 operations a second that a rank's products reach", o.tflops),
       with_value("--link", "GB/s", "what a rank sends at once", o.link),
       with_value("--bytes-per-parameter", "N", "weights, gradients and optimiser state", o.bytes_per_parameter),
+      with_value("--measured", "FILE", "times of the blocks, instead of --tflops; see below", o.measured),
       with_value("--show", "N", "plans to list", o.show),
       with_value("--svg", "FILE", "write the drawing of the best plan", o.svg),
       with_value("--csv", "FILE", "write the actions of the best plan", o.csv),
@@ -54,7 +56,11 @@ plan::question question_of(options const& o) {
   plan::machine const on{o.tflops * 1e12, o.link * 1e9, static_cast<std::int64_t>(o.memory * 1e9),
                          o.bytes_per_parameter};
   for (plan::model const& m : plan::models)
-    if (m.name == o.model) return {m, on, o.ranks, o.microbatches, o.tokens, o.sequence};
+    if (m.name == o.model) {
+      plan::question q{m, on, o.ranks, o.microbatches, o.tokens, o.sequence};
+      if (!o.measured.empty()) q.measured = plan::read_measured(o.measured, plan::blocks_of(m));
+      return q;
+    }
   throw command_line::usage_error("no model is called " + o.model + ".");
 }
 
@@ -124,7 +130,8 @@ int main(int argc, char** argv) try {
     std::cout << "plan: which pipeline order, layout and split suits a model on a number of ranks.\n\n";
     command_line::print(std::cout, table(defaults));
     std::cout << "\nTimes are FLOPs over --tflops and bytes over --link: good for comparing plans, not for promising "
-                 "speed.\n";
+                 "speed.\nMeasured times are a line a block (embedding, layers, head): nanoseconds of forward, input "
+                 "half and weight\nhalf of a micro-batch on one rank, without expert exchange, which --link gives.\n";
     return 0;
   }
   plan::question const q = question_of(o);

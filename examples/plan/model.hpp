@@ -5,6 +5,7 @@
 #include <moiety/pipeline.hpp>
 #include <moiety/presets.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -35,6 +36,9 @@ constexpr model decoder(std::string_view name, int layers, std::int64_t vocabula
           {.hidden = spec::hidden, .ffn = spec::ffn, .experts = spec::experts, .active = spec::slots}};
 }
 
+/// Embedding, layers, head.
+constexpr std::size_t blocks_of(model const& m) { return static_cast<std::size_t>(m.layers) + 2; }
+
 inline constexpr model models[] = {
     decoder<mo::presets::mixtral_8x7b>("mixtral_8x7b", 32, 32000, 32, 8, 128),
     decoder<mo::presets::olmoe_1b_7b>("olmoe_1b_7b", 16, 50304, 16, 16, 128),
@@ -60,9 +64,10 @@ struct block_load {
   std::int64_t total() const { return time.forward + time.input_gradient + time.weight_gradient; }
 };
 
-/// The blocks of a model where `expert` ranks share the experts of a layer; bf16 values.
+/// The blocks of a model where `expert` ranks share the experts of a layer; bf16 values. Times are derived from FLOPs, or
+/// are those of `measured`, one a block; expert exchange comes on top of both.
 inline std::vector<block_load> loads_of(model const& m, machine const& on, std::int64_t tokens, std::int64_t sequence,
-                                        int expert) {
+                                        int expert, std::span<mo::step_costs const> measured = {}) {
   auto const nanoseconds = [&](std::int64_t flops) {
     return static_cast<std::int64_t>(static_cast<double>(flops * tokens) / on.flops * 1e9);
   };
@@ -84,12 +89,15 @@ inline std::vector<block_load> loads_of(model const& m, machine const& on, std::
   // Dispatch and combine: each of the k rows of a token, but those that stay.
   std::int64_t const bytes = 2 * tokens * m.moe.active * m.moe.hidden * (expert - 1) / expert;
   layer.exchange = static_cast<std::int64_t>(2.0 * static_cast<double>(bytes) / on.link * 1e9);
-  layer.time.forward += layer.exchange;
-  layer.time.input_gradient += layer.exchange;
 
   std::vector<block_load> blocks{load(mo::embedding_block{m.moe.hidden, m.vocabulary}.cost(), 0)};
   blocks.insert(blocks.end(), static_cast<std::size_t>(m.layers), layer);
   blocks.push_back(load(mo::head_block{m.moe.hidden, m.vocabulary}.cost(), 0));
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    if (!measured.empty()) blocks[b].time = measured[b];
+    blocks[b].time.forward += blocks[b].exchange;
+    blocks[b].time.input_gradient += blocks[b].exchange;
+  }
   return blocks;
 }
 

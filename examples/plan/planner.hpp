@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <optional>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -20,8 +20,9 @@ struct question {
   model what;
   machine on;
   int ranks;
-  int microbatches;               // of a step, over all replicas
-  std::int64_t tokens, sequence;  // of a micro-batch
+  int microbatches;                           // of a step, over all replicas
+  std::int64_t tokens, sequence;              // of a micro-batch
+  std::vector<mo::step_costs> measured = {};  // of each block, without expert exchange; empty: derived
 };
 
 struct layout {
@@ -48,6 +49,11 @@ struct answer {
 };
 
 namespace detail {
+
+/// Why an order cannot run.
+struct impossible : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 /// What one stage needs, and what it takes.
 struct stage_load {
@@ -109,85 +115,67 @@ inline std::int64_t reduction_of(question const& q, layout const& ranks, bool bi
   return static_cast<std::int64_t>(most / q.on.link * 1e9);
 }
 
-/// How many micro-batches each stage holds at once.
-inline std::vector<std::int64_t> live_of(mo::schedule_view const& schedule) {
-  std::vector<std::int64_t> live;
-  for (int s = 0; s < schedule.stages(); ++s)
-    live.push_back(mo::peak_activations(schedule, schedule.rank_of(s, 0),
-                                        [&](int stage) { return std::int64_t{stage == s ? 1 : 0}; }));
-  return live;
-}
-
-/// The best split, or the best that a rank's memory allows where each rank has one stage.
-inline std::optional<mo::layer_split<std::vector<int>>> find_split(question const& q, mo::schedule_view const& schedule,
-                                                                   std::vector<block_load> const& blocks, bool capped,
-                                                                   std::int64_t reserved) {
+/// The best split whose ranks have room for it.
+inline mo::layer_split<std::vector<int>> find_split(mo::schedule_view const& schedule,
+                                                    std::vector<block_load> const& blocks, std::int64_t capacity) {
   std::vector<std::int64_t> cost, weights, activations;
   for (block_load const& b : blocks) {
     cost.push_back(b.total());
     weights.push_back(b.weights);
     activations.push_back(b.activations);
   }
-  if (!capped) return mo::split_layers(cost, schedule.stages());
-  std::vector<std::int64_t> const live = live_of(schedule);
-  try {
-    return mo::split_layers(cost, schedule.stages(), {weights, activations, live, q.on.memory - reserved});
-  } catch (mo::config_error const&) {
-    return std::nullopt;
-  }
+  return mo::split_layers(cost, schedule, {weights, activations, capacity});
 }
 
-/// The proposal of one order on one layout, or the reason why there is none.
-template <class Order>
-std::pair<std::optional<proposal>, std::string> propose(question const& q, layout const& ranks, int chunks) {
+/// The proposal of one order on one layout. Throws impossible where there is none.
+template <class Order> proposal propose(question const& q, layout const& ranks, int chunks) {
   mo::pipeline_shape const shape{
       .ranks = ranks.pipeline, .chunks = chunks, .microbatches = q.microbatches / ranks.data};
   if (auto const fault = mo::fault_of<Order>(shape); fault != mo::shape_fault::none)
-    return {std::nullopt, std::string(mo::sentence_of(fault))};
-  std::vector<block_load> const blocks = loads_of(q.what, q.on, q.tokens, q.sequence, ranks.expert);
+    throw impossible(std::string(mo::sentence_of(fault)));
+  std::vector<block_load> const blocks = loads_of(q.what, q.on, q.tokens, q.sequence, ranks.expert, q.measured);
   if (mo::stages_of(Order::placed, shape) > q.what.layers)
-    return {std::nullopt, "the model has fewer layers than there would be stages"};
+    throw impossible("the model has fewer layers than there would be stages");
   mo::schedule const schedule = mo::make_schedule(Order{}, shape);
   mo::lowered_schedule const lowered = mo::lower(schedule);
   std::int64_t buffers = 0;
   for (int r = 0; r < lowered.ranks(); ++r) buffers = std::max(buffers, lowered.receive_buffers(r));
   std::int64_t const message = 2 * q.tokens * q.what.moe.hidden;
 
-  for (bool const capped : {false, true}) {
-    if (capped && (chunks > 1 || Order::placed != mo::placement::loop)) break;
-    auto const split = find_split(q, schedule, blocks, capped, buffers * message);
-    if (!split) break;
-    std::vector<stage_load> const stages = loads_of_stages(blocks, *split);
-    std::int64_t const memory = fullest_rank(schedule, stages, buffers, message);
-    if (memory > q.on.memory) continue;
-    proposal p{schedule,
-               ranks,
-               *split,
-               {},
-               static_cast<std::int64_t>(static_cast<double>(message) / q.on.link * 1e9),
-               0,
-               0,
-               reduction_of(q, ranks, Order::placed == mo::placement::bidirectional, stages),
-               0,
-               memory,
-               buffers};
-    for (stage_load const& s : stages) p.times.push_back(s.time);
-    p.makespan = mo::makespan(p.schedule, p.costs());
-    p.bubble = mo::bubble(p.schedule, p.costs());
-    p.idle = mo::idle_fraction(p.schedule, p.costs());
-    return {std::move(p), {}};
+  auto const split = find_split(schedule, blocks, q.on.memory - buffers * message);
+  std::vector<stage_load> const stages = loads_of_stages(blocks, split);
+  proposal p{schedule,
+             ranks,
+             split,
+             {},
+             static_cast<std::int64_t>(static_cast<double>(message) / q.on.link * 1e9),
+             0,
+             0,
+             reduction_of(q, ranks, Order::placed == mo::placement::bidirectional, stages),
+             0,
+             fullest_rank(schedule, stages, buffers, message),
+             buffers};
+  for (stage_load const& s : stages) p.times.push_back(s.time);
+  p.makespan = mo::makespan(p.schedule, p.costs());
+  p.bubble = mo::bubble(p.schedule, p.costs());
+  p.idle = mo::idle_fraction(p.schedule, p.costs());
+  return p;
+}
+
+template <class Order> void propose_to(answer& to, question const& q, layout const& ranks, int chunks) {
+  try {
+    to.proposals.push_back(propose<Order>(q, ranks, chunks));
+  } catch (impossible const& reason) {
+    ++to.impossible[reason.what()];
+  } catch (mo::split_too_hard const&) {
+    ++to.impossible["the search for a split that fits the memory was given up"];
+  } catch (mo::config_error const&) {
+    ++to.impossible["a rank's memory is too small"];
   }
-  return {std::nullopt, "a rank's memory is too small"};
 }
 
 template <class... Orders> void propose_all(question const& q, layout const& ranks, int chunks, answer& to) {
-  auto const note = [&](std::pair<std::optional<proposal>, std::string> result) {
-    if (result.first)
-      to.proposals.push_back(std::move(*result.first));
-    else
-      ++to.impossible[result.second];
-  };
-  (note(propose<Orders>(q, ranks, chunks)), ...);
+  (propose_to<Orders>(to, q, ranks, chunks), ...);
 }
 
 }  // namespace detail

@@ -22,6 +22,8 @@
 #include <moiety/schedule/orders/zb_h2.hpp>
 #include <moiety/schedule/orders/zb_v.hpp>
 #include <moiety/schedule/partition.hpp>
+#include <moiety/schedule/rank_memory.hpp>
+#include <moiety/schedule/rank_split.hpp>
 #include <moiety/schedule/replay.hpp>
 #include <moiety/schedule/schedule.hpp>
 #include <moiety/schedule/shape.hpp>

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <plan/measured.hpp>
 #include <plan/planner.hpp>
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <ios>
+#include <map>
 #include <numeric>
 #include <set>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -59,22 +65,85 @@ TEST_CASE("less memory leaves fewer plans, then none, and says why") {
   CHECK(before == 0);
 }
 
-TEST_CASE("where memory is short, 1F1B gives up balance before it gives up") {
-  auto const split_with = [](double gigabytes) {
+TEST_CASE("where memory is short, orders give up balance before they give up, with several stages a rank too") {
+  using sizes = std::map<std::string, plan::proposal>;
+  auto const plans_with = [](double gigabytes) {
+    sizes all;
     for (plan::proposal const& p : plan::make_plans(ask(4, gigabytes, 16)).proposals)
-      if (mo::schedule_view(p.schedule).name() == "one_f_one_b" && p.ranks.pipeline == 4) return p.split;
-    return mo::split_by_counts(std::vector{0}, 0);
+      if (p.ranks.pipeline == 4 && mo::schedule_view(p.schedule).shape().chunks < 3)
+        all.emplace(mo::schedule_view(p.schedule).name(), p);
+    return all;
   };
-  auto const balanced = split_with(1000);
-  REQUIRE(balanced.blocks() == 18);
-  bool moved = false, refused = false;
-  for (double gigabytes = 60; gigabytes > 10; gigabytes -= 0.25) {
-    auto const split = split_with(gigabytes);
-    moved = moved || (split.blocks() > 0 && split != balanced);
-    refused = refused || split.blocks() == 0;
+  sizes const balanced = plans_with(1000);
+  REQUIRE(balanced.size() == 11);
+  std::set<std::string> moved, refused;
+  for (double gigabytes = 60; gigabytes > 10; gigabytes -= 0.5) {
+    sizes const capped = plans_with(gigabytes);
+    for (auto const& [name, best] : balanced) {
+      auto const found = capped.find(name);
+      if (found == capped.end()) {
+        refused.insert(name);
+      } else if (found->second.split != best.split) {
+        moved.insert(name);
+        CHECK(best.memory > static_cast<std::int64_t>(gigabytes * 1e9));
+      }
+    }
   }
-  CHECK(moved);
-  CHECK(refused);
+  CHECK(refused.size() == balanced.size());
+  for (char const* name : {"one_f_one_b", "zb_v", "dual_pipe", "dual_pipe_v", "interleaved_1f1b"})
+    CHECK_MESSAGE(moved.count(name) == 1, name);
+}
+
+TEST_CASE("measured times take the place of derived ones; expert exchange comes on top") {
+  auto const& m = plan::models[1];
+  plan::machine const on{400e12, 50e9, 80'000'000'000, 16};
+  std::stringstream table("# embedding, layers, head\n");
+  table.seekp(0, std::ios::end);
+  for (std::size_t b = 0; b < plan::blocks_of(m); ++b) table << b << ' ' << 10 * b << "\t" << 100 * b << " \r\n";
+  auto const measured = plan::parse_measured(table, "table", plan::blocks_of(m));
+  auto const derived = plan::loads_of(m, on, 4096, 4096, 4), taken = plan::loads_of(m, on, 4096, 4096, 4, measured);
+  REQUIRE(taken.size() == derived.size());
+  for (std::size_t b = 0; b < taken.size(); ++b) {
+    auto const number = static_cast<std::int64_t>(b);
+    CHECK(taken[b].exchange == derived[b].exchange);
+    CHECK(taken[b].time.forward == number + taken[b].exchange);
+    CHECK(taken[b].time.input_gradient == 10 * number + taken[b].exchange);
+    CHECK(taken[b].time.weight_gradient == 100 * number);
+    CHECK(taken[b].weights == derived[b].weights);
+    CHECK(taken[b].activations == derived[b].activations);
+  }
+  plan::question q = ask(4, 200, 16);
+  q.measured = measured;
+  plan::answer const slow = plan::make_plans(q);
+  REQUIRE(!slow.proposals.empty());
+  CHECK(slow.proposals.front().split != plan::make_plans(ask(4, 200, 16)).proposals.front().split);
+}
+
+TEST_CASE("a malformed table of times is refused by line and reason") {
+  auto const refused = [](std::string const& text) {
+    std::istringstream in(text);
+    try {
+      plan::parse_measured(in, "t", 2);
+    } catch (std::runtime_error const& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  auto const numbers = [](std::string const& line, std::string const& text) {
+    return "t, line " + line + ", needs three whole numbers: forward, input half, weight half; not \"" + text + "\".";
+  };
+  CHECK(refused("1 2 3\n4 5 6").empty());
+  CHECK(refused("1 2 3\n4 5\n") == numbers("2", "4 5"));
+  CHECK(refused("1 2 3 4\n") == numbers("1", "1 2 3 4"));
+  CHECK(refused("1,2,3\n") == numbers("1", "1,2,3"));
+  CHECK(refused("1 2 3.5\n") == numbers("1", "1 2 3.5"));
+  CHECK(refused("#\n1 2 3\n\n") == numbers("3", ""));
+  CHECK(refused("1 2 99999999999999999999\n") == numbers("1", "1 2 99999999999999999999"));
+  CHECK(refused("1 2 -3\n") == "t, line 1, has a time that is not within 0 and 10^11 nanoseconds.");
+  CHECK(refused("1 2 100000000001\n") == "t, line 1, has a time that is not within 0 and 10^11 nanoseconds.");
+  CHECK(refused("") == "t has times of 0 blocks, but the model has 2: the embedding, every layer, the head.");
+  CHECK(refused("1 2 3\n1 2 3\n1 2 3\n").starts_with("t has times of 3 blocks"));
+  CHECK_THROWS_WITH(plan::read_measured("no/such/file", 2), "cannot read no/such/file.");
 }
 
 TEST_CASE("one rank works without a pipeline, and odd sizes find what there is") {

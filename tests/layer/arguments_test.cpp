@@ -32,5 +32,7 @@ TEST_CASE("a message has the call, the name and both shapes") {
   CHECK(said({memory, 3, 5}, 3) == "forward needs y of the shape [3 x 4], but was given [3 x 5].");
   CHECK(said({nullptr, 3, 4}, 3) == "forward was given a null y.");
   CHECK(said({nullptr, 0, 4}, 0).empty());
+  auto const* const odd = reinterpret_cast<float const*>(reinterpret_cast<char const*>(memory) + 2);
+  CHECK(said({odd, 3, 4}, 3) == "forward was given y at an address that is no multiple of 4 bytes.");
   CHECK(said({memory, 3, 4, 3}, 3) == "forward was given y with a stride of 3 for 4 columns.");
 }

@@ -13,6 +13,7 @@
 #include <memory_resource>
 #include <new>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace mo = moiety;
@@ -43,6 +44,11 @@ struct fixture {
 
   static bool untouched(mo::matrix<float> const& m) {
     return std::all_of(m.begin(), m.end(), [](float v) { return v == 77.0f; });
+  }
+
+  /// Rows of m, two bytes further on.
+  template <class T = float> static mo::matrix_view<T> shifted(mo::matrix<float>& m, std::int64_t rows) {
+    return {reinterpret_cast<float*>(reinterpret_cast<char*>(m.data()) + 2), rows, 6};
   }
 
   template <class Error, class Call> void refuses(char const* why, Call const& call) {
@@ -83,6 +89,26 @@ TEST_CASE_FIXTURE(fixture, "the same for backward") {
   });
   CHECK(tape.state() == mo::tape_state::forward_done);
   CHECK_NOTHROW(layer.backward(weights, tape, dy, dx, gradients));
+}
+
+TEST_CASE_FIXTURE(fixture, "misaligned memory is a data error that names call and argument, and nothing is written") {
+  auto const names = [](char const* what) {
+    return std::string(what) + " at an address that is no multiple of 4 bytes.";
+  };
+  auto const refused = [&](char const* what, auto const& call) { refuses<mo::data_error>(names(what).c_str(), call); };
+  mo::matrix_view<float const> const in = x.rows(0, 7), d = dy.rows(0, 7);
+  mo::matrix_view<float> const out = y.rows(0, 7), gradient = dx.rows(0, 7);
+  refused("forward was given x", [&] { layer.forward(weights, shifted<float const>(x, 7), out); });
+  refused("forward was given y", [&] { layer.forward(weights, in, shifted(y, 7)); });
+  refused("infer was given x", [&] { layer.infer(weights, shifted<float const>(x, 7), out); });
+  refused("infer was given y", [&] { layer.infer(weights, in, shifted(y, 7)); });
+  auto z = ctx.matrix(7, 6);
+  auto tape = layer.forward(weights, in, z);
+  refused("backward was given dy",
+          [&] { layer.backward(weights, tape, shifted<float const>(dy, 7), gradient, gradients); });
+  refused("backward was given dx", [&] { layer.backward(weights, tape, d, shifted(dx, 7), gradients); });
+  CHECK(tape.state() == mo::tape_state::forward_done);
+  CHECK_NOTHROW(layer.backward(weights, tape, d, gradient, gradients));
 }
 
 TEST_CASE_FIXTURE(fixture, "a batch that does not fit its call is a data error") {

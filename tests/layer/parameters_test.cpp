@@ -5,9 +5,12 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <map>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace mo = moiety;
@@ -99,4 +102,21 @@ TEST_CASE("memory is bound by typed pointers or void, and refused when null or o
   float word = 0;
   CHECK_THROWS_WITH_AS(layer.bind_weights([&](mo::parameter const&) { return &word; }),
                        doctest::Contains("experts.gate holds bf16"), mo::config_error);
+}
+
+TEST_CASE("misaligned memory is refused by the name of its parameter, and nothing is written") {
+  mo::context<in_bf16> ctx;
+  mo::moe_layer<gated, in_bf16> layer{ctx};
+  for (auto const& [name, bytes] : {std::pair{"router.weight", 4}, {"experts.gate", 2}, {"experts.down", 2}}) {
+    std::map<std::string, std::vector<std::byte>> memory;
+    auto const bind = [&, odd = std::string(name)](mo::parameter const& p) -> void* {
+      auto& values = memory.try_emplace(p.name, p.size() * 4 + 1, std::byte{77}).first->second;
+      return values.data() + (p.name == odd ? 1 : 0);
+    };
+    std::string const why = std::string("bind_weights was given memory for parameter ") + name +
+                            " at an address that is no multiple of " + std::to_string(bytes) + " bytes.";
+    CHECK_THROWS_WITH_AS(layer.bind_weights(bind), why.c_str(), mo::data_error);
+    for (auto const& [_, values] : memory)
+      CHECK(std::all_of(values.begin(), values.end(), [](std::byte b) { return b == std::byte{77}; }));
+  }
 }

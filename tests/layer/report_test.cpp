@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/layer/report.hpp>
 
+#include "router/example.hpp"
+
 #include <moiety/moiety.hpp>
 
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -14,6 +17,11 @@ namespace mo = moiety;
 namespace {
 
 struct spec : mo::layer_spec<mo::dims{.hidden = 6, .ffn = 4, .experts = 3}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+  using losses = mo::losses<mo::load_balance<>, mo::router_z>;
+};
+
+struct square : mo::layer_spec<mo::dims{.hidden = 4, .ffn = 4, .experts = 4}> {
   using router = mo::router<mo::softmax, mo::top_k<2>>;
   using losses = mo::losses<mo::load_balance<>, mo::router_z>;
 };
@@ -40,6 +48,28 @@ TEST_CASE("values are means over layers, weighted ones are sums") {
   CHECK(report.total() == 0.5 * 1.5 + 0.25 * 2.5);
   CHECK(report.tokens() == 7);
   CHECK(report.states().masked == 1);
+}
+
+TEST_CASE("what the worked example adds to the sum that is trained, as one of four layers") {
+  struct in_double : mo::deployment<> {
+    using element = double;
+  };
+  mo::context<in_double> ctx;
+  mo::moe_layer<square, in_double> layer{
+      ctx, {.losses = {mo::load_balance<>{.coefficient = .01f / 4}, mo::router_z{.coefficient = .001f / 4}}}};
+  auto weights = layer.make_weights(mo::seed{1});
+  weights.for_each([](mo::parameter const& p, auto values) {
+    if (p.name != "router.weight") return;
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = i % 5 == 0 ? 1 : 0;  // logits are x
+  });
+  auto const x = example::make_logits<double>();
+  mo::matrix<double> y(6, 4);
+  auto const report = layer.report(layer.forward(weights, x, y, {.weight = 1.0}));
+  CHECK(std::abs(report.value<mo::load_balance<>>() - 1.118394) < 1e-6);
+  CHECK(std::abs(report.value<mo::router_z>() - 7.104384) < 1e-6);
+  CHECK(std::abs(report.weighted<mo::load_balance<>>() - .00279599) < 1e-8);
+  CHECK(std::abs(report.weighted<mo::router_z>() - .00177610) < 1e-8);
+  CHECK(std::abs(report.total() - (.00279599 + .00177610)) < 1e-8);
 }
 
 TEST_CASE("max over mean load counts slots, and is 0 where there are none") {

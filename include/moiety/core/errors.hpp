@@ -2,7 +2,7 @@
 // The errors that a run-time fault ends in. Each is thrown before anything is written.
 //
 //   config_error    an option, size or layout that can never work       (std::invalid_argument)
-//   data_error      an argument of one call: shapes, null, aliasing, values (std::domain_error)
+//   data_error      an argument of one call: shapes, memory, aliasing, values (std::domain_error)
 //   state_error     a call that the object's state does not allow       (std::logic_error)
 //   resource_error  memory that could not be had                        (std::bad_alloc)
 #pragma once

@@ -28,6 +28,11 @@ inline constexpr std::size_t memory_alignment = 64;
 namespace detail {
 template <class U, class T>
 concept mutable_version_of = !std::same_as<U, T> && std::same_as<U const, T>;
+
+/// Whether a T may stand at this address.
+template <class T> bool is_aligned(void const* address) {
+  return reinterpret_cast<std::uintptr_t>(address) % alignof(T) == 0;
+}
 }  // namespace detail
 
 template <class T> class matrix_view {

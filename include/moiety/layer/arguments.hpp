@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every call of a layer asks of its matrices: the right shape, memory behind it, and an output apart from its input.
-// Each fault is a data_error that names the call and both shapes.
+// What every call of a layer asks of its matrices: the right shape, aligned memory behind it, and an output apart from
+// its input. Each fault is a data_error that names the call and both shapes.
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -21,6 +21,8 @@ void check_shape(char const* call, char const* name, matrix_view<T const> m, std
   require<data_error>(m.rows() == rows && m.cols() == cols, call, " needs ", name, " of the shape ", shape(rows, cols),
                       ", but was given ", shape(m.rows(), m.cols()), '.');
   require<data_error>(m.data() != nullptr || rows == 0, call, " was given a null ", name, '.');
+  require<data_error>(is_aligned<T>(m.data()), call, " was given ", name, " at an address that is no multiple of ",
+                      alignof(T), " bytes.");
   require<data_error>(m.stride() >= cols, call, " was given ", name, " with a stride of ", m.stride(), " for ", cols,
                       " columns.");
 }

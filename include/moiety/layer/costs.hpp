@@ -53,21 +53,21 @@ inline constexpr std::int64_t active_parameters =
 template <class Spec> constexpr std::int64_t forward_flops(tokens of) { return 2 * of.count * active_parameters<Spec>; }
 template <class Spec> constexpr std::int64_t backward_flops(tokens of) { return 2 * forward_flops<Spec>(of); }
 
-template <class Spec, class Deployment = deployment<>, class T = typename Deployment::element>
+template <class Spec, class Deployment = deployment<>, class T = detail::element_t<Deployment>>
 inline constexpr std::int64_t weight_bytes =
     detail::parameter_bytes<Spec, sum_t<T>, T>() +
     expert_copies<typename spec_of<Spec>::experts_type, T, typename Deployment::weight_layout>::bytes(
         {spec_of<Spec>::experts, spec_of<Spec>::hidden, spec_of<Spec>::ffn});
 
-template <class Spec, class Deployment = deployment<>, class T = typename Deployment::element>
+template <class Spec, class Deployment = deployment<>, class T = detail::element_t<Deployment>>
 inline constexpr std::int64_t gradient_bytes = detail::parameter_bytes<Spec, sum_t<T>, sum_t<T>>();
 
 template <class Spec, class Deployment = deployment<>> constexpr std::int64_t saved_bytes(tokens of) {
-  return tape_plan<Spec, typename Deployment::element>(of).block.bytes();
+  return tape_plan<Spec, detail::element_t<Deployment>>(of).block.bytes();
 }
 
 template <class Spec, class Deployment = deployment<>> constexpr std::int64_t workspace_bytes(tokens of) {
-  using T = typename Deployment::element;
+  using T = detail::element_t<Deployment>;
   std::int64_t const forward = forward_plan<Spec, T>(of).block.bytes();
   std::int64_t const infer = forward + tape_plan<Spec, T>(of, false).block.bytes();
   std::int64_t const backward = pending_plan<Spec, T>(of).block.bytes() + backward_plan<Spec, T>(of).block.bytes();

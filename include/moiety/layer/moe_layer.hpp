@@ -11,8 +11,8 @@
 //
 // Gradients are those of the sum Σ ⟨dy, y⟩ + loss_scale · Σ_losses coefficient · weight · value (see losses/loss.hpp):
 // sums over tokens, nothing averaged. A layer is a function of explicit state; layers and calls share nothing but the
-// context. Faults throw before y, dx or gradients are written: data_error (shapes, null, aliasing, non-finite logits),
-// state_error (tapes), config_error (options).
+// context. Faults throw before y, dx or gradients are written: data_error (shapes, null or misaligned
+// memory, aliasing, non-finite logits), state_error (tapes), config_error (options).
 #pragma once
 
 #include <moiety/batch/batch.hpp>
@@ -44,7 +44,7 @@ namespace moiety::inline MOIETY_ABI {
 
 template <class Spec, class Deployment = deployment<>> class moe_layer {
   using read = spec_of<Spec>;
-  using T = typename Deployment::element;
+  using T = detail::element_t<Deployment>;
   using S = sum_t<T>;
   using apply = apply_experts<typename read::experts_type>;
   using dispatcher = typename Deployment::dispatcher;

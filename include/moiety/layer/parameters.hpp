@@ -114,6 +114,8 @@ template <class Spec, class RouterType, class ExpertType> class parameter_set {
       require<config_error>(std::is_void_v<Given> || std::is_same_v<Given, T>, "parameter ", p.name, " holds ", p.type,
                             ", but was bound to memory of another type.");
       require<data_error>(given != nullptr, "parameter ", p.name, " was bound to null.");
+      require<data_error>(is_aligned<T>(given), "bind_weights was given memory for parameter ", p.name,
+                          " at an address that is no multiple of ", alignof(T), " bytes.");
       pointer = static_cast<T*>(static_cast<void*>(given));
     };
     take(result.router_, 0);

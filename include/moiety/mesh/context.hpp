@@ -18,15 +18,33 @@
 
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 
 namespace moiety::inline MOIETY_ABI {
+
+namespace detail {
+
+template <class Element> consteval bool check_element() {
+  static_assert(scalar<Element>, "'using element' in a deployment must name float, double, mo::bf16 or mo::fp16.");
+  return true;
+}
+
+/// The element of a deployment; after the sentence about one that is no number type, float keeps the compiler quiet.
+template <class Deployment> struct element_of {
+  using named = typename Deployment::element;
+  static_assert(check_element<named>());
+  using type = std::conditional_t<scalar<named>, named, float>;
+};
+template <class Deployment> using element_t = typename element_of<Deployment>::type;
+
+}  // namespace detail
 
 template <class Deployment> class context {
  public:
   using deployment = Deployment;
   using backend = typename Deployment::backend;
   using engine_type = typename backend::engine;
-  using element = typename Deployment::element;
+  using element = detail::element_t<Deployment>;
   using sum = sum_t<element>;
   using communicator = typename Deployment::transport::communicator;
 

@@ -4,7 +4,7 @@
 //
 //   constexpr auto split = mo::split_layers(std::array{1, 1, 1, 1}, 2);   // blocks 0, 1 | 2, 3
 //   split_layers(costs, stages)            the exact optimum of integer costs, of any unit: block_costs.hpp, or measured
-//   split_layers(costs, stages, memory)    the same under a capacity of each stage
+//   split_layers(costs, stages, memory)    the same under a capacity of each stage; of each rank: rank_split.hpp
 //   split_by_counts(counts, blocks)        a split of your own, checked
 //
 // An order with v chunks a rank needs p·v stages; rank_loads() adds them up where the schedule puts them.
