@@ -32,6 +32,7 @@
 #include <moiety/layer/options.hpp>
 #include <moiety/layer/parameters.hpp>
 #include <moiety/layer/report.hpp>
+#include <moiety/layer/row_weights.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
 
@@ -129,11 +130,11 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     auto* const dx_router = detail::at<S>(work, plan.router_inputs);
 
     permutation_view const& order = tape.permutation();
-    spread_weights(tape, row_weights);
+    spread_weights<S>(order, tape.routing().weights, row_weights);
     apply::backward_input(ctx_->engine(), rows_of(order), dispatcher::dispatch(dy, order), weights.operands(),
                           tape.pre_activation(), row_weights, detail::at<T>(tape.pending, kept.pre_activation),
                           detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
-    gather_weight_gradients(order, parts, dweights);
+    gather_weight_gradients<S>(order, parts, column_blocks<S>(read::ffn), dweights);
     matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), dx.rows(), read::experts};
     router_backward(tape, dweights, dlogits);
     router_input_gradient(weights, dlogits, dx_router);
@@ -205,21 +206,6 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     for (std::int64_t t = 0; t < tape.x.rows(); ++t)
       if (tape.routing().states[t] == token_state::routed)
         tape.routed_tokens()[tape.routed_count++] = static_cast<std::int32_t>(t);
-  }
-
-  void spread_weights(tape_type const& tape, S* row_weights) const {
-    permutation_view const& order = tape.permutation();
-    for (std::int64_t slot = 0; slot < order.tokens * order.slots; ++slot)
-      if (order.positions[slot] >= 0) row_weights[order.positions[slot]] = tape.routing().weights[slot];
-  }
-
-  void gather_weight_gradients(permutation_view const& order, S const* parts, S* dweights) const {
-    std::int64_t const blocks = column_blocks<S>(read::ffn);
-    for (std::int64_t slot = 0; slot < order.tokens * order.slots; ++slot) {
-      std::int64_t const row = order.positions[slot];
-      dweights[slot] = 0;
-      for (std::int64_t b = 0; row >= 0 && b < blocks; ++b) dweights[slot] += parts[row * blocks + b];
-    }
   }
 
   void router_backward(tape_type const& tape, S const* dweights, matrix_view<S> dlogits) const {
