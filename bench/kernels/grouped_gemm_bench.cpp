@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Grouped products of an expert's up projection: forward (nt; nt2 with gate and up side by side), input gradient (nn),
-// weight gradient (tn, overwriting), beside the peers. Experts rotate, so that weights come from memory as they do in a
+// weight gradient (tn, overwriting); nt and nn also on packed weights; beside the peers. Experts rotate, so that weights come from memory as they do in a
 // layer. A peer's result is compared with ours before it is timed.
 #include "measure.hpp"
 #include "peers/loaded.hpp"
@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <set>
@@ -25,6 +26,7 @@ namespace {
 using namespace bench;
 using namespace moiety::kernels;
 
+enum class weights { as_they_lie, packed };
 enum class direction { nt, nn, tn, nt2 };
 constexpr std::array directions{direction::nt, direction::nn, direction::tn, direction::nt2};
 constexpr std::array direction_names{"nt", "nn", "tn", "nt2"};
@@ -35,8 +37,9 @@ template <class T> struct operands {
   expert_shape of;
   moiety::matrix<T> x, dy, gate, up;
   moiety::matrix<S> y, dx, gradient, theirs;
-  std::set<std::string> checked;  // rows of peers whose result was compared
-  std::string prepared;           // the row that `plan` belongs to
+  moiety::buffer packed_nt, packed_nn;  // of gate
+  std::set<std::string> checked;        // rows of peers whose result was compared
+  std::string prepared;                 // the row that `plan` belongs to
   std::unique_ptr<peer_plan> plan;
 
   explicit operands(expert_shape const& shape)
@@ -48,7 +51,13 @@ template <class T> struct operands {
         y(make<S>(rows(), of.ffn, 3)),
         dx(make<S>(rows(), of.hidden, 4)),
         gradient(make<S>(of.experts * of.ffn, of.hidden, 7)),
-        theirs(make<S>(std::max(of.experts * of.ffn, rows()), of.hidden, 8)) {}
+        theirs(make<S>(std::max(of.experts * of.ffn, rows()), of.hidden, 8)),
+        packed_nt(of.experts * packed_bytes<T>(of.ffn, of.hidden), engine(1).memory()),
+        packed_nn(of.experts * packed_bytes<T>(of.hidden, of.ffn), engine(1).memory()) {
+    auto const w = grouped<T const>(gate);
+    pack_nt(engine(1), of.experts, w, of.ffn, of.hidden, static_cast<std::byte*>(packed_nt.data()));
+    pack_nn(engine(1), of.experts, w, of.hidden, of.ffn, static_cast<std::byte*>(packed_nn.data()));
+  }
 
   std::int64_t rows() const {
     std::int64_t most = 0;
@@ -98,7 +107,7 @@ struct gemm {
 };
 
 /// Our product.
-template <class T> void multiply(operands<T>& data, gemm const& g) {
+template <class T> void multiply(operands<T>& data, gemm const& g, weights w = weights::as_they_lie) {
   using S = moiety::sum_t<T>;
   expert_shape const& of = data.of;
   auto& on = engine(g.threads);
@@ -116,6 +125,14 @@ template <class T> void multiply(operands<T>& data, gemm const& g) {
   auto const to_dx = [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, S const* sums) {
     std::copy_n(sums, cols, data.dx.row(row) + col);
   };
+  packed_matrix<T> const forth{static_cast<std::byte const*>(data.packed_nt.data()),
+                               packed_bytes<T>(of.ffn, of.hidden)};
+  packed_matrix<T> const back{static_cast<std::byte const*>(data.packed_nn.data()), packed_bytes<T>(of.hidden, of.ffn)};
+  if (w == weights::packed && g.d == direction::nt)
+    return grouped_gemm_nt<S>(on, g.experts(), offsets.data(), x, std::array{forth}, of.ffn, of.hidden, to_y);
+  if (w == weights::packed && g.d == direction::nn)
+    return grouped_gemm_nn<S>(on, g.experts(), offsets.data(), std::array{dy}, std::array{back}, of.hidden, of.ffn,
+                              to_dx);
   switch (g.d) {
     case direction::nt:
       return grouped_gemm_nt<S>(on, g.experts(), offsets.data(), x, std::array{gate}, of.ffn, of.hidden, to_y);
@@ -159,9 +176,9 @@ template <class T> double distance(operands<T>& data, gemm const& g) {
 
 template <class T> constexpr element element_of() { return std::is_same_v<T, float> ? element::f32 : element::bf16; }
 
-template <class T> void run(benchmark::State& state, gemm const& g) {
+template <class T> void run(benchmark::State& state, gemm const& g, weights w) {
   auto& data = operands<T>::get(g.of);
-  measure<T>(state, g.threads, g.todo<T>(), [&] { multiply(data, g); });
+  measure<T>(state, g.threads, g.todo<T>(), [&] { multiply(data, g, w); });
 }
 
 template <class T> void run(benchmark::State& state, gemm const& g, peer const& with, std::string const& name) {
@@ -184,8 +201,10 @@ template <class T> void run(benchmark::State& state, gemm const& g, peer const& 
 template <class T> void add_row(gemm const& g) {
   std::string const name = std::string("grouped_gemm/") + direction_names[static_cast<std::size_t>(g.d)] + '/' +
                            std::string(moiety::name_of<T>) + '/' + g.of.name + "/rows:" + std::to_string(g.rows);
-  add(name + "/moiety", g.threads, [=](benchmark::State& state) { run<T>(state, g); });
+  add(name + "/moiety", g.threads, [=](benchmark::State& state) { run<T>(state, g, weights::as_they_lie); });
   if constexpr (!std::is_same_v<T, double>) {
+    if (g.d == direction::nt || g.d == direction::nn)
+      add(name + "/moiety_packed", g.threads, [=](benchmark::State& state) { run<T>(state, g, weights::packed); });
     if (g.d == direction::nt2 || (g.threads > 1 && (g.rows < 16 || g.rows > 256))) return;
     for (peer const& with : peers())
       if (with.has(static_cast<product>(g.d), element_of<T>()))

@@ -21,12 +21,15 @@ struct plain_spec : moiety::layer_spec<moiety::dims{.hidden = H, .ffn = I, .expe
   using router = moiety::router<moiety::softmax, moiety::top_k<K>, moiety::renormalised>;
 };
 
-template <class T> struct in_element : moiety::deployment<> { using element = T; };
+template <class T, class Layout = moiety::row_major> struct in_element : moiety::deployment<> {
+  using element = T;
+  using weight_layout = Layout;
+};
 
-template <class Spec, class T> struct layer_fixture {
-  using layer_type = moiety::moe_layer<Spec, in_element<T>>;
+template <class Spec, class T, class Layout = moiety::row_major> struct layer_fixture {
+  using layer_type = moiety::moe_layer<Spec, in_element<T, Layout>>;
 
-  moiety::context<in_element<T>> ctx;
+  moiety::context<in_element<T, Layout>> ctx;
   layer_type layer{ctx};
   typename layer_type::weights_type weights = layer.make_weights(moiety::seed{1});
   typename layer_type::gradients_type gradients = layer.make_gradients();
@@ -57,9 +60,12 @@ template <class Spec, class T> struct layer_fixture {
   /// One at a time for each kind of layer.
   static layer_fixture& get(int threads, std::int64_t tokens) {
     auto& kept = storage();
-    if (!kept || kept->ctx.engine().threads() != threads || kept->x.rows() != tokens)
-      kept.reset(), kept = std::make_unique<layer_fixture>(threads, tokens);
+    if (!holds(threads, tokens)) kept.reset(), kept = std::make_unique<layer_fixture>(threads, tokens);
     return *kept;
+  }
+  static bool holds(int threads, std::int64_t tokens) {
+    auto const& kept = storage();
+    return kept && kept->ctx.engine().threads() == threads && kept->x.rows() == tokens;
   }
   static void drop() { storage().reset(); }
 

@@ -27,8 +27,15 @@ std::int64_t tokens_of(std::int64_t rows) { return rows * 32 / 4; }
 enum class part { forward_backward, forward, backward_input, backward_weights, infer };
 constexpr std::array part_names{"forward_backward", "forward", "backward_input", "backward_weights", "infer"};
 
-template <class T> void run(benchmark::State& state, int threads, std::int64_t tokens, part p) {
-  auto& f = layer_fixture<spec, T>::get(threads, tokens);
+/// One layer at a time: two may not fit.
+template <class T> void drop_layers() {
+  layer_fixture<spec, T>::drop();
+  layer_fixture<spec, T, moiety::packed>::drop();
+}
+
+template <class T, class Layout> void run(benchmark::State& state, int threads, std::int64_t tokens, part p) {
+  if (!layer_fixture<spec, T, Layout>::holds(threads, tokens)) drop_layers<T>();
+  auto& f = layer_fixture<spec, T, Layout>::get(threads, tokens);
   auto const prepare = [&] {
     f.tape.reset();
     if (p == part::backward_input || p == part::backward_weights) f.forward();
@@ -47,7 +54,7 @@ template <class T> void run(benchmark::State& state, int threads, std::int64_t t
 }
 
 template <class T> void run_torch(benchmark::State& state, std::int64_t tokens, torch_memory memory) {
-  layer_fixture<spec, T>::drop();  // two layers may not fit
+  drop_layers<T>();
   std::vector<double> const& times = torch_layer(spec::size, 4, tokens, moiety::name_of<T>, memory);
   if (times.empty()) return state.SkipWithError("PyTorch does not run");
   static std::size_t next = 0;
@@ -103,7 +110,12 @@ template <class T> void add_all() {
       for (part const p :
            {part::forward_backward, part::forward, part::backward_input, part::backward_weights, part::infer})
         if (p == part::forward_backward || rows < 256)
-          add(name(p) + "moiety", threads, [=](benchmark::State& state) { run<T>(state, threads, tokens, p); });
+          add(name(p) + "moiety", threads,
+              [=](benchmark::State& state) { run<T, moiety::row_major>(state, threads, tokens, p); });
+    for (part const p : {part::forward_backward, part::forward})
+      if (p == part::forward_backward || rows == 64)
+        add(name(p) + "moiety_packed", 1,
+            [=](benchmark::State& state) { run<T, moiety::packed>(state, 1, tokens, p); });
     for (peer const& with : peers())
       if (with.name == std::string_view("libxsmm") && rows == 64)
         add(name(part::forward) + "libxsmm_products", 1,

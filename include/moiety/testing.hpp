@@ -152,7 +152,7 @@ namespace detail {
 
 /// y, dx and every gradient of one step, one after another.
 template <class Spec, class Deployment>
-std::vector<sum_t<detail::element_t<Deployment>>> step(std::int64_t count, int threads) {
+std::vector<sum_t<moiety::detail::element_t<Deployment>>> step(std::int64_t count, int threads) {
   context<Deployment> ctx{host{.threads = threads}};
   moe_layer<Spec, Deployment> layer{ctx, trained_options<Spec>()};
   auto const hidden = spec_of<Spec>::hidden;
@@ -164,7 +164,7 @@ std::vector<sum_t<detail::element_t<Deployment>>> step(std::int64_t count, int t
   fill_normal(ctx, dy, seed{3});
   auto tape = layer.forward(weights, x, y);
   layer.backward(weights, tape, dy, dx, gradients);
-  std::vector<sum_t<detail::element_t<Deployment>>> all(y.begin(), y.end());
+  std::vector<sum_t<moiety::detail::element_t<Deployment>>> all(y.begin(), y.end());
   all.insert(all.end(), dx.begin(), dx.end());
   gradients.for_each([&](parameter const&, auto values) { all.insert(all.end(), values.begin(), values.end()); });
   return all;
