@@ -4,8 +4,9 @@
 // All directions reduce to the micro kernel, a few narrow rows against a wide operand in panels:
 //
 //                      wide operand                          narrow operand                  sums of a tile
-//   nt, many rows      rows of a, transposed (lane = row)    weights, read in place          [column][row], turned
+//   nt                 rows of a, transposed (lane = row)    weights, read in place          [column][row], turned
 //   nt, few rows       weights, transposed (lane = column)   rows of a, in place             [row][column]
+//   nt, short sums     weights, transposed (lane = column)   rows of a, in place             [row][column]
 //   nn                 weights, copied (lane = column)       rows of a, in place             [row][column]
 //   tn                 rows of b, copied (lane = j)          rows of a, packed in strips     the output
 //
@@ -44,6 +45,11 @@ template <class U> struct blocking {
 
 /// Rows of a tile up to which weights are used as they lie, and not packed: one pass over them is all there is.
 inline constexpr std::int64_t few_rows = most_narrow;
+
+/// Whether nt packs the weights instead of the rows: where sums are short and rows many, turning the results costs more.
+template <class U> constexpr bool short_sums(std::int64_t rows, std::int64_t k) {
+  return steps_of<U>(k) <= blocking<U>::steps && rows >= std::max<std::int64_t>(128, steps_of<U>(k));
+}
 
 /// Cuts a worker's scratch memory into arrays that begin on cache lines.
 class carver {
@@ -348,73 +354,78 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
     });
 }
 
-template <class U, class A, class B, std::size_t M, class Epilogue>
-void nn_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>, M> const& a,
-             std::array<grouped_matrix<B const>, M> const& w, std::int64_t k, Epilogue const& epilogue) {
-  using S = sum_of<U>;
-  using sizes = blocking<U>;
-  carver memory(scratch);
-  U* const wide = memory.take<U>(sizes::cols * sizes::steps);
-  U* const space = memory.take<U>(most_narrow * copied_stride<U>);
-  S* const sums = memory.take<S>(sizes::rows * sizes::cols);
-  panel_cut<U> const cut(t.cols);
-  if (k == 0) std::fill_n(sums, sizes::rows * cut.lanes(), S{0});
-  bool resume = false;
-  for (std::size_t m = 0; m < M; ++m)
-    for (std::int64_t k0 = 0; k0 < k; k0 += sizes::values, resume = true) {
-      std::int64_t const count = std::min(sizes::values, k - k0);
-      B const* const from = w[m].group(t.group) + k0 * w[m].row_stride + t.col;
-      pack_across<U>([&](std::int64_t i) { return from + i * w[m].row_stride; }, count, t.cols, wide);
-      upcoming_weights<U> soon{};
-      if (k0 + count < k)
-        soon = {reinterpret_cast<std::byte const*>(from + count * w[m].row_stride), sizeof(B),
-                w[m].row_stride * values_per_unit<U> * static_cast<std::int64_t>(sizeof(B))};
-      multiply_rows<U>(rows_from(a[m], t.row, k0), t.rows, count,
-                       panel_block<U>{cut, wide, steps_of<U>(count), 0, soon}, sums, resume, space);
-    }
-  for (std::int64_t r = 0; r < t.rows; ++r)
-    epilogue(t.group, t.row + r, t.col, t.cols, static_cast<S const*>(sums + r * cut.lanes()));
-}
+/// Where rows_tile finds the weights of matrix m for a block of k: packed into `wide` as nn and nt go, or packed before.
+template <class U, class B, std::size_t M> struct nn_weights {
+  std::array<grouped_matrix<B const>, M> w;
+  std::int64_t k;
 
-/// nt and nn on packed weights. The sums of M matrices stand side by side, or are one sum: the epilogue of nt or nn.
-template <class U, bool OneSum, class A, class T, std::size_t M, class Epilogue>
-void packed_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>, M> const& a,
-                 std::array<packed_matrix<T>, M> const& w, std::int64_t k, int threads, Epilogue const& epilogue) {
+  panel_block<U> operator()(tile const& t, std::size_t m, std::int64_t k0, std::int64_t count, U* wide) const {
+    std::int64_t const stride = w[m].row_stride, bytes = stride * static_cast<std::int64_t>(sizeof(B));
+    B const* const from = w[m].group(t.group) + k0 * stride + t.col;
+    pack_across<U>([&](std::int64_t i) { return from + i * stride; }, count, t.cols, wide);
+    auto const* const next = k0 + count < k ? reinterpret_cast<std::byte const*>(from + count * stride) : nullptr;
+    return {panel_cut<U>(t.cols), wide, steps_of<U>(count), 0, {next, sizeof(B), bytes * values_per_unit<U>}};
+  }
+};
+template <class U, class B, std::size_t M> struct nt_weights {
+  std::array<grouped_matrix<B const>, M> w;
+
+  panel_block<U> operator()(tile const& t, std::size_t m, std::int64_t k0, std::int64_t count, U* wide) const {
+    B const* const from = w[m].group(t.group) + t.col * w[m].row_stride + k0;
+    pack_along<U>([&](std::int64_t c) { return from + c * w[m].row_stride; }, t.cols, count, wide);
+    return {panel_cut<U>(t.cols), wide, steps_of<U>(count)};
+  }
+};
+template <class U, class T, std::size_t M> struct packed_weights {
+  std::array<packed_matrix<T>, M> w;
+  std::int64_t k;
+  int threads;
+
+  panel_block<U> operator()(tile const& t, std::size_t m, std::int64_t k0, std::int64_t count, U*) const {
+    panel_cut<U> const cut(t.cols);
+    std::int64_t const steps = steps_of<U>(k), first = k0 / values_per_unit<U>;
+    U const* const panels = reinterpret_cast<U const*>(w[m].data + t.group * w[m].group_bytes) + t.col * steps;
+    bool const last = k0 + count == k;  // then this thread's next tile follows, if all are alike
+    U const* const next = panels + (last ? threads * cut.lanes() * steps : 0);
+    return {cut,
+            panels,
+            steps,
+            first,
+            {reinterpret_cast<std::byte const*>(next), steps * static_cast<std::int64_t>(sizeof(U)), 0,
+             last ? 0 : first + steps_of<U>(count)}};
+  }
+};
+
+/// Rows times panels, straight into rows of sums: those of M matrices stand side by side, as in nt, or are one sum.
+template <class U, bool OneSum, class A, std::size_t M, class Weights, class Epilogue>
+void rows_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>, M> const& a, Weights const& weights,
+               std::int64_t k, Epilogue const& epilogue) {
   using S = sum_of<U>;
   using sizes = blocking<U>;
+  constexpr std::int64_t results = OneSum ? 1 : static_cast<std::int64_t>(M);
   carver memory(scratch);
+  std::int64_t const stride = panel_cut<U>(t.cols).lanes(), size = round_up(t.rows, most_narrow) * stride;
+  U* const wide = memory.take<U>(stride * sizes::steps);
   U* const space = memory.take<U>(most_narrow * copied_stride<U>);
-  S* const sums = memory.take<S>((OneSum ? 1 : static_cast<std::int64_t>(M)) * sizes::rows * sizes::cols);
-  panel_cut<U> const cut(t.cols);
-  std::int64_t const size = round_up(t.rows, most_narrow) * cut.lanes(), steps = steps_of<U>(k);
-  if (k == 0) std::fill_n(sums, (OneSum ? 1 : static_cast<std::int64_t>(M)) * size, S{0});
-  for (std::size_t m = 0; m < M; ++m) {
-    U const* const panels = reinterpret_cast<U const*>(w[m].data + t.group * w[m].group_bytes) + t.col * steps;
+  S* const sums = memory.take<S>(results * size);
+  if (k == 0) std::fill_n(sums, results * size, S{0});
+  for (std::size_t m = 0; m < M; ++m)
     for (std::int64_t k0 = 0; k0 < k; k0 += sizes::values) {
-      std::int64_t const count = std::min(sizes::values, k - k0), first = k0 / values_per_unit<U>;
-      bool const last = k0 + count == k;
-      std::int64_t const next =
-          last ? threads * cut.lanes() * steps : 0;  // the next tile of this thread, if all are alike
-      panel_block<U> const block{
-          cut,
-          panels,
-          steps,
-          first,
-          {reinterpret_cast<std::byte const*>(panels + next), steps * static_cast<std::int64_t>(sizeof(U)), 0,
-           last ? 0 : first + steps_of<U>(count)}};
-      multiply_rows<U>(rows_from(a[m], t.row, k0), t.rows, count, block,
+      std::int64_t const count = std::min(sizes::values, k - k0);
+      multiply_rows<U>(rows_from(a[m], t.row, k0), t.rows, count, weights(t, m, k0, count, wide),
                        sums + (OneSum ? 0 : static_cast<std::int64_t>(m) * size), k0 > 0 || (OneSum && m > 0), space);
     }
-  }
-  for (std::int64_t r = 0; r < t.rows; ++r) {
-    if constexpr (OneSum) {
-      epilogue(t.group, t.row + r, t.col, t.cols, static_cast<S const*>(sums + r * cut.lanes()));
-    } else {
-      std::array<S const*, M> rows;
-      for (std::size_t m = 0; m < M; ++m) rows[m] = sums + static_cast<std::int64_t>(m) * size + r * cut.lanes();
-      epilogue(t.group, t.row + r, t.col, t.cols, rows);
-    }
-  }
+  for (std::int64_t r = 0; r < t.rows; ++r)
+    for_column_blocks<S>(t, [&](std::int64_t first, std::int64_t cols) {
+      S const* const row = sums + r * stride + first;
+      if constexpr (OneSum) {
+        epilogue(t.group, t.row + r, t.col + first, cols, row);
+      } else {
+        std::array<S const*, M> rows;
+        for (std::size_t m = 0; m < M; ++m) rows[m] = row + static_cast<std::int64_t>(m) * size;
+        epilogue(t.group, t.row + r, t.col + first, cols, rows);
+      }
+    });
 }
 
 /// Rows [i0, i0 + ni), columns [j0, j0 + nj) of one group's output, from its rows [row, row + rows).
@@ -518,7 +529,8 @@ void multiply_packed(Engine& engine, std::int64_t groups, std::int64_t const* of
   static_assert(scratch_needed<U, M>() <= Engine::scratch_bytes);
   tile_list<U> const tiles(groups, offsets, n, engine.threads(), blocking<U>::cols, blocking<U>::cols);
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
-    packed_tile<U, OneSum>(engine.scratch(worker), tiles[task], a, w, k, engine.threads(), epilogue);
+    rows_tile<U, OneSum>(engine.scratch(worker), tiles[task], a, packed_weights<U, T, M>{w, k, engine.threads()}, k,
+                         epilogue);
   });
 }
 
@@ -533,10 +545,14 @@ void grouped_gemm_nt(Engine& engine, std::int64_t groups, std::int64_t const* of
   using U = host_gemm::unit_of<S, A, B>;
   static_assert(host_gemm::scratch_needed<U, M>() <= Engine::scratch_bytes);
   host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads(), host_gemm::blocking<U>::nt_cols(M));
+  std::array<rows_of<A>, M> rows;
+  rows.fill(a);
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
     auto const t = tiles[task];
     if (t.rows <= host_gemm::few_rows && host_gemm::few_rows_fit<U, A>(k))
       host_gemm::nt_few_rows_tile<U>(engine.scratch(worker), t, a, w, k, epilogue);
+    else if (host_gemm::short_sums<U>(t.rows, k))
+      host_gemm::rows_tile<U, false>(engine.scratch(worker), t, rows, host_gemm::nt_weights<U, B, M>{w}, k, epilogue);
     else
       host_gemm::nt_tile<U>(engine.scratch(worker), t, a, w, k, epilogue);
   });
@@ -554,7 +570,7 @@ void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* of
     if (t.rows <= host_gemm::few_rows)
       host_gemm::nn_few_rows_tile<U>(engine.scratch(worker), t, a, w, k, epilogue);
     else
-      host_gemm::nn_tile<U>(engine.scratch(worker), t, a, w, k, epilogue);
+      host_gemm::rows_tile<U, true>(engine.scratch(worker), t, a, host_gemm::nn_weights<U, B, M>{w, k}, k, epilogue);
   });
 }
 
