@@ -3,7 +3,10 @@
 
 #include <doctest/doctest.h>
 
+#include <cstdint>
+#include <limits>
 #include <memory_resource>
+#include <string>
 
 namespace mo = moiety;
 
@@ -29,4 +32,45 @@ TEST_CASE("counts of states add up") {
   mo::token_counts a{1, 2, 3, 4};
   a += {10, 20, 30, 40};
   CHECK(a == mo::token_counts{11, 22, 33, 44});
+}
+
+TEST_CASE("ids out of range or twice in a token are data errors that name token, slot and value") {
+  mo::routing<float> r(4, 5, 3, *std::pmr::new_delete_resource());
+  auto const reset = [&] {
+    for (std::int32_t i = 0; i < 12; ++i) r.ids[i] = (i + i / 3) % 5;
+  };
+  reset();
+  CHECK_NOTHROW(r.check());
+  constexpr auto least = std::numeric_limits<std::int32_t>::min(), most = std::numeric_limits<std::int32_t>::max();
+  for (std::int32_t const id : {-1, 5, least, most}) {
+    reset();
+    r.ids[7] = id;
+    CHECK_THROWS_WITH_AS(
+        r.check(), ("the routing gives token 2 in slot 1 expert " + std::to_string(id) + ", outside 0 … 4.").c_str(),
+        mo::data_error);
+  }
+  reset();
+  r.ids[11] = r.ids[9];
+  CHECK_THROWS_WITH_AS(r.check(), "the routing gives token 3 in slot 2 expert 2, which an earlier slot has.",
+                       mo::data_error);
+  for (auto const state : {mo::token_state::masked, mo::token_state::unroutable}) {
+    r.states[3] = state;  // not dispatched: its ids are never read
+    CHECK_NOTHROW(r.check());
+  }
+  r.states[3] = mo::token_state::sanitised;
+  CHECK_THROWS_AS(r.check(), mo::data_error);
+}
+
+TEST_CASE("a routing of impossible sizes, or without memory, is a data error") {
+  using view = mo::routing_view<float>;
+  CHECK_THROWS_WITH_AS(view{}.check(), "a routing of 0 tokens to 0 of 0 experts cannot be.", mo::data_error);
+  CHECK_THROWS_WITH_AS((view{1, 2, 3}.check()), "a routing of 1 tokens to 3 of 2 experts cannot be.", mo::data_error);
+  CHECK_THROWS_AS((view{-1, 2, 1}.check()), mo::data_error);
+  CHECK_THROWS_AS((view{1, 2, -1}.check()), mo::data_error);
+  std::int32_t id = 0;
+  auto state = mo::token_state::routed;
+  CHECK_THROWS_WITH_AS((view{1, 2, 1, &id}.check()), "a routing of 1 tokens has null ids or states.", mo::data_error);
+  CHECK_THROWS_AS((view{1, 2, 1, nullptr, nullptr, &state}.check()), mo::data_error);
+  CHECK_NOTHROW(view{1, 2, 1, &id, nullptr, &state}.check());  // weights are read by neither permute nor statistics
+  CHECK_NOTHROW(view{0, 2, 1}.check());
 }

@@ -64,6 +64,19 @@ TEST_CASE("max, argmax and remove") {
   CHECK(row(lowest).argmax() == 1);
 }
 
+TEST_CASE("where fewer than K values are left the rest are -1, and removing what is not there does nothing") {
+  constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+  std::vector<float> v(20, nan);
+  v[4] = 1, v[17] = 2;
+  std::vector<int> found;
+  row(v).largest<4>([&](int, int i) { found.push_back(i); });
+  CHECK(found == std::vector{17, 4, -1, -1});
+  std::vector<float> kept{1, 2, 3};
+  mo::span_row<float> const middle(kept.data() + 1, 1);
+  for (int const i : {-1, 1, std::numeric_limits<int>::min(), std::numeric_limits<int>::max()}) middle.remove(i);
+  CHECK(kept == std::vector<float>{1, 2, 3});
+}
+
 TEST_CASE("the largest come in the order of argmax, found at once or one by one") {
   float const infinity = std::numeric_limits<float>::infinity();
   for (std::size_t const size : {5u, 64u, 130u})

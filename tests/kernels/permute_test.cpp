@@ -104,3 +104,15 @@ TEST_CASE("more rows than a 32-bit index holds are refused before memory is touc
   CHECK_THROWS_WITH_AS(mo::kernels::build_permutation(ctx.engine(), huge, nowhere), doctest::Contains("32 bits"),
                        mo::data_error);
 }
+
+TEST_CASE("a routing of a caller is checked before it is used") {
+  mo::context<> ctx;
+  mo::routing<float> r = mo::router<mo::softmax, mo::top_k<2>>{}.forward(ctx, example::make_logits<float>());
+  r.ids[9] = 4'000'000;
+  CHECK_THROWS_WITH_AS(mo::permute(ctx, r), "the routing gives token 4 in slot 1 expert 4000000, outside 0 … 3.",
+                       mo::data_error);
+  r.ids[9] = r.ids[8];
+  CHECK_THROWS_WITH_AS(mo::permute(ctx, r), "the routing gives token 4 in slot 1 expert 2, which an earlier slot has.",
+                       mo::data_error);
+  CHECK_THROWS_AS(mo::permute(ctx, mo::routing_view<float>{3, 4, 0}), mo::data_error);
+}

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 namespace mo = moiety;
@@ -55,6 +56,14 @@ results run(int threads, std::vector<std::int64_t> const& sequences, std::vector
 struct unchanged {
   static constexpr bool rows_are_probabilities = true;
   void forward(mo::score_row auto&) const {}
+  void backward(mo::score_row auto const&, mo::score_row auto&) const {}
+};
+
+/// No score is a number where a logit is above 0.
+struct nan_if_raised {
+  void forward(mo::score_row auto& row) const {
+    if (row.max() > 0) row.map([](auto v) { return v * std::numeric_limits<decltype(v)>::quiet_NaN(); });
+  }
   void backward(mo::score_row auto const&, mo::score_row auto&) const {}
 };
 
@@ -155,5 +164,15 @@ TEST_CASE("the first rejected token is named, whichever thread found it") {
     for (std::int64_t t = 70; t < tokens; t += 5) logits(t, t % experts) = std::numeric_limits<float>::infinity();
     CHECK_THROWS_WITH_AS(router{}.forward(ctx, logits), "the router logits of token 70 are not all finite.",
                          mo::data_error);
+  }
+}
+
+TEST_CASE("the first token without enough experts is named, whichever thread found it") {
+  for (int const threads : {1, 4}) {
+    mo::context<> ctx{mo::host{.threads = threads}};
+    auto logits = ctx.matrix(tokens, experts);
+    for (std::int64_t t = 70; t < tokens; t += 5) logits(t, 0) = 1;
+    CHECK_THROWS_WITH_AS((mo::router<nan_if_raised, mo::top_k<3>>{}.forward(ctx, logits)),
+                         "the router gave token 70 fewer than 3 experts in 0 … 10.", mo::data_error);
   }
 }

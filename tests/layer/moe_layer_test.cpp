@@ -28,6 +28,19 @@ struct spec : mo::layer_spec<mo::dims{.hidden = 6, .ffn = 4, .experts = 3}> {
   using losses = mo::losses<mo::load_balance<>, mo::load_balance<mo::over::global_batch>, mo::router_z>;
 };
 
+/// Only the first expert gets a score that is a number, unless all logits are 0.
+struct brittle {
+  void forward(mo::score_row auto& row) const {
+    bool const breaks = row.max() != 0;
+    row.map_indexed([&](auto v, int e) { return breaks && e > 0 ? static_cast<decltype(v)>(nan) : v; });
+  }
+  void backward(mo::score_row auto const&, mo::score_row auto&) const {}
+};
+
+struct brittle_spec : mo::layer_spec<mo::dims{.hidden = 6, .ffn = 4, .experts = 3}> {
+  using router = mo::router<brittle, mo::top_k<2>>;
+};
+
 struct fixture {
   mo::context<> ctx;
   mo::moe_layer<spec> layer{ctx, {.losses = {mo::load_balance<>{.coefficient = 1}, mo::router_z{.coefficient = 1}}}};
@@ -241,4 +254,15 @@ TEST_CASE("the coefficient, the weight and the scale multiply the gradient of a 
   CHECK(router_gradient(1, 1, 16.0) == doubled);
   auto const untrained = router_gradient(0, 1, {});
   CHECK(std::all_of(untrained.begin(), untrained.end(), [](float v) { return v == 0; }));
+}
+
+TEST_CASE_FIXTURE(fixture, "a router that finds fewer than k experts is a data error of layer and token") {
+  mo::moe_layer<brittle_spec> const named{ctx, {.name = "layers.3"}}, nameless{ctx};
+  auto const own = named.make_weights(mo::seed{1});
+  auto some = ctx.matrix(5, 6);
+  std::fill_n(x.data(), 5 * x.cols(), 0.0f);
+  CHECK_NOTHROW(named.infer(own, x.rows(0, 5), some));
+  refuses<mo::data_error>("layers.3: the router gave token 5 fewer than 2 experts in 0 … 2.",
+                          [&] { named.forward(own, x, y); });
+  refuses<mo::data_error>("the router gave token 5 fewer than 2 experts in 0 … 2.", [&] { nameless.infer(own, x, y); });
 }

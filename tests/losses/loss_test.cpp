@@ -68,3 +68,20 @@ TEST_CASE("the gradient of logits must have their shape") {
   CHECK_THROWS_WITH_AS(balance{}.gradient(ctx, s, z, router, wrong),
                        "the gradient of logits [6 x 4] was given the shape [6 x 3].", mo::data_error);
 }
+
+TEST_CASE("statistics take a routing of their logits, with distinct experts in range") {
+  mo::context<> ctx;
+  auto const z = example::make_logits<float>();
+  mo::router<mo::softmax, mo::top_k<2>> const router;
+  mo::routing<float> routes = router.forward(ctx, z);
+  CHECK_THROWS_WITH_AS(mo::statistics(ctx, z.rows(0, 5), router, routes),
+                       "the statistics of logits [5 x 4] were given a routing of the shape [6 x 4].", mo::data_error);
+  CHECK_THROWS_WITH_AS(mo::statistics(ctx, mo::matrix<float>(6, 3), router, routes),
+                       "the statistics of logits [6 x 3] were given a routing of the shape [6 x 4].", mo::data_error);
+  routes.ids[3] = 4;
+  CHECK_THROWS_WITH_AS(mo::statistics(ctx, z, router, routes),
+                       "the routing gives token 1 in slot 1 expert 4, outside 0 … 3.", mo::data_error);
+  routes.ids[3] = routes.ids[2];
+  CHECK_THROWS_WITH_AS(mo::statistics(ctx, z, router, routes),
+                       "the routing gives token 1 in slot 1 expert 0, which an earlier slot has.", mo::data_error);
+}

@@ -14,6 +14,7 @@
 #include <limits>
 #include <ratio>
 #include <set>
+#include <utility>
 #include <vector>
 
 namespace mo = moiety;
@@ -42,6 +43,24 @@ template <class Router> struct multiplied {
     for (std::size_t j = 0; j < 2; ++j) y += w[j] * (ids[j] + 1), dw[j] = ids[j] + 1;
     router.backward_row(logits, ids.data(), dweights, dprobabilities, dlogits, scores, scratch, inputs, weights);
   }
+};
+
+/// What it is told to choose, sound or not.
+struct listed {
+  static constexpr int count = 2;
+  std::vector<std::pair<int, int>> choices;  // slot, expert
+  void forward(mo::score_row auto&, auto const& chosen) const {
+    for (auto const& [slot, expert] : choices) chosen(slot, expert);
+  }
+};
+
+/// All scores are NaN but those of the first experts.
+struct mostly_nan {
+  int left = 0;
+  void forward(mo::score_row auto& row) const {
+    row.map_indexed([&](auto v, int e) { return e < left ? v : static_cast<decltype(v)>(not_a_number); });
+  }
+  void backward(mo::score_row auto const&, mo::score_row auto&) const {}
 };
 
 }  // namespace
@@ -206,4 +225,46 @@ TEST_CASE("huge and denormal logits are finite logits") {
   CHECK(r.weight(0, 0) == 1);
   CHECK(r.expert(0, 1) == 0);
   CHECK(r.weight(1, 0) == 0.5f);
+}
+
+TEST_CASE("a selection that leaves a slot without an expert in range is a data error that names the token") {
+  using chooser = mo::router<mo::softmax, listed>;
+  constexpr int least = std::numeric_limits<int>::min(), most = std::numeric_limits<int>::max();
+  mo::context<> ctx;
+  auto const z = example::make_logits<float>();
+  mo::routing const sound = chooser{listed{{{1, 3}, {0, 2}}}}.forward(ctx, z);
+  CHECK(sound.expert(5, 0) == 2);
+  CHECK(sound.expert(5, 1) == 3);
+  for (std::vector<std::pair<int, int>> const& choices : {std::vector<std::pair<int, int>>{{0, 1}, {1, -1}},
+                                                          {{0, 4}, {1, 2}},
+                                                          {{0, least}, {1, most}},
+                                                          {{0, 1}},
+                                                          {{0, 1}, {0, 2}},
+                                                          {{0, 1}, {2, 3}},
+                                                          {{-1, 1}, {1, 2}},
+                                                          {{least, 1}, {most, 1}},
+                                                          {}})
+    CHECK_THROWS_WITH_AS((chooser{listed{choices}}.forward(ctx, z)),
+                         "the router gave token 0 fewer than 2 experts in 0 … 3.", mo::data_error);
+}
+
+TEST_CASE("so are scores of which fewer than k are numbers, and logits of fewer than k experts") {
+  mo::context<> ctx{mo::host{.threads = 2}};
+  auto const z = example::make_logits<float>();
+  for (int const left : {0, 1, 2})
+    CHECK_THROWS_WITH_AS((mo::router<mostly_nan, mo::top_k<3>>{mostly_nan{left}}.forward(ctx, z)),
+                         "the router gave token 0 fewer than 3 experts in 0 … 3.", mo::data_error);
+  CHECK_NOTHROW(mo::router<mostly_nan, mo::top_k<3>>{mostly_nan{3}}.forward(ctx, z));
+  CHECK_THROWS_WITH_AS((mo::router<mo::softmax, mo::top_k<5>>{}.forward(ctx, z)),
+                       "the router gave token 0 fewer than 5 experts in 0 … 3.", mo::data_error);
+}
+
+TEST_CASE("logits that are not finite are named before experts that are missing") {
+  mo::context<> ctx;
+  auto z = example::make_logits<float>();
+  z(4, 2) = not_a_number;
+  mo::router<mostly_nan, mo::top_k<2>> const router;
+  CHECK_THROWS_WITH_AS(router.forward(ctx, z), "the router logits of token 4 are not all finite.", mo::data_error);
+  CHECK_THROWS_WITH_AS(router.forward(ctx, z, mo::non_finite::sanitise),
+                       "the router gave token 0 fewer than 2 experts in 0 … 3.", mo::data_error);
 }

@@ -2,16 +2,19 @@
 // Which experts each token goes to, and with what weights: expert(t, j) and weight(t, j) for slot j < k of token t.
 //
 // Ids of one token are distinct and in [0, experts), whatever the logits were. A token's state says whether it is
-// routed at all: masked and unroutable tokens have weights 0 and take no part in dispatch.
+// routed at all: masked and unroutable tokens have weights 0 and take no part in dispatch. Functions that take a routing of a
+// caller check() it: what a router made needs no check.
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
 #include <moiety/core/matrix.hpp>
 
 #include <concepts>
 #include <cstdint>
 #include <memory>
 #include <memory_resource>
+#include <string>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -59,6 +62,27 @@ template <std::floating_point S> struct routing_view {
     token_counts counts;
     for (std::int64_t t = 0; t < tokens; ++t) ++counts[states[t]];
     return counts;
+  }
+
+  /// Throws data_error unless there is memory and every dispatched token has distinct ids in range.
+  void check() const {
+    detail::require<data_error>(tokens >= 0 && slots >= 1 && slots <= experts, "a routing of ", tokens, " tokens to ",
+                                slots, " of ", experts, " experts cannot be.");
+    detail::require<data_error>(tokens == 0 || (ids != nullptr && states != nullptr), "a routing of ", tokens,
+                                " tokens has null ids or states.");
+    matrix<std::int64_t> last_token(1, experts);  // counted from 1
+    for (std::int64_t t = 0; t < tokens; ++t)
+      for (std::int64_t j = 0; j < slots && dispatched(t); ++j) {
+        if (expert(t, j) < 0 || expert(t, j) >= experts) refuse(t, j, detail::sentence("outside 0 … ", experts - 1));
+        if (last_token(0, expert(t, j)) == t + 1) refuse(t, j, "which an earlier slot has");
+        last_token(0, expert(t, j)) = t + 1;
+      }
+  }
+
+ private:
+  [[noreturn]] void refuse(std::int64_t token, std::int64_t slot, std::string const& why) const {
+    throw data_error(detail::sentence("the routing gives token ", token, " in slot ", slot, " expert ",
+                                      expert(token, slot), ", ", why, '.'));
   }
 };
 

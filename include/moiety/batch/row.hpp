@@ -8,8 +8,8 @@
 //   row.sum()                    over all values
 //   row.max()                    over all values but removed ones; −∞ if none is left
 //   row.argmax()                 the lowest index of that value; −1 if none is left
-//   row.remove(i)                value i takes no further part in max, argmax and largest
-//   row.largest<K>(f)            f(rank, i) for the K largest, in the order of argmax; may remove them
+//   row.remove(i)                value i takes no further part in max, argmax and largest; nothing for −1
+//   row.largest<K>(f)            f(rank, i) for the K largest, in the order of argmax, −1 included; may remove them
 //   row.sum(f)                   Σ f(v)
 //   row.map(f)                   v ← f(v)
 //   row.map(other, f)            v ← f(v, o)
@@ -38,6 +38,9 @@ struct row_function {
   template <class V> MOIETY_HD V operator()(V v) const { return v; }
   template <class V, class Other> MOIETY_HD V operator()(V v, Other) const { return v; }
 };
+
+/// Whether i is one of 0 … size − 1.
+MOIETY_HD constexpr bool is_index(int i, int size) { return i >= 0 && i < size; }
 
 }  // namespace detail
 
@@ -100,7 +103,9 @@ template <std::floating_point S> class span_row {
     }
   }
 
-  MOIETY_HD void remove(int i) const { data_[i] = detail::not_a_number<S>; }
+  MOIETY_HD void remove(int i) const {
+    if (detail::is_index(i, size_)) data_[i] = detail::not_a_number<S>;
+  }
 
   template <class F> MOIETY_HD void map(F const& f) const {
     assign([&](int i) { return f(data_[i]); });

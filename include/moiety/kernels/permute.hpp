@@ -2,9 +2,9 @@
 // Building a permutation from a routing: a counting sort by expert that keeps token order (stable by construction).
 //
 //   build_permutation(engine, routing, out)   offsets, source tokens and positions; tokens not dispatched get row −1
-//   permute(ctx, routing)                     the same, into memory of its own
+//   permute(ctx, routing)                     the same, into memory of its own, of a routing that may be anyone's
 //
-// Throws data_error where tokens · k does not fit a row index of 32 bits.
+// Throws data_error where tokens · k does not fit a row index of 32 bits. Only permute checks the routing (routing::check).
 #pragma once
 
 #include <moiety/batch/permutation.hpp>
@@ -15,6 +15,7 @@
 namespace moiety::inline MOIETY_ABI {
 
 template <class Context> permutation permute(Context& ctx, routing_view<typename Context::sum> const& routes) {
+  routes.check();
   permutation result(routes.tokens, routes.experts, routes.slots, ctx.memory());
   kernels::build_permutation(ctx.engine(), routes, result.view());
   return result;

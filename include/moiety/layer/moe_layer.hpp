@@ -12,7 +12,7 @@
 // Gradients are those of the sum Σ ⟨dy, y⟩ + loss_scale · Σ_losses coefficient · weight · value (see losses/loss.hpp):
 // sums over tokens, nothing averaged. A layer is a function of explicit state; layers and calls share nothing but the
 // context. Faults throw before y, dx or gradients are written: data_error (shapes, null or misaligned
-// memory, aliasing, non-finite logits), state_error (tapes), config_error (options).
+// memory, aliasing, non-finite logits, a router that gives too few experts), state_error (tapes), config_error (options).
 #pragma once
 
 #include <moiety/batch/batch.hpp>

@@ -97,10 +97,14 @@ template <class... Losses>
 inline constexpr bool sound_losses<losses<Losses...>> = sizeof(losses<Losses...>) > 0 && (loss<Losses> && ...);
 }  // namespace detail
 
-/// The statistics of a batch of logits [T × E] and its routing, as one unit.
+/// The statistics of a batch of logits [T × E] and its routing, which may be anyone's, as one unit.
 template <class Context, class Router>
 routing_statistics statistics(Context& ctx, matrix_view<typename Context::sum const> logits, Router const& router,
                               routing_view<typename Context::sum> const& routes) {
+  detail::require<data_error>(routes.tokens == logits.rows() && routes.experts == logits.cols(),
+                              "the statistics of logits ", detail::shape(logits.rows(), logits.cols()),
+                              " were given a routing of the shape ", detail::shape(routes.tokens, routes.experts), '.');
+  routes.check();
   routing_statistics result(logits.cols(), routes.slots);
   statistics_view const unit = result.view();
   kernels::accumulate(ctx.engine(), router, logits, routes, {}, {&unit, 1});

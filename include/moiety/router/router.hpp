@@ -9,7 +9,8 @@
 //
 // A logit that is not finite is an error (`non_finite::reject`), or its token is sanitised: NaN counts as −∞, +∞ as the
 // largest finite number, and the token takes no part in losses and router gradients; with no logit above −∞ it is routed
-// nowhere. Ids are distinct and in range in every case.
+// nowhere. Ids are in range in every case, and distinct if the selection keeps its word: where scores or a selection leave
+// a slot without an expert in range, data_error names the token.
 #pragma once
 
 #include <moiety/batch/routing.hpp>
@@ -86,12 +87,15 @@ template <class... Roles> class router {
 
   // Each of the three below is compiled as one piece, policies included: only then do their loops become vectors.
 
-  /// One token: its ids and weights. `scores` is scratch of E values, `weights` has k.
+  /// One token: its ids and weights. `scores` is scratch of E values, `weights` has k. The id of a slot for which the
+  /// selection chose nothing, or no expert of 0 … E − 1, is −1.
   template <score_row Row>
   [[gnu::flatten]] MOIETY_HD void forward_row(Row const& logits, Row scores, Row weights, std::int32_t* ids) const {
     copy(logits, scores);
     score_.forward(scores);
+    for (int slot = 0; slot < slots; ++slot) ids[slot] = -1, weights[slot] = 0;
     selection_.forward(scores, [&](int slot, int expert) {
+      if (!detail::is_index(slot, slots) || !detail::is_index(expert, logits.size())) return;
       ids[slot] = static_cast<std::int32_t>(expert);
       weights[slot] = weight_type::source == weight_source::scores ? scores[expert] : logits[expert];
     });

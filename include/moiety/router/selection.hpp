@@ -4,7 +4,8 @@
 //   top_k<K>   the K largest scores, largest first; of equal scores the lower index wins
 //
 // A selection is a struct with the constant `count` (k) and the member forward(row, chosen), which calls
-// chosen(slot, expert) once for every slot, with distinct experts, before it removes an expert from the row.
+// chosen(slot, expert) once for every slot, with distinct experts, before it removes an expert from the row. A slot that is
+// left out, or given an expert outside 0 … E − 1, as argmax gives where none is left, ends in a data_error.
 #pragma once
 
 #include <moiety/batch/row.hpp>

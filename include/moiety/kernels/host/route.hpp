@@ -34,6 +34,13 @@ inline void lower(std::atomic<std::int64_t>& least, std::int64_t value) {
   while (value < seen && !least.compare_exchange_weak(seen, value)) continue;
 }
 
+/// Whether no id is −1.
+template <int Slots> bool all_found(std::int32_t const* ids) {
+  std::int32_t bits = 0;  // the sign is that of any: cheaper than a comparison each
+  for (int j = 0; j < Slots; ++j) bits |= ids[j];
+  return bits >= 0;
+}
+
 /// The state of an unmasked token. If its row is not all finite, `to` becomes what is left of it: NaN counts as −∞ and +∞
 /// as the largest finite number.
 template <class S> token_state sanitise(span_row<S> row, span_row<S> to) {
@@ -98,7 +105,7 @@ template <class Router, class S>
 void route(host_engine& engine, Router const& router, matrix_view<S const> logits, batch const& about,
            non_finite policy, routing_view<S> out, std::string_view name = {}) {
   std::int64_t const experts = logits.cols(), none = std::numeric_limits<std::int64_t>::max();
-  std::atomic<std::int64_t> rejected{none};
+  std::atomic<std::int64_t> rejected{none}, short_of_experts{none};
   engine.for_blocks(logits.rows(), detail::tokens_per_task, [&](std::int64_t begin, std::int64_t end, int worker) {
     scratch_memory scratch(engine.scratch(worker));
     span_row<S> const sanitised = scratch.row<S>(experts), scores = scratch.row<S>(experts);
@@ -111,14 +118,19 @@ void route(host_engine& engine, Router const& router, matrix_view<S const> logit
       out.states[t] = state;
       std::int32_t* const ids = out.ids + t * out.slots;
       span_row<S> const weights(out.weights + t * out.slots, Router::slots);
-      if (out.dispatched(t))
+      if (out.dispatched(t)) {
         router.forward_row(row, scores, weights, ids);
-      else
+        if (!detail::all_found<Router::slots>(ids)) detail::lower(short_of_experts, t);
+      } else {
         for (std::int64_t j = 0; j < out.slots; ++j) ids[j] = static_cast<std::int32_t>(j), weights[j] = 0;
+      }
     }
   });
   moiety::detail::require<data_error>(rejected == none, name, name.empty() ? "" : ": ", "the router logits of token ",
                                       rejected.load(), " are not all finite.");
+  moiety::detail::require<data_error>(short_of_experts == none, name, name.empty() ? "" : ": ",
+                                      "the router gave token ", short_of_experts.load(), " fewer than ", Router::slots,
+                                      " experts in 0 … ", experts - 1, '.');
 }
 
 /// units[u] covers the tokens of sequence u; it is added to, not cleared.
