@@ -17,6 +17,7 @@ template <std::size_t Lanes, class T, class Join> MOIETY_HD T halved(T const (&l
     return lane[0];
   } else {
     T half[Lanes / 2];
+    MOIETY_LANES
     for (std::size_t l = 0; l < Lanes / 2; ++l) half[l] = join(lane[l], lane[l + Lanes / 2]);
     return halved(half, join);
   }

@@ -34,7 +34,9 @@ template <std::floating_point S, int Columns> class candidates {
     for (; first + block <= size && count <= room; first += block) count = append_block(values, first, least, count);
     for (; first < size && count <= room; ++first)
       if (values[first] >= least) count = append(values, first, count);
+    MOIETY_LANES
     for (int l = 0; l < Columns; ++l) values_[count + l] = -infinity<S>;  // behind all others: blocks are full
+    MOIETY_LANES
     for (int l = 0; l < Columns; ++l) indices_[count + l] = 0;
     count_ = count;
   }
@@ -47,6 +49,7 @@ template <std::floating_point S, int Columns> class candidates {
     for (int first = 0; first < count_; first += Columns) {
       array_of<integer, Columns> larger = {};
       for (int j = 0; j < count_; j += Columns) count_larger(values_ + j, values_ + first, larger);
+      MOIETY_LANES
       for (int l = 0; l < Columns; ++l) index[larger[l]] = indices_[first + l];
       total += static_cast<int>(halved(larger, [](integer a, integer b) { return a + b; }));
     }
@@ -61,21 +64,27 @@ template <std::floating_point S, int Columns> class candidates {
   /// larger[l] grows by the number of `others` above value[l].
   MOIETY_HD static void count_larger(S const* others, S const* value, array_of<integer, Columns>& larger) {
     MOIETY_UNROLL(16)
-    for (int j = 0; j < Columns; ++j)
+    for (int j = 0; j < Columns; ++j) {
+      MOIETY_LANES
       for (int l = 0; l < Columns; ++l) larger[l] += others[j] > value[l] ? 1 : 0;
+    }
   }
 
   /// The k-th largest maximum of a column.
   MOIETY_HD static S bound(S const* values, int size, int k) {
     array_of<S, Columns> top;
+    MOIETY_LANES
     for (int l = 0; l < Columns; ++l) top[l] = -infinity<S>;
     int const whole = size / Columns * Columns;
-    for (int i = 0; i < whole; i += Columns)
+    for (int i = 0; i < whole; i += Columns) {
+      MOIETY_LANES
       for (int l = 0; l < Columns; ++l) top[l] = values[i + l] > top[l] ? values[i + l] : top[l];
+    }
     for (int l = 0; l < size - whole; ++l) top[l] = values[whole + l] > top[l] ? values[whole + l] : top[l];
     array_of<integer, Columns> larger = {};
     count_larger(top, top, larger);
     array_of<S, Columns> kept;
+    MOIETY_LANES
     for (int l = 0; l < Columns; ++l) kept[l] = larger[l] < k ? top[l] : infinity<S>;
     return halved(kept, [](S a, S b) { return b < a ? b : a; });
   }
@@ -85,6 +94,7 @@ template <std::floating_point S, int Columns> class candidates {
     if constexpr (sizeof(S) == 4) return append_compressed(values, first, least, count);
 #endif
     std::uint32_t bit[block];
+    MOIETY_LANES
     for (int l = 0; l < block; ++l) bit[l] = values[first + l] >= least ? std::uint32_t{1} << l : 0;
     std::uint32_t bits = halved(bit, [](std::uint32_t a, std::uint32_t b) { return a | b; });
     for (; bits != 0; bits &= bits - 1) count = append(values, first + lowest(bits), count);

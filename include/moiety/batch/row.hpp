@@ -136,7 +136,9 @@ template <std::floating_point S> class span_row {
   /// Through a block of its own, which nothing that `of` reads can overlap.
   template <int Extent, class Of> MOIETY_HD void assign_block(int first, Of const& of) const {
     detail::array_of<S, Extent> block;
+    MOIETY_LANES
     for (int l = 0; l < Extent; ++l) block[l] = static_cast<S>(of(first + l));
+    MOIETY_LANES
     for (int l = 0; l < Extent; ++l) data_[first + l] = block[l];
   }
 
@@ -153,10 +155,13 @@ template <std::floating_point S> class span_row {
   template <int Lanes, class T, class Add, class Join>
   MOIETY_HD T folded_in(T neutral, Add const& add, Join const& join) const {
     detail::array_of<T, Lanes> lane;
+    MOIETY_LANES
     for (int l = 0; l < Lanes; ++l) lane[l] = neutral;
     int const whole = size_ / Lanes * Lanes;
-    for (int i = 0; i < whole; i += Lanes)
+    for (int i = 0; i < whole; i += Lanes) {
+      MOIETY_LANES
       for (int l = 0; l < Lanes; ++l) lane[l] = add(lane[l], i + l);
+    }
     for (int l = 0; l < size_ - whole; ++l) lane[l] = add(lane[l], whole + l);
     return detail::halved(lane, join);
   }
