@@ -36,8 +36,7 @@ template <class Mlp, class T, weight_layout Layout> class expert_copies {
  public:
   /// Bytes of all copies.
   static constexpr std::int64_t bytes(expert_sizes const& of) {
-    return (Layout::packs_forward ? of.experts * forward_bytes(of) : 0) +
-           (Layout::packs_backward ? of.experts * backward_bytes(of) : 0);
+    return of.experts * (forward_bytes(of) + backward_bytes(of));
   }
 
   expert_copies() = default;
@@ -78,10 +77,10 @@ template <class Mlp, class T, weight_layout Layout> class expert_copies {
   static constexpr std::int64_t up_backward(expert_sizes const& of) { return down_forward(of); }
   static constexpr std::int64_t down_backward(expert_sizes const& of) { return up_forward(of); }
   static constexpr std::int64_t forward_bytes(expert_sizes const& of) {
-    return inputs * up_forward(of) + down_forward(of);
+    return Layout::packs_forward ? inputs * up_forward(of) + down_forward(of) : 0;
   }
   static constexpr std::int64_t backward_bytes(expert_sizes const& of) {
-    return inputs * up_backward(of) + down_backward(of);
+    return Layout::packs_backward ? inputs * up_backward(of) + down_backward(of) : 0;
   }
 
   std::int64_t forward_place(std::int64_t i) const { return of_.experts * i * up_forward(of_); }

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// Promise 6 at sizes that grow: the memory of a step is what its costs say, for any number of tokens and experts.
+#include <moiety/layer/costs.hpp>
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory_resource>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+/// Counts what the library asks its hook for.
+class counting final : public std::pmr::memory_resource {
+ public:
+  std::int64_t live = 0, most = 0;
+
+ private:
+  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+    live += static_cast<std::int64_t>(bytes);
+    most = std::max(most, live);
+    return std::pmr::new_delete_resource()->allocate(bytes, alignment);
+  }
+  void do_deallocate(void* block, std::size_t bytes, std::size_t alignment) override {
+    live -= static_cast<std::int64_t>(bytes);
+    std::pmr::new_delete_resource()->deallocate(block, bytes, alignment);
+  }
+  bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
+};
+
+template <int Experts> struct block : mo::layer_spec<mo::dims{.hidden = 40, .ffn = 24, .experts = Experts}> {
+  using router = mo::router<mo::softmax, mo::top_k<4>>;
+  using losses = mo::losses<mo::load_balance<mo::over::sequence>, mo::router_z>;
+};
+
+template <class T, class Layout> struct in : mo::deployment<> {
+  using element = T;
+  using weight_layout = Layout;
+};
+
+template <class Spec, class D> void check(std::int64_t count) {
+  using T = typename D::element;
+  constexpr std::int64_t hidden = mo::spec_of<Spec>::hidden;
+  CAPTURE(count);
+  CAPTURE(mo::spec_of<Spec>::experts);
+  counting hook;
+  mo::context<D> ctx{mo::host{.threads = 2, .memory = &hook}};
+  mo::moe_layer<Spec, D> layer{ctx, {}};
+  auto weights = layer.make_weights(mo::seed{1});
+  auto gradients = layer.make_gradients();
+  std::int64_t const kept =
+      2 * mo::host_engine::scratch_bytes + mo::weight_bytes<Spec, D> + mo::gradient_bytes<Spec, D>;
+  CHECK(hook.live == kept);
+  mo::matrix<T> x(count, hidden), y(count, hidden), dx(count, hidden);
+  mo::fill_normal(ctx, x, mo::seed{2});
+  std::vector<std::int64_t> const sequences{0, count / 4, count};
+  mo::tokens const size(count, 2);
+  std::int64_t const saved = mo::saved_bytes<Spec, D>(size), workspace = mo::workspace_bytes<Spec, D>(size);
+
+  // Each call on an arena that holds nothing else.
+  ctx.memory().release();
+  hook.most = hook.live;
+  std::int64_t working = 0;
+  {
+    auto tape = layer.forward(weights, x, y, {.sequences = sequences});
+    working = hook.most - kept - saved;
+    CHECK(working == mo::forward_plan<Spec, T>(size).block.bytes());
+    ctx.memory().release();
+    CHECK(hook.live == kept + saved);
+    hook.most = hook.live;
+    layer.backward(weights, tape, y, dx, gradients);
+    working = std::max(working, hook.most - kept - saved);
+  }
+  ctx.memory().release();
+  CHECK(hook.live == kept);
+  hook.most = hook.live;
+  layer.infer(weights, x, y, {.sequences = sequences});
+  CHECK(std::max(working, hook.most - kept) == workspace);
+
+  // A whole step may also keep forward's block, waiting or given to a smaller request, and the next step adds nothing.
+  ctx.memory().release();
+  hook.most = hook.live;
+  std::int64_t most = 0;
+  for (int again = 0; again < 2; ++again) {
+    auto tape = layer.forward(weights, x, y, {.sequences = sequences});
+    layer.backward(weights, tape, y, dx, gradients);
+    if (again == 0) most = hook.most;
+    CHECK(hook.most == most);
+    CHECK(most >= kept + saved + workspace);
+    CHECK(most <= kept + saved + workspace + mo::forward_plan<Spec, T>(size).block.bytes());
+  }
+}
+
+}  // namespace
+
+TEST_SUITE("long") {
+  TEST_CASE("memory grows with the tokens of a call as its costs say") {
+    for (std::int64_t const count : {64, 1024, 16384, 65536}) {
+      check<block<32>, in<float, mo::row_major>>(count);
+      check<block<32>, in<mo::bf16, mo::packed>>(count);
+    }
+  }
+
+  TEST_CASE("memory grows with the experts of a layer as its costs say, slots being the same") {
+    auto const each = [](auto element) {
+      using T = decltype(element);
+      check<block<8>, in<T, mo::row_major>>(4096);
+      check<block<32>, in<T, mo::packed>>(4096);
+      check<block<128>, in<T, mo::row_major>>(4096);
+      check<block<384>, in<T, mo::packed>>(4096);
+    };
+    each(float{}), each(mo::bf16{});
+  }
+}
