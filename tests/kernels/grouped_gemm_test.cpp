@@ -229,18 +229,20 @@ template <class S, class A, class B> void check_tn(setting const& s, bool accumu
   operand<A> const a(s, s.n, 30);
   operand<B> const b(s, s.k, 31);
   int64 const row_stride = s.k + s.pad, group_stride = s.n * row_stride + 3;
-  std::vector<S> out(static_cast<std::size_t>(s.groups() * group_stride), poison<S>());
+  std::vector<S> out(static_cast<std::size_t>(s.groups() * group_stride) + 64 / sizeof(S), poison<S>());
+  // The first group lies on a line, so that it is written past the caches where its rows do too.
+  auto const place = static_cast<int64>((64 - reinterpret_cast<std::uintptr_t>(out.data()) % 64) % 64 / sizeof(S));
   auto const before = random_values<S>(s.groups() * group_stride, 32);
   auto const offsets = s.offsets();
   if (accumulate)
     for (int64 g = 0; g < s.groups(); ++g)
       for (int64 i = 0; i < s.n; ++i)
         std::copy_n(before.data() + g * group_stride + i * row_stride, s.k,
-                    out.data() + g * group_stride + i * row_stride);
+                    out.data() + place + g * group_stride + i * row_stride);
   auto expected = out;
   for (int64 g = 0; g < s.groups(); ++g)
     for (int64 i = 0; i < s.n; ++i) {
-      S* const row = expected.data() + g * group_stride + i * row_stride;
+      S* const row = expected.data() + place + g * group_stride + i * row_stride;
       if (!accumulate) std::fill_n(row, s.k, S{0});
       int64 const first = at(offsets, g), rows = at(offsets, g + 1) - first;
       for (int64 t = 0; t < rows; ++t)
@@ -248,7 +250,7 @@ template <class S, class A, class B> void check_tn(setting const& s, bool accumu
           row[j] = step(a.view().row(r)[i], b.view().row(r)[j], row[j]);
     }
   grouped_gemm_tn<S>(engine(s.threads), s.groups(), offsets.data(), a.view(), b.view(),
-                     grouped_matrix<S>{out.data(), group_stride, row_stride}, s.n, s.k, accumulate);
+                     grouped_matrix<S>{out.data() + place, group_stride, row_stride}, s.n, s.k, accumulate);
   CHECK(same(out, expected));
 }
 
