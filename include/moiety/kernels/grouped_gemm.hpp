@@ -10,8 +10,10 @@
 //
 // Numeric contract. S (float or double) is the type of the sums; operands of any number type are widened to it exactly.
 // Each output is the chain  acc = fma(a_k, b_k, acc)  for ascending k (m first, then k in nn; ascending r in tn), from
-// acc = +0, or in tn with `accumulate` from the value that is there. A chain is never split, so the bits do not depend
-// on the number of rows, groups, threads, tiles, or on the instruction set (given one with fma; else fma is a * b + c).
+// acc = +0, or in tn with `accumulate` from the value that is there. Two bf16 operands are summed in pairs of k (of rows
+// of a group in tn), the second of each first; their instruction takes denormals as zero. A chain is never split, so the
+// bits do not depend on the number of rows, groups, threads, tiles, on packing, or on the instruction set (given one with
+// fma, and without denormals of bf16 products; else fma is a * b + c).
 //
 // Results of nt and nn leave through an epilogue, called exactly once for each row and column block b, whose columns
 // are b * column_block<S> ... min(n, (b + 1) * column_block<S>) - 1 whatever the number of rows or threads:

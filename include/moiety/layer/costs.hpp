@@ -68,10 +68,9 @@ template <class Spec, class Deployment = deployment<>> constexpr std::int64_t sa
 
 template <class Spec, class Deployment = deployment<>> constexpr std::int64_t workspace_bytes(tokens of) {
   using T = detail::element_t<Deployment>;
-  std::int64_t const forward = forward_plan<Spec, T>(of).block.bytes();
-  std::int64_t const infer = forward + tape_plan<Spec, T>(of, false).block.bytes();
-  std::int64_t const backward = pending_plan<Spec, T>(of).block.bytes() + backward_plan<Spec, T>(of).block.bytes();
-  return std::max({forward, infer, backward});
+  std::int64_t const infer = forward_plan<Spec, T>(of).block.bytes() + tape_plan<Spec, T>(of, false).block.bytes();
+  std::int64_t const step = pending_plan<Spec, T>(of).block.bytes() + shared_workspace<Spec, T>(of);
+  return std::max(infer, step);
 }
 
 }  // namespace moiety

@@ -18,6 +18,7 @@
 #include <moiety/experts/apply.hpp>
 #include <moiety/layer/spec.hpp>
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -128,5 +129,11 @@ template <class Spec, scalar T> struct backward_plan {
   detail::block_layout block;
   std::int64_t row_weights, weight_parts, weights, row_inputs, router_inputs;
 };
+
+/// Bytes of the workspace of forward, which the input half takes over: both ask for the same, so that the block that one
+/// has left serves the other and nothing else.
+template <class Spec, scalar T> constexpr std::int64_t shared_workspace(tokens of) {
+  return std::max(forward_plan<Spec, T>(of).block.bytes(), backward_plan<Spec, T>(of).block.bytes());
+}
 
 }  // namespace moiety

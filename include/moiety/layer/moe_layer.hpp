@@ -120,8 +120,8 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     detail::check_call("backward", read::hidden, "x", tape.x, "dx", dx);
     pending_plan<Spec, T> const kept(tape.size());
     backward_plan<Spec, T> const plan(tape.size());
+    buffer const work(shared_workspace<Spec, T>(tape.size()), ctx_->memory());  // first: it is the block of forward
     tape.pending = buffer(kept.block.bytes(), ctx_->memory());
-    buffer const work(plan.block.bytes(), ctx_->memory());
     tape.dy = dy;
     auto* const row_weights = detail::at<S>(work, plan.row_weights);
     auto* const parts = detail::at<S>(work, plan.weight_parts);
@@ -187,7 +187,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     kernels::build_permutation(ctx_->engine(), tape.routing(), tape.permutation());
     if (keep) take_statistics(tape);
     forward_plan<Spec, T> const plan(tape.size());
-    buffer const work(plan.block.bytes(), ctx_->memory());
+    buffer const work(keep ? shared_workspace<Spec, T>(tape.size()) : plan.block.bytes(), ctx_->memory());
     permutation_view const& order = tape.permutation();
     T* const output = detail::at<T>(work, plan.output);
     apply::forward(ctx_->engine(), rows_of(order), dispatcher::dispatch(tape.x, order), weights.operands(),
