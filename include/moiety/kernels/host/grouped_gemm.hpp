@@ -334,6 +334,15 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
       auto const sums_at = [&](std::int64_t col, bool from_there) {
         return tile_sums<S>{from_there ? sums + col : nullptr, stride, sums + col, stride};
       };
+      auto const soon_after = [&]([[maybe_unused]] std::int64_t first, [[maybe_unused]] std::int64_t col) {
+        if constexpr (values_per_unit < U >> 1) {
+          return no_prefetch{};  // two rows a step are more lines than a stream asks for
+        } else {
+          std::int64_t const apart = w[m].row_stride;
+          auto const* const next = reinterpret_cast<std::byte const*>(from + (first + together) * apart + col);
+          return prefetch_stream{next, apart * static_cast<std::int64_t>(sizeof(B)), 64};
+        }
+      };
       if (whole < t.cols) {
         pack_across<U>([&](std::int64_t i) { return from + whole + i * w[m].row_stride; }, count, t.cols - whole, edge);
         micro_kernel<U>(t.rows, 1, steps, strip, edge, sums_at(whole, resume));
@@ -344,7 +353,7 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
           micro_kernel_in_place<U>(
               t.rows, cut.vectors(p), std::min(together, steps - s), strip,
               rows_in_place<U, B>{from + first * w[m].row_stride + cut.first(p), w[m].row_stride, count - first},
-              sums_at(cut.first(p), resume));
+              sums_at(cut.first(p), resume), soon_after(first, cut.first(p)));
         strip.first += together * static_cast<std::int64_t>(sizeof(U));
       }
     }

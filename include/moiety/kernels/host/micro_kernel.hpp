@@ -182,12 +182,12 @@ void micro_kernel(std::int64_t rows, int vectors, std::int64_t steps, Narrow nar
 }
 
 /// The same on a wide operand as it lies in memory.
-template <class U, class T>
+template <class U, class T, class Prefetch>
 void micro_kernel_in_place(std::int64_t rows, int vectors, std::int64_t steps, strided_rows<U> narrow,
-                           rows_in_place<U, T> wide, tile_sums<sum_of<U>> const& sums) {
+                           rows_in_place<U, T> wide, tile_sums<sum_of<U>> const& sums, Prefetch soon) {
   with_shape(rows, vectors,
              [&]<int Rows, int Vectors>(std::integral_constant<int, Rows>, std::integral_constant<int, Vectors>) {
-               micro_kernel<U, Rows, Vectors>(steps, narrow, wide, sums, no_prefetch{});
+               micro_kernel<U, Rows, Vectors>(steps, narrow, wide, sums, soon);
              });
 }
 
@@ -204,9 +204,7 @@ void transposing_kernel(std::int64_t count, A const* const* rows, B const* const
   MOIETY_UNROLL(8)
   for (int i = 0; i < Rows; ++i) sum[i] = simd::zero<S>();
   simd::square<U> square;
-  auto const add = [&](int i, U value, simd::vec<U> wide) {
-    sum[i] = simd::fma(simd::broadcast(value), wide, sum[i]);
-  };
+  auto const add = [&](int i, U value, simd::vec<U> wide) { sum[i] = simd::fma(simd::broadcast(value), wide, sum[i]); };
   std::int64_t k = 0;
   for (; k + values <= count; k += values) {
     MOIETY_UNROLL(16)
