@@ -15,10 +15,11 @@ namespace mo = moiety;
 
 namespace {
 
-struct no_layout {
-  static constexpr int packs_forward = 1;
+struct nameless {
+  static constexpr bool packs_forward = true, packs_backward = true;
 };
-static_assert(!mo::weight_layout<no_layout>);
+static_assert(!mo::weight_layout<nameless>);
+static_assert(nameless::packs_forward && nameless::packs_backward);
 static_assert(!mo::weight_layout<int>);
 
 struct gated : mo::layer_spec<mo::dims{.hidden = 53, .ffn = 37, .experts = 6}> {
