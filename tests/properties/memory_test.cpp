@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Promise 6 at sizes that grow: the memory of a step is what its costs say, for any number of tokens and experts.
+#include "counting_memory.hpp"
+
 #include <moiety/layer/costs.hpp>
 #include <moiety/moiety.hpp>
 
@@ -7,30 +9,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory_resource>
 #include <vector>
 
 namespace mo = moiety;
 
 namespace {
-
-/// Counts what the library asks its hook for.
-class counting final : public std::pmr::memory_resource {
- public:
-  std::int64_t live = 0, most = 0;
-
- private:
-  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
-    live += static_cast<std::int64_t>(bytes);
-    most = std::max(most, live);
-    return std::pmr::new_delete_resource()->allocate(bytes, alignment);
-  }
-  void do_deallocate(void* block, std::size_t bytes, std::size_t alignment) override {
-    live -= static_cast<std::int64_t>(bytes);
-    std::pmr::new_delete_resource()->deallocate(block, bytes, alignment);
-  }
-  bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
-};
 
 template <int Experts> struct block : mo::layer_spec<mo::dims{.hidden = 40, .ffn = 24, .experts = Experts}> {
   using router = mo::router<mo::softmax, mo::top_k<4>>;
