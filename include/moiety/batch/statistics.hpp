@@ -6,13 +6,14 @@
 // and in any order. A loss is a pure function of its unit's statistics.
 #pragma once
 
+#include <moiety/batch/routing.hpp>
+#include <moiety/core/array_view.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/core/exact_sum.hpp>
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <vector>
 
 namespace moiety::inline MOIETY_ABI {
@@ -33,7 +34,7 @@ struct unit_statistics {
 /// Refers to the statistics of one unit.
 struct statistics_view {
   unit_statistics* unit = nullptr;
-  std::span<expert_statistics> experts{};
+  array_view<expert_statistics> experts{};
 
   MOIETY_HD std::int64_t tokens() const { return unit->tokens; }
   MOIETY_HD std::int64_t slots() const { return unit->slots; }
@@ -46,6 +47,20 @@ struct statistics_view {
       experts[e].count += other.experts[e].count;
       experts[e].probability += other.experts[e].probability;
     }
+  }
+};
+
+/// Refers to the statistics of all units of a batch.
+struct batch_statistics {
+  std::int64_t count = 0;  // unit 0 is the batch; units 1, 2, … its sequences, if count > 1
+  std::int64_t experts = 0;
+  unit_statistics* units = nullptr;           // [count]
+  expert_statistics* expert_units = nullptr;  // [count × experts]
+  std::int64_t const* sequences = nullptr;    // [count]: their offsets 0 = s₀ ≤ s₁ ≤ … = T, if count > 1
+  token_counts* states = nullptr;             // tokens by state
+
+  MOIETY_HD statistics_view unit(std::int64_t index) const {
+    return {units + index, {expert_units + index * experts, static_cast<std::size_t>(experts)}};
   }
 };
 
@@ -88,7 +103,7 @@ class routing_statistics {
     return *this;
   }
 
-  statistics_view view() { return {&unit_, experts_}; }
+  statistics_view view() { return {&unit_, {experts_.data(), experts_.size()}}; }
   operator statistics_view() const { return const_cast<routing_statistics*>(this)->view(); }
 
   friend bool operator==(routing_statistics const&, routing_statistics const&) = default;
