@@ -8,9 +8,9 @@
 //   list_routed      the tokens that take part in losses and weights, ascending, and their number: offsets {0, number}
 //   route_backward   gradients of weights [T × k] and of losses → gradient of the logits, overwritten or added to
 //
-// Tokens are independent of one another, and statistics are exact, so no result depends on the number of threads. On a
-// device, where Experts (their number, where it is a constant) keeps one kernel of several, and where none can throw, what would be an error makes the token unroutable, and the error comes from the next
-// synchronise().
+// Tokens are independent of one another, and statistics are exact, so no result depends on the number of threads. Experts
+// is the number of experts where it is a constant; a device then compiles one kernel of several. No kernel can throw: what
+// would be an error makes its token unroutable, and the error comes from the next synchronize().
 #pragma once
 
 #include <moiety/backend/backend.hpp>
