@@ -322,7 +322,7 @@ __device__ typename Operands::shape::staged tensor_sums(Operands& operands, std:
 /// One tile of grouped_gemm_nt or _nn.
 template <class T, class Operands, bool Wide, class Epilogue>
 __global__ void __launch_bounds__(Operands::shape::threads, Wide ? 2 : 1)
-    tensor_rows(typename Operands::product const of, Epilogue const epilogue) {
+    tensor_rows(typename Operands::product const __grid_constant__ of, Epilogue const __grid_constant__ epilogue) {
   using shape = typename Operands::shape;
   tile const at = warp_find_tile(of.rows, blockIdx.x, shape::rows, tiles_of(of.n, Operands::width));
   if (at.rows == 0) return;
@@ -333,7 +333,7 @@ __global__ void __launch_bounds__(Operands::shape::threads, Wide ? 2 : 1)
 
 /// One tile of grouped_gemm_tn.
 template <class T, bool Wide>
-__global__ void __launch_bounds__(tensor_tn<T>::shape::threads, Wide ? 2 : 1) tensor_matrix(matrix_product<T, T, float> const of) {
+__global__ void __launch_bounds__(tensor_tn<T>::shape::threads, Wide ? 2 : 1) tensor_matrix(matrix_product<T, T, float> const __grid_constant__ of) {
   using shape = typename tensor_tn<T>::shape;
   matrix_tile const at =
       find_matrix_tile(blockIdx.x, tiles_of(of.n, shape::rows), tiles_of(of.k, shape::columns));
