@@ -35,8 +35,7 @@ __device__ void round_to(S const (&sums)[Inputs][N], S (&rounded)[Inputs][N]) {
   }
 }
 
-template <class S, std::size_t Inputs, int N>
-__device__ array<S, Inputs> column_of(S const (&z)[Inputs][N], int c) {
+template <class S, std::size_t Inputs, int N> __device__ array<S, Inputs> column_of(S const (&z)[Inputs][N], int c) {
   array<S, Inputs> values;
   MOIETY_REGISTERS
   for (std::size_t i = 0; i < Inputs; ++i) values[i] = z[i][c];
@@ -144,28 +143,28 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
                              expert_operands<Mlp, T> const& weights, T const* z, sum_t<T> const* row_weights, T* dz,
                              T* scaled_a, sum_t<T>* dweight_parts, T* dx) {
     using S = sum_t<T>;
-    kernels::grouped_gemm_nn<S>(
-        engine, of.experts, of.offsets, of.most, std::array{dy}, weights.backward_down(), of.ffn, of.hidden,
-        detail::differentiate<Mlp, T>{z, row_weights, dz, scaled_a, dweight_parts, of.ffn});
+    kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, of.most, std::array{dy}, weights.backward_down(),
+                                of.ffn, of.hidden,
+                                detail::differentiate<Mlp, T>{z, row_weights, dz, scaled_a, dweight_parts, of.ffn});
     std::array<kernels::rows_of<T>, inputs> gradients;
     for (std::size_t i = 0; i < inputs; ++i)
       gradients[i] = {dz + static_cast<std::int64_t>(i) * of.ffn, Mlp::inputs * of.ffn};
-    kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, of.most, gradients, weights.backward_inputs(), of.hidden,
-                                of.ffn, detail::store_rows<T>{dx, of.hidden});
+    kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, of.most, gradients, weights.backward_inputs(),
+                                of.hidden, of.ffn, detail::store_rows<T>{dx, of.hidden});
   }
 
   template <scalar T>
-  static void backward_weights(cuda_engine& engine, expert_rows const& of, kernels::rows_of<T> x, kernels::rows_of<T> dy,
-                               T const* dz, T const* scaled_a, expert_matrices<Mlp, sum_t<T>> const& gradients,
-                               bool accumulate) {
+  static void backward_weights(cuda_engine& engine, expert_rows const& of, kernels::rows_of<T> x,
+                               kernels::rows_of<T> dy, T const* dz, T const* scaled_a,
+                               expert_matrices<Mlp, sum_t<T>> const& gradients, bool accumulate) {
     using S = sum_t<T>;
     for (std::size_t i = 0; i < inputs; ++i) {
       kernels::rows_of<T> const gradient{dz + static_cast<std::int64_t>(i) * of.ffn, Mlp::inputs * of.ffn};
-      kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, gradient, x, gradients.inputs[i], of.ffn, of.hidden,
-                                  accumulate);
+      kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, of.most, gradient, x, gradients.inputs[i], of.ffn,
+                                  of.hidden, accumulate);
     }
-    kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, dy, kernels::rows_of<T>{scaled_a, of.ffn}, gradients.down,
-                                of.hidden, of.ffn, accumulate);
+    kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, of.most, dy, kernels::rows_of<T>{scaled_a, of.ffn},
+                                gradients.down, of.hidden, of.ffn, accumulate);
   }
 };
 

@@ -51,7 +51,7 @@ void router_weight_gradient(cuda_engine& engine, matrix_view<sum_t<T> const> dlo
                             std::int32_t const* list, std::int64_t const* offsets, matrix_view<sum_t<T>> dw,
                             bool accumulate) {
   using S = sum_t<T>;
-  grouped_gemm_tn<S>(engine, 1, offsets, rows_of<S>{dlogits.data(), dlogits.stride(), list},
+  grouped_gemm_tn<S>(engine, 1, offsets, x.rows(), rows_of<S>{dlogits.data(), dlogits.stride(), list},
                      rows_of<T>{x.data(), x.stride(), list}, grouped_matrix<S>{dw.data(), 0, dw.stride()}, dw.rows(),
                      dw.cols(), accumulate);
 }
