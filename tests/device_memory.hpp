@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device memory for tests: made of host values or poisoned (0xff in every byte: NaN in every number type), and read back.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+namespace testing {
+
+inline void succeed(cudaError_t result) {
+  if (result != cudaSuccess) throw std::runtime_error(cudaGetErrorString(result));
+}
+
+/// A value of 0xff in every byte.
+template <class T> T poison() {
+  T value;
+  std::memset(static_cast<void*>(&value), 0xff, sizeof(T));
+  return value;
+}
+
+template <class T> class device_values {
+ public:
+  explicit device_values(std::int64_t count) : count_(static_cast<std::size_t>(count)) {
+    if (count_ == 0) return;
+    succeed(cudaMalloc(reinterpret_cast<void**>(&data_), bytes()));
+    succeed(cudaMemset(data_, 0xff, bytes()));
+  }
+  explicit device_values(std::vector<T> const& values) : device_values(static_cast<std::int64_t>(values.size())) {
+    if (count_ != 0) succeed(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice));
+  }
+  device_values(device_values&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), count_(std::exchange(other.count_, 0)) {}
+  device_values& operator=(device_values&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(count_, other.count_);
+    return *this;
+  }
+  ~device_values() {
+    if (data_ != nullptr) static_cast<void>(cudaFree(data_));
+  }
+
+  T* data() { return data_; }
+  T const* data() const { return data_; }
+  /// Waits for the device.
+  std::vector<T> host() const {
+    succeed(cudaDeviceSynchronize());
+    std::vector<T> values(count_);
+    if (count_ != 0) succeed(cudaMemcpy(values.data(), data_, bytes(), cudaMemcpyDeviceToHost));
+    return values;
+  }
+
+ private:
+  std::size_t bytes() const { return count_ * sizeof(T); }
+
+  T* data_ = nullptr;
+  std::size_t count_;
+};
+
+/// Bitwise equality: NaN equals itself, the zeros differ.
+template <class T> bool same_bits(std::vector<T> const& a, std::vector<T> const& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
+}  // namespace testing
