@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <random>
 #include <vector>
@@ -76,4 +77,26 @@ TEST_CASE("what does not fit is counted, and the value is NaN") {
     CHECK(s.non_finite() == 2);
   }
   CHECK(sum({0x1.fffp61}).value() == 0x1.fffp61);
+}
+
+TEST_CASE("adding word by word, to a sum that others add to, has the bits of +=") {
+  std::mt19937_64 words(3);
+  std::normal_distribution<double> normal;
+  auto const add = [](std::uint64_t& word, std::uint64_t value) {
+    std::uint64_t const before = word;
+    word += value;
+    return before;
+  };
+  mo::exact_sum at_once, by_words;
+  CHECK(mo::exact_sum(-1, std::uint64_t{1} << 63).value() == -0.5);
+  for (int i = 0; i < 2000; ++i) {
+    mo::exact_sum part;
+    for (int j = 0; j < 3; ++j) part.add(std::ldexp(normal(words), static_cast<int>(words() % 80) - 40));
+    if (i % 500 == 7) part.add(std::numeric_limits<double>::infinity());
+    at_once += part;
+    part.add_to(by_words, add);
+    CHECK(by_words == at_once);
+    CHECK(by_words.whole() == at_once.whole());
+    CHECK(by_words.fraction() == at_once.fraction());
+  }
 }

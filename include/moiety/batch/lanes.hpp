@@ -12,6 +12,12 @@ namespace moiety::inline MOIETY_ABI::detail {
 /// An array whose extent is an int, as indices of rows are.
 template <class T, int Extent> using array_of = T[static_cast<std::size_t>(Extent)];
 
+/// f(arguments…), be it of the host, of the device or of both.
+MOIETY_CALLS_GIVEN template <class F, class... Arguments>
+MOIETY_HD constexpr decltype(auto) call(F const& f, Arguments const&... arguments) {
+  return f(arguments...);
+}
+
 template <std::size_t Lanes, class T, class Join> MOIETY_HD T halved(T const (&lane)[Lanes], Join const& join) {
   if constexpr (Lanes == 1) {
     return lane[0];

@@ -142,7 +142,7 @@ template <int K, std::floating_point S, class F> MOIETY_HD bool find_largest(S c
     if (found.count() < K || found.count() > found_type::room) return false;
     array_of<int, found_type::room + found_type::columns> index;
     if (!found.place(index)) return false;
-    for (int rank = 0; rank < K; ++rank) f(rank, index[rank]);
+    for (int rank = 0; rank < K; ++rank) call(f, rank, index[rank]);
     return true;
   }
 }

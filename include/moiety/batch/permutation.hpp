@@ -23,10 +23,10 @@ struct permutation_view {
   std::int32_t* source_tokens = nullptr;  // [tokens · k]
   std::int32_t* positions = nullptr;      // [tokens × k]
 
-  std::int64_t const* offsets() const { return starts; }
-  std::int64_t rows() const { return starts[experts]; }
-  std::int32_t source_token(std::int64_t row) const { return source_tokens[row]; }
-  std::int32_t row_of(std::int64_t token, std::int64_t slot) const { return positions[token * slots + slot]; }
+  MOIETY_HD std::int64_t const* offsets() const { return starts; }
+  MOIETY_HD std::int64_t rows() const { return starts[experts]; }
+  MOIETY_HD std::int32_t source_token(std::int64_t row) const { return source_tokens[row]; }
+  MOIETY_HD std::int32_t row_of(std::int64_t token, std::int64_t slot) const { return positions[token * slots + slot]; }
 };
 
 /// A permutation with memory of its own.

@@ -29,7 +29,7 @@ enum class token_state : std::uint8_t {
 struct token_counts {
   std::int64_t routed = 0, sanitised = 0, unroutable = 0, masked = 0;
 
-  std::int64_t& operator[](token_state state) {
+  MOIETY_HD std::int64_t& operator[](token_state state) {
     switch (state) {
       case token_state::routed: return routed;
       case token_state::sanitised: return sanitised;
@@ -53,10 +53,10 @@ template <std::floating_point S> struct routing_view {
   S* weights = nullptr;           // [tokens × k]
   token_state* states = nullptr;  // [tokens]
 
-  std::int32_t expert(std::int64_t token, std::int64_t slot) const { return ids[token * slots + slot]; }
-  S weight(std::int64_t token, std::int64_t slot) const { return weights[token * slots + slot]; }
-  token_state state(std::int64_t token) const { return states[token]; }
-  bool dispatched(std::int64_t token) const { return states[token] <= token_state::sanitised; }
+  MOIETY_HD std::int32_t expert(std::int64_t token, std::int64_t slot) const { return ids[token * slots + slot]; }
+  MOIETY_HD S weight(std::int64_t token, std::int64_t slot) const { return weights[token * slots + slot]; }
+  MOIETY_HD token_state state(std::int64_t token) const { return states[token]; }
+  MOIETY_HD bool dispatched(std::int64_t token) const { return states[token] <= token_state::sanitised; }
 
   token_counts count_states() const {
     token_counts counts;

@@ -82,7 +82,7 @@ template <std::floating_point S> class span_row {
   }
 
   template <class F> MOIETY_HD S sum(F const& f) const {
-    return folded([&](S total, int i) { return total + static_cast<S>(f(data_[i])); });
+    return folded([&](S total, int i) { return total + static_cast<S>(detail::call(f, data_[i])); });
   }
 
   MOIETY_HD int argmax() const {
@@ -98,7 +98,7 @@ template <std::floating_point S> class span_row {
     if (detail::find_largest<K>(data_, size_, f)) return;
     for (int rank = 0; rank < K; ++rank) {
       int const i = argmax();
-      f(rank, i);
+      detail::call(f, rank, i);
       remove(i);
     }
   }
@@ -108,15 +108,15 @@ template <std::floating_point S> class span_row {
   }
 
   template <class F> MOIETY_HD void map(F const& f) const {
-    assign([&](int i) { return f(data_[i]); });
+    assign([&](int i) { return detail::call(f, data_[i]); });
   }
 
   template <class F> MOIETY_HD void map(span_row const& other, F const& f) const {
-    assign([&](int i) { return f(data_[i], other.data_[i]); });
+    assign([&](int i) { return detail::call(f, data_[i], other.data_[i]); });
   }
 
   template <class F> MOIETY_HD void map_indexed(F const& f) const {
-    assign([&](int i) { return f(data_[i], i); });
+    assign([&](int i) { return detail::call(f, data_[i], i); });
   }
 
   MOIETY_HD S dot(span_row const& other) const {

@@ -8,6 +8,7 @@
 
 #include <moiety/backend/arena.hpp>
 #include <moiety/batch/routing.hpp>
+#include <moiety/core/array_view.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/core/exact_sum.hpp>
@@ -36,7 +37,7 @@ struct unit_statistics {
 /// Refers to the statistics of one unit.
 struct statistics_view {
   unit_statistics* unit = nullptr;
-  std::span<expert_statistics> experts{};
+  array_view<expert_statistics> experts{};
 
   MOIETY_HD std::int64_t tokens() const { return unit->tokens; }
   MOIETY_HD std::int64_t slots() const { return unit->slots; }
@@ -172,7 +173,7 @@ class routing_statistics {
     return *this;
   }
 
-  statistics_view view() { return {&unit_, experts_}; }
+  statistics_view view() { return {&unit_, {experts_.data(), experts_.size()}}; }
   operator statistics_view() const { return const_cast<routing_statistics*>(this)->view(); }
 
   friend bool operator==(routing_statistics const&, routing_statistics const&) = default;

@@ -7,8 +7,8 @@
 
 #include <concepts>
 #include <cstddef>
-#include <tuple>
 #include <type_traits>
+#include <utility>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -28,6 +28,21 @@ struct find_if<Predicate, Fallback, T, Ts...> {
                                            find_if<Predicate, Fallback, Ts...>>::type;
 };
 
+/// The place of T among Ts.
+template <class T, class First, class... Rest> MOIETY_HD constexpr std::size_t place_of() {
+  if constexpr (std::same_as<T, First>)
+    return 0;
+  else
+    return 1 + place_of<T, Rest...>();
+}
+
+/// A component at its place in the list.
+template <std::size_t, class Component> struct placed { Component value{}; };
+
+template <class Places, class... Components> struct placed_components;
+template <std::size_t... I, class... Components>
+struct placed_components<std::index_sequence<I...>, Components...> : placed<I, Components>... {};
+
 }  // namespace detail
 
 template <class... Components> class component_set {
@@ -38,18 +53,22 @@ template <class... Components> class component_set {
     ((get<Some>() = some), ...);
   }
 
-  template <class Component> MOIETY_HD constexpr Component const& get() const {
-    return std::get<Component>(components_);
+  template <detail::one_of<Components...> Component> MOIETY_HD constexpr Component const& get() const {
+    return static_cast<at<Component> const&>(components_).value;
   }
-  template <class Component> MOIETY_HD constexpr Component& get() { return std::get<Component>(components_); }
+  template <detail::one_of<Components...> Component> MOIETY_HD constexpr Component& get() {
+    return static_cast<at<Component>&>(components_).value;
+  }
 
   /// Calls f(component) for each, in the order of the list.
-  template <class F> constexpr void for_each(F const& f) const {
-    std::apply([&](Components const&... c) { (f(c), ...); }, components_);
+  MOIETY_CALLS_GIVEN template <class F> MOIETY_HD constexpr void for_each(F const& f) const {
+    (f(get<Components>()), ...);
   }
 
  private:
-  std::tuple<Components...> components_{};
+  template <class Component> using at = detail::placed<detail::place_of<Component, Components...>(), Component>;
+
+  detail::placed_components<std::index_sequence_for<Components...>, Components...> components_{};
 };
 
 }  // namespace moiety

@@ -22,6 +22,20 @@
 #define MOIETY_HD
 #endif
 
+// Before a template of host and device that calls what it is given: nvcc asks of no instance where that may run.
+#if defined(__CUDACC__)
+#define MOIETY_CALLS_GIVEN _Pragma("nv_exec_check_disable")
+#else
+#define MOIETY_CALLS_GIVEN
+#endif
+
+// Before a loop of device code over registers: it must be written out, as registers have no indices.
+#if defined(__CUDACC__)
+#define MOIETY_REGISTERS _Pragma("unroll")
+#else
+#define MOIETY_REGISTERS
+#endif
+
 // Asks for a loop to be written out. The front end of nvcc does not know the request, and needs none on the host.
 #define MOIETY_PRAGMA(text) _Pragma(#text)
 #if defined(__CUDACC__)

@@ -15,6 +15,10 @@ namespace moiety::inline MOIETY_ABI {
 
 class exact_sum {
  public:
+  exact_sum() = default;
+  /// whole + fraction · 2⁻⁶⁴
+  MOIETY_HD constexpr exact_sum(std::int64_t whole, std::uint64_t fraction) : fraction_(fraction), whole_(whole) {}
+
   MOIETY_HD constexpr void add(double term) {
     if (!(term < 0x1p62 && term > -0x1p62)) {
       ++non_finite_;
@@ -38,6 +42,16 @@ class exact_sum {
     return *this;
   }
 
+  /// Adds this sum to one that others add to at the same time, with the bits of +=. add(word, value) adds to a word
+  /// modulo 2⁶⁴ as one indivisible operation, and returns what it held before.
+  MOIETY_CALLS_GIVEN template <class Add> MOIETY_HD void add_to(exact_sum& total, Add const& add) const {
+    std::uint64_t const carry = add(total.fraction_, fraction_) + fraction_ < fraction_ ? 1u : 0u;
+    std::uint64_t const whole = static_cast<std::uint64_t>(whole_) + carry;
+    if (whole != 0) add(reinterpret_cast<std::uint64_t&>(total.whole_), whole);
+    if (non_finite_ != 0)
+      add(reinterpret_cast<std::uint64_t&>(total.non_finite_), static_cast<std::uint64_t>(non_finite_));
+  }
+
   /// The sum as a double, to within one unit in the last place; NaN if a term was counted and not added.
   MOIETY_HD constexpr double value() const {
     if (non_finite_ != 0) return detail::not_a_number<double>;
@@ -45,6 +59,10 @@ class exact_sum {
     // Negate, so that both parts have one sign and the larger carries the leading bits.
     return -(static_cast<double>(negated_whole(whole_, fraction_)) + static_cast<double>(negated(fraction_)) * 0x1p-64);
   }
+
+  /// The two parts of the sum: it is whole() + fraction() · 2⁻⁶⁴.
+  MOIETY_HD constexpr std::int64_t whole() const { return whole_; }
+  MOIETY_HD constexpr std::uint64_t fraction() const { return fraction_; }
 
   /// Terms that were not finite, or too large.
   MOIETY_HD constexpr std::int64_t non_finite() const { return non_finite_; }

@@ -22,6 +22,7 @@ template <class To, class From> MOIETY_HD constexpr To bit_cast(From const& valu
 }
 
 template <std::floating_point S> inline constexpr S infinity = std::numeric_limits<S>::infinity();
+template <std::floating_point S> inline constexpr S largest_finite = std::numeric_limits<S>::max();
 template <std::floating_point S> inline constexpr S not_a_number = std::numeric_limits<S>::quiet_NaN();
 
 }  // namespace detail

@@ -8,9 +8,9 @@
 //   list_routed      the tokens that take part in losses and weights, ascending, and their number: offsets {0, number}
 //   route_backward   gradients of weights [T × k] and of losses → gradient of the logits, overwritten or added to
 //
-// Tokens are independent of one another, and statistics are exact, so no result depends on the number of threads. On a
-// device, where no kernel can throw, what would be an error makes the token unroutable, and the error comes from the next
-// synchronise().
+// Tokens are independent of one another, and statistics are exact, so no result depends on the number of threads. Experts
+// is the number of experts where it is a constant; a device then compiles one kernel of several. No kernel can throw: what
+// would be an error makes its token unroutable, and the error comes from the next synchronize().
 #pragma once
 
 #include <moiety/backend/backend.hpp>
@@ -18,18 +18,18 @@
 
 namespace moiety::inline MOIETY_ABI::kernels {
 
-template <class Router, class S>
+template <class Router, class S, int Experts = 0>
 void route(cuda_engine& engine, Router const& router, matrix_view<S const> logits, batch const& about,
            non_finite policy, routing_view<S> out, std::string_view name = {});
 
-template <class Router, class S>
+template <class Router, class S, int Experts = 0>
 void accumulate(cuda_engine& engine, Router const& router, matrix_view<S const> logits, routing_view<S> routing,
                 batch_statistics const& into);
 
 void list_routed(cuda_engine& engine, token_state const* states, std::int64_t tokens, std::int32_t* routed,
                  std::int64_t* offsets);
 
-template <class Router, class S, class AddLosses>
+template <class Router, class S, int Experts = 0, class AddLosses>
 void route_backward(cuda_engine& engine, Router const& router, matrix_view<S const> logits, routing_view<S> routing,
                     S const* dweights, AddLosses const& add_losses, matrix_view<S> dlogits, bool accumulate);
 

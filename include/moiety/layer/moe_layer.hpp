@@ -49,6 +49,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using backend = typename context<Deployment>::backend;
   using apply = apply_experts<typename read::experts_type, backend>;
   using router_type = typename read::router_type;
+  static constexpr int experts = static_cast<int>(read::experts);
   using range = typename backend::engine::range;
   using dispatcher = typename Deployment::dispatcher;
 
@@ -145,8 +146,8 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
                           detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
     kernels::gather_weight_gradients<S>(engine, order, parts, column_blocks<S, backend>(read::ffn), dweights);
     matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), dx.rows(), read::experts};
-    kernels::route_backward<router_type, S>(engine, tape.options().router, tape.logits(), tape.routing(), dweights,
-                                            losses_of(tape), dlogits, false);
+    kernels::route_backward<router_type, S, experts>(engine, tape.options().router, tape.logits(), tape.routing(),
+                                                   dweights, losses_of(tape), dlogits, false);
     kernels::router_input_gradient<S>(engine, dlogits, weights.router(), dx_router);
     kernels::combine<T>(engine, order, all_rows(dx_rows, order), nullptr, dx_router, dx);
     tape.advance(tape_state::input_half_done);
@@ -192,12 +193,12 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     auto& engine = ctx_->engine();
     kernels::router_logits<T>(engine, tape.x, weights.router(), tape.logits());
     auto const policy = options_.non_finite.value_or(backend::default_non_finite);
-    kernels::route<router_type, S>(engine, options_.router, tape.logits(), about, policy, tape.routing(),
-                                   options_.name);
+    kernels::route<router_type, S, experts>(engine, options_.router, tape.logits(), about, policy, tape.routing(),
+                                          options_.name);
     permutation_view const& order = tape.permutation();
     kernels::build_permutation<S>(engine, tape.routing(), order);
     if (keep) {
-      kernels::accumulate<router_type, S>(engine, options_.router, tape.logits(), tape.routing(), tape.units());
+      kernels::accumulate<router_type, S, experts>(engine, options_.router, tape.logits(), tape.routing(), tape.units());
       kernels::list_routed(engine, tape.routing().states, order.tokens, tape.routed_tokens(), tape.routed_offsets());
     }
     forward_plan<Spec, T> const plan(tape.size());

@@ -252,8 +252,8 @@ class block {
     t.lane = i % 32;
     t.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
     t.state = waits::no;
-    // Tops of different colour: else all stacks would share the same few cache sets.
-    std::byte* const end = stacks_ + (i + 1) * stack_bytes - i % 16 * 256;
+    // At different places in their page and pages: else all stacks would share a few sets of the caches.
+    std::byte* const end = stacks_ + (i + 1) * stack_bytes - i % 16 * 256 - i / 16 % 16 * 4096;
     ASAN_UNPOISON_MEMORY_REGION(end - 4096, 4096);  // what the thread before left here when it ended
     void** const frame = reinterpret_cast<void**>(end) - 8;
     frame[0] = reinterpret_cast<void*>(&enter);

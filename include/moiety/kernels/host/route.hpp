@@ -12,6 +12,7 @@
 #include <moiety/core/math.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/kernels/host/scratch.hpp>
+#include <moiety/kernels/route_row.hpp>
 
 #include <algorithm>
 #include <atomic>
@@ -39,21 +40,6 @@ template <int Slots> bool all_found(std::int32_t const* ids) {
   std::int32_t bits = 0;  // the sign is that of any: cheaper than a comparison each
   for (int j = 0; j < Slots; ++j) bits |= ids[j];
   return bits >= 0;
-}
-
-/// The state of an unmasked token. If its row is not all finite, `to` becomes what is left of it: NaN counts as −∞ and +∞
-/// as the largest finite number.
-template <class S> token_state sanitise(span_row<S> row, span_row<S> to) {
-  constexpr S infinity = std::numeric_limits<S>::infinity(), largest = std::numeric_limits<S>::max();
-  bool const all_finite = row.sum([](S v) { return v - v; }) == S{0};  // one NaN or infinity makes the sum NaN
-  if (all_finite) return token_state::routed;
-  to.map(row, [](S, S v) { return v == infinity ? largest : (v >= -largest ? v : -infinity); });
-  return to.max() > -infinity ? token_state::sanitised : token_state::unroutable;
-}
-
-template <class S> S log_sum_exp(span_row<S> row) {
-  S const peak = row.max();
-  return peak + moiety::log(row.sum([&](S v) { return moiety::exp(v - peak); }));
 }
 
 /// Σ of the probabilities of at most tokens_per_task tokens, for each expert: what exact_sum gives, in vectors. A term is
@@ -100,8 +86,8 @@ class probability_sums {
 
 }  // namespace detail
 
-/// `name` says which layer an error is about.
-template <class Router, class S>
+/// `name` says which layer an error is about. Experts: their number where it is a constant, of no matter here.
+template <class Router, class S, int Experts = 0>
 void route(host_engine& engine, Router const& router, matrix_view<S const> logits, batch const& about,
            non_finite policy, routing_view<S> out, std::string_view name = {}) {
   std::int64_t const experts = logits.cols(), none = std::numeric_limits<std::int64_t>::max();
@@ -134,7 +120,7 @@ void route(host_engine& engine, Router const& router, matrix_view<S const> logit
 }
 
 /// `into` starts at zero.
-template <class Router, class S>
+template <class Router, class S, int Experts = 0>
 void accumulate(host_engine& engine, Router const& router, matrix_view<S const> logits, routing_view<S> routing,
                 batch_statistics const& into) {
   std::int64_t const experts = logits.cols();
@@ -184,7 +170,7 @@ inline void list_routed(host_engine&, token_state const* states, std::int64_t to
 
 /// add_losses(token, logits, dprobabilities, dlogits) adds what losses give to a token's rows, which start at 0.
 /// dweights may be null: no gradient of the weights.
-template <class Router, class S, class AddLosses>
+template <class Router, class S, int Experts = 0, class AddLosses>
 void route_backward(host_engine& engine, Router const& router, matrix_view<S const> logits, routing_view<S> routing,
                     S const* dweights, AddLosses const& add_losses, matrix_view<S> dlogits, bool accumulate) {
   std::int64_t const experts = logits.cols(), slots = routing.slots;
