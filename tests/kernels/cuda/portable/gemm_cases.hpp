@@ -11,8 +11,8 @@
 #include <moiety/kernels/cuda/portable/grouped_gemm.cuh>
 #include <moiety/kernels/grouped_gemm.hpp>
 
-#include <device_memory.hpp>
 #include <doctest/doctest.h>
+#include <device_memory.hpp>
 
 #include <algorithm>
 #include <array>
@@ -57,9 +57,9 @@ struct setting {
   std::vector<int64> rows;
   int64 n = 0, k = 0;
   bool gathered = false;
-  int64 pad = 0;         // elements between rows
-  int64 slack = 0;       // of the bound on rows
-  bool offsets = true;   // else null
+  int64 pad = 0;        // elements between rows
+  int64 slack = 0;      // of the bound on rows
+  bool offsets = true;  // else null
   bool accumulate = false;
 
   int64 groups() const { return static_cast<int64>(rows.size()); }
@@ -241,12 +241,14 @@ template <class S, class A, class B, std::size_t M> struct nt_case {
     return sums;
   }
   void check() const {
-    compare<S, A, B, matrices>(s, run(), [&] { return on_host(); }, [&](int m, int64 g, int64 r, int64 c) {
-      double sum = 0;
-      for (int64 i = 0; i < s.k; ++i)
-        sum += static_cast<double>(a(r, i)) * static_cast<double>(w[static_cast<std::size_t>(m)](g, c, i));
-      return sum;
-    });
+    compare<S, A, B, matrices>(
+        s, run(), [&] { return on_host(); },
+        [&](int m, int64 g, int64 r, int64 c) {
+          double sum = 0;
+          for (int64 i = 0; i < s.k; ++i)
+            sum += static_cast<double>(a(r, i)) * static_cast<double>(w[static_cast<std::size_t>(m)](g, c, i));
+          return sum;
+        });
   }
 };
 
@@ -280,12 +282,14 @@ template <class S, class A, class B, std::size_t M> struct nn_case {
     return sums;
   }
   void check() const {
-    compare<S, A, B, 1>(s, run(), [&] { return on_host(); }, [&](int, int64 g, int64 r, int64 c) {
-      double sum = 0;
-      for (std::size_t m = 0; m < M; ++m)
-        for (int64 i = 0; i < s.k; ++i) sum += static_cast<double>(a[m](r, i)) * static_cast<double>(w[m](g, i, c));
-      return sum;
-    });
+    compare<S, A, B, 1>(
+        s, run(), [&] { return on_host(); },
+        [&](int, int64 g, int64 r, int64 c) {
+          double sum = 0;
+          for (std::size_t m = 0; m < M; ++m)
+            for (int64 i = 0; i < s.k; ++i) sum += static_cast<double>(a[m](r, i)) * static_cast<double>(w[m](g, i, c));
+          return sum;
+        });
   }
 };
 
@@ -305,8 +309,7 @@ template <class S, class A, class B> struct tn_case {
         row_stride(s.k + s.pad),
         group_stride(s.n * row_stride + s.pad),
         before(static_cast<std::size_t>(s.groups() * group_stride), poison<S>()) {
-    if (s.accumulate)
-      for_outputs([&](int64, int64, int64, int64 place) { at(before, place) = random_value<S>(); });
+    if (s.accumulate) for_outputs([&](int64, int64, int64, int64 place) { at(before, place) = random_value<S>(); });
   }
   template <class Function> void for_outputs(Function const& f) const {
     for (int64 g = 0; g < s.groups(); ++g)
