@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: Apache-2.0
+// A block of CUDA threads on one CPU thread. Each CUDA thread is a fiber: it runs until it has to wait, then picks the
+// next one that can go on and switches to it. The last thread to arrive at a barrier or at a warp function completes it
+// for all and goes on itself. Who is picked is drawn from the seed: a lane of the warp that runs, or of another warp.
+#pragma once
+
+#include <cxxabi.h>
+#include <dlfcn.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "language.hpp"
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define CUDA_ON_CPU_ASAN 1
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define CUDA_ON_CPU_ASAN 1
+#endif
+#if defined(CUDA_ON_CPU_ASAN)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(begin, bytes) static_cast<void>(begin)
+#define ASAN_UNPOISON_MEMORY_REGION(begin, bytes) static_cast<void>(begin)
+#endif
+
+inline constexpr int warpSize = 32;
+inline uint3 threadIdx, blockIdx;
+inline dim3 blockDim, gridDim;
+
+namespace cuda_on_cpu {
+
+inline constexpr unsigned block_limit = 1024;
+inline constexpr std::size_t stack_bytes = 256 << 10;  // address space; a page is memory once it is touched
+inline constexpr std::size_t guard_bytes = 4 << 10;
+
+struct launch_record {
+  void const* kernel;
+  dim3 grid, block;
+  std::size_t shared_bytes;
+  std::function<void()> body;  // what one thread does
+};
+
+/// xorshift64; seed 0 is the natural order: always zero.
+struct random_bits {
+  std::uint64_t state = 0;
+  explicit random_bits(std::uint64_t seed = 0, std::uint64_t stream = 0)
+      : state(seed == 0 ? 0 : (seed * 0x9e3779b97f4a7c15u ^ (stream + 1) * 0xd1342543de82ef95u) | 1) {
+    for (int i = 0; i < 8; ++i) (*this)();
+  }
+  unsigned operator()() {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return static_cast<unsigned>(state >> 32);
+  }
+};
+
+/// A stack to switch to. The host's own is one too.
+struct context {
+  void* top = nullptr;  // while it waits
+  // What the address sanitizer wants to know.
+  void* fake_stack = nullptr;
+  void const* bottom = nullptr;
+  std::size_t size = 0;
+};
+
+/// Keeps what a function must keep for its caller, and goes on where `to` was left. A jump, not a return: the processor
+/// predicts it.
+__attribute__((naked, noinline)) inline void switch_stacks(void** /*from: rdi*/, void* /*to: rsi*/) {
+  asm volatile(
+      "popq %rcx\n\t"
+      "pushq %rbp\n\tpushq %rbx\n\tpushq %r12\n\tpushq %r13\n\tpushq %r14\n\tpushq %r15\n\tpushq %rcx\n\t"
+      "movq %rsp, (%rdi)\n\t"
+      "movq %rsi, %rsp\n\t"
+      "popq %rcx\n\tpopq %r15\n\tpopq %r14\n\tpopq %r13\n\tpopq %r12\n\tpopq %rbx\n\tpopq %rbp\n\t"
+      "jmpq *%rcx");
+}
+
+enum class waits { no, for_warp, for_block, ended };
+
+struct thread : context {
+  uint3 index;
+  unsigned number, lane;
+  waits state;
+  unsigned mask;          // waits::for_warp: the lanes that must come,
+  void const* operation;  // the function they must call,
+  void* operand;          // and what this one brings
+};
+
+struct warp {
+  unsigned lanes = 0;    // that exist
+  unsigned ready = 0;    // can go on, and do not run
+  unsigned waiting = 0;  // in a warp function
+};
+
+[[noreturn]] void fail(thread const& where, std::string const& sentence);
+
+template <class V> std::string text(V const& v) {
+  return "(" + std::to_string(v.x) + ", " + std::to_string(v.y) + ", " + std::to_string(v.z) + ")";
+}
+
+inline std::string hexadecimal(unsigned v) {
+  char digits[11];
+  std::snprintf(digits, sizeof digits, "0x%08x", v);
+  return digits;
+}
+
+/// The name of a kernel, where the binary exports its symbols and the kernel is in no anonymous namespace.
+inline std::string name_of(void const* kernel) {
+  Dl_info found{};
+  if (dladdr(kernel, &found) == 0 || found.dli_saddr != kernel || found.dli_sname == nullptr) return "without a name";
+  std::unique_ptr<char, void (*)(void*)> const name(abi::__cxa_demangle(found.dli_sname, nullptr, nullptr, nullptr),
+                                                    std::free);
+  return name ? name.get() : found.dli_sname;
+}
+
+class block {
+ public:
+  static block running;  // the only one
+
+  thread& self() const { return *self_; }
+  warp& warp_of(thread const& t) { return warps_[t.number / 32]; }
+  thread& in_warp_of(thread const& t, int lane) { return threads_[(t.number & ~31u) + static_cast<unsigned>(lane)]; }
+  launch_record const& launch() const { return *launch_; }
+  std::byte* shared() const { return shared_.get(); }
+
+  /// All blocks of a grid, one after another in an order drawn from the seed.
+  void run_grid(launch_record const& launch, std::uint64_t seed, std::uint64_t number) {
+    if (stacks_ == nullptr) allocate_stacks();
+    host_ = {};
+    launch_ = &launch;
+    random_ = random_bits(seed, number);
+    allocate_shared(launch.shared_bytes);
+    gridDim = launch.grid;
+    blockDim = launch.block;
+    auto const blocks = std::uint64_t{gridDim.x} * gridDim.y * gridDim.z;
+    std::uint64_t const first = random_() % blocks;
+    std::uint64_t const step = seed == 0 ? 1 : step_through(blocks);
+    for (std::uint64_t i = 0, at = first; i < blocks; ++i, at = (at + step) % blocks) {
+      auto const yz = at / gridDim.x;
+      blockIdx = {static_cast<unsigned>(at % gridDim.x), static_cast<unsigned>(yz % gridDim.y),
+                  static_cast<unsigned>(yz / gridDim.y)};
+      run();
+    }
+    shared_.reset();
+  }
+
+  /// Wakes the lanes of a warp function that has been completed.
+  void wake(warp& w, unsigned lanes) {
+    w.ready |= lanes;
+    ready_warps_ |= 1u << (&w - warps_);
+  }
+
+  /// Stops the running thread until it is woken.
+  void wait(waits reason) {
+    self_->state = reason;
+    go_on(*self_);
+    // Here the thread has been picked again, and picking has made it the running one.
+  }
+
+  /// __syncthreads and its kin: the sum over the block of what each thread brings. `kind` tells them apart.
+  int barrier(void const* kind, int brought) {
+    thread& me = *self_;
+    me.operation = kind;
+    barrier_sum_ += brought;
+    if (++arrived_ < count_) {
+      wait(waits::for_block);
+      return barrier_result_;
+    }
+    for (unsigned i = 0; i < count_; ++i) {
+      if (threads_[i].operation != kind) fail(me, "the block is at __syncthreads() of different kinds");
+    }
+    barrier_result_ = barrier_sum_;
+    barrier_sum_ = 0;
+    arrived_ = 0;
+    for (unsigned w = 0; w * 32 < count_; ++w) wake(warps_[w], warps_[w].lanes);
+    warp_of(me).ready &= ~(1u << me.lane);
+    if (warp_of(me).ready == 0) ready_warps_ &= ~(1u << me.number / 32);
+    return barrier_result_;
+  }
+
+ private:
+  launch_record const* launch_ = nullptr;
+  thread* self_ = nullptr;
+  unsigned count_ = 0, ended_ = 0, arrived_ = 0;  // threads of the block
+  unsigned ready_warps_ = 0, at_ = 0;             // at_: the warp that runs
+  unsigned stay_ = 0;                             // how likely the next thread is one of the same warp
+  int barrier_sum_ = 0, barrier_result_ = 0;
+  random_bits random_;
+  context host_;
+  warp warps_[block_limit / 32];
+  thread threads_[block_limit];
+  std::byte* stacks_ = nullptr;
+  struct unaligned_free {
+    void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t(16)); }
+  };
+  std::unique_ptr<std::byte, unaligned_free> shared_;
+
+  void allocate_stacks() {
+    auto const bytes = block_limit * stack_bytes;
+    void* const memory =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) std::perror("cuda_on_cpu: no memory for stacks"), std::abort();
+    stacks_ = static_cast<std::byte*>(memory);
+    for (unsigned i = 0; i < block_limit; ++i) mprotect(stacks_ + i * stack_bytes, guard_bytes, PROT_NONE);
+  }
+
+  /// Exactly as large as the launch asked, so that the address sanitizer sees an overrun.
+  void allocate_shared(std::size_t bytes) {
+    shared_.reset(static_cast<std::byte*>(::operator new(bytes, std::align_val_t(16))));
+  }
+
+  /// A step that meets every block once.
+  std::uint64_t step_through(std::uint64_t blocks) {
+    for (;;) {
+      std::uint64_t const step = 1 + random_() % blocks;
+      std::uint64_t a = blocks, b = step;
+      while (b != 0) a = std::exchange(b, a % b);
+      if (a == 1) return step;
+    }
+  }
+
+  void run() {
+    count_ = blockDim.x * blockDim.y * blockDim.z;
+    ended_ = arrived_ = ready_warps_ = at_ = 0;
+    constexpr unsigned likely[] = {~0u, 63, 0};  // until the warp stalls, for some lanes, never
+    stay_ = likely[random_() % 3];
+    if (launch_->shared_bytes != 0) std::memset(shared(), 0xff, launch_->shared_bytes);
+    for (unsigned i = 0; i < count_; ++i) prepare(i);
+    for (unsigned w = 0; w * 32 < count_; ++w) {
+      unsigned const lanes = count_ - w * 32 < 32 ? (1u << (count_ - w * 32)) - 1 : ~0u;
+      warps_[w] = {lanes, 0, 0};
+      wake(warps_[w], lanes);
+    }
+    go_on(host_);
+  }
+
+  void prepare(unsigned i) {
+    thread& t = threads_[i];
+    t.number = i;
+    t.lane = i % 32;
+    t.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
+    t.state = waits::no;
+    // Tops of different colour: else all stacks would share the same few cache sets.
+    std::byte* const end = stacks_ + (i + 1) * stack_bytes - i % 16 * 256;
+    ASAN_UNPOISON_MEMORY_REGION(end - 4096, 4096);  // what the thread before left here when it ended
+    void** const frame = reinterpret_cast<void**>(end) - 8;
+    frame[0] = reinterpret_cast<void*>(&enter);
+    for (int k = 1; k < 8; ++k) frame[k] = nullptr;  // six registers, and the caller that there is not
+    t.top = frame;
+    t.fake_stack = nullptr;
+    t.bottom = stacks_ + i * stack_bytes + guard_bytes;
+    t.size = stack_bytes - guard_bytes;
+  }
+
+  /// Where a fiber begins.
+  static void enter() noexcept {
+    running.arrived_at(*running.self_);
+    running.launch_->body();
+    running.self_->state = waits::ended;
+    ++running.ended_;
+    running.go_on(*running.self_, true);
+    __builtin_unreachable();
+  }
+
+  /// Leaves `from` for a thread that can go on, or for the host when all have ended.
+  void go_on(context& from, bool ends = false) {
+    if (ready_warps_ != 0) {
+      self_ = &pick();
+      threadIdx = self_->index;
+      leave(from, *self_, ends);
+    } else if (ended_ == count_) {
+      leave(from, host_, ends);
+    } else {
+      report_deadlock();
+    }
+  }
+
+  thread& pick() {
+    unsigned const bits = random_();
+    if ((ready_warps_ >> at_ & 1) == 0 || (random_.state != 0 && (bits >> 16 & stay_) == 0))
+      at_ = first_from(ready_warps_, bits >> 8 & 31);
+    warp& w = warps_[at_];
+    unsigned const lane = first_from(w.ready, bits & 31);
+    w.ready &= ~(1u << lane);
+    if (w.ready == 0) ready_warps_ &= ~(1u << at_);
+    return threads_[at_ * 32 + lane];
+  }
+
+  static unsigned first_from(unsigned set, unsigned start) {
+    return (static_cast<unsigned>(std::countr_zero(std::rotr(set, static_cast<int>(start)))) + start) & 31;
+  }
+
+  void leave(context& from, context& to, [[maybe_unused]] bool ends) {
+#if defined(CUDA_ON_CPU_ASAN)
+    __sanitizer_start_switch_fiber(ends ? nullptr : &from.fake_stack, to.bottom, to.size);
+#endif
+    switch_stacks(&from.top, to.top);
+    arrived_at(from);
+  }
+
+  void arrived_at([[maybe_unused]] context& here) {
+#if defined(CUDA_ON_CPU_ASAN)
+    void const* bottom = nullptr;
+    std::size_t size = 0;
+    __sanitizer_finish_switch_fiber(here.fake_stack, &bottom, &size);
+    if (host_.bottom == nullptr) host_.bottom = bottom, host_.size = size;  // the first switch came from there
+#endif
+  }
+
+  [[noreturn]] void report_deadlock() {
+    thread const* stuck = threads_;
+    while (stuck->state != waits::for_warp && stuck + 1 < threads_ + count_) ++stuck;
+    if (stuck->state != waits::for_warp) stuck = std::find_if(threads_, threads_ + count_, at_barrier);
+    thread const* missed = threads_;
+    for (; missed < threads_ + count_; ++missed) {
+      bool const named = missed->number / 32 == stuck->number / 32 && (stuck->mask >> missed->lane & 1) != 0;
+      if (stuck->state == waits::for_block ? !at_barrier(*missed)
+                                           : named && (missed->state != waits::for_warp || missed->mask != stuck->mask))
+        break;
+    }
+    fail(*stuck, "deadlock: it waits " + doing(*stuck) + " for thread " + text(missed->index) + ", which " +
+                     (missed->state == waits::ended ? "has ended" : "waits " + doing(*missed)));
+  }
+
+  static bool at_barrier(thread const& t) { return t.state == waits::for_block; }
+  static std::string doing(thread const& t) {
+    return at_barrier(t) ? "at the barrier of the block" : "in a warp function of lanes " + hexadecimal(t.mask);
+  }
+};
+
+inline block block::running;
+
+/// Ends the process with one sentence about a thread of the running kernel.
+inline void fail(thread const& where, std::string const& sentence) {
+  std::fprintf(stderr, "cuda_on_cpu: kernel %s, block %s, thread %s: %s.\n",
+               name_of(block::running.launch().kernel).c_str(), text(blockIdx).c_str(), text(where.index).c_str(),
+               sentence.c_str());
+  std::fflush(stderr);
+  std::abort();
+}
+
+}  // namespace cuda_on_cpu
