@@ -78,7 +78,7 @@ __device__ __forceinline__ void lower(long long* least, std::int64_t value) {
 }
 
 /// The ids of a token, which all lanes know, are stored by one lane each.
-template <int Slots> __device__ __forceinline__ void store_ids(std::int32_t const (&ids)[Slots], std::int32_t* to) {
+template <int Slots> __device__ __forceinline__ void store_ids(std::int32_t const* ids, std::int32_t* to) {
   MOIETY_REGISTERS
   for (int first = 0; first < Slots; first += warp_lanes) {
     std::int32_t mine = 0;
@@ -88,7 +88,7 @@ template <int Slots> __device__ __forceinline__ void store_ids(std::int32_t cons
   }
 }
 
-template <int Slots> __device__ __forceinline__ bool each_found(std::int32_t const (&ids)[Slots]) {
+template <int Slots> __device__ __forceinline__ bool each_found(std::int32_t const* ids) {
   std::int32_t bits = 0;
   MOIETY_REGISTERS
   for (int j = 0; j < Slots; ++j) bits |= ids[j];
@@ -102,9 +102,9 @@ __global__ void __launch_bounds__(route_threads)
   constexpr int slots = Router::slots;
   int const experts = row_size<Experts>(logits.cols());
   for (std::int64_t t = first_token(); t < logits.rows(); t += token_stride()) {
-    S values[N] = {}, score_values[N] = {}, weight_values[N] = {};
+    registers_of<S, N> values = {}, score_values = {}, weight_values = {};
     warp_row<S, N> const row(values, experts), scores(score_values, experts), weights(weight_values, slots);
-    std::int32_t ids[slots];
+    registers_of<std::int32_t, slots> ids;
     token_state state = token_state::masked;
     if (mask == nullptr || mask[t] != 0) {
       load_row(row, logits.row(t));
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(route_threads)
     }
     if (state <= token_state::sanitised) {
       router.forward_row(row, scores, weights, ids);
-      if (!each_found(ids)) {
+      if (!each_found<slots>(ids)) {
         lower(&faults->short_token, t);
         state = token_state::unroutable;
       }
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(route_threads)
       weights.each([](int, S& w) { w = 0; });
     }
     if (lane_of_thread() == 0) out.states[t] = state;
-    store_ids(ids, out.ids + t * slots);
+    store_ids<slots>(ids, out.ids + t * slots);
     weights.each([&](int j, S w) { out.weights[t * slots + j] = w; });
   }
 }
@@ -170,8 +170,8 @@ struct probability_sum {
 /// What the warps of one block add up of a run of tokens. Shared memory, so nothing of it is initialised when made.
 template <int N> struct run_sums {
   static constexpr int room = N * warp_lanes;
-  std::uint64_t fraction[room], whole[room];
-  std::uint32_t count[room];
+  registers_of<std::uint64_t, room> fraction, whole;
+  registers_of<std::uint32_t, room> count;
 
   __device__ __forceinline__ void clear() {
     for (int e = static_cast<int>(threadIdx.x); e < room; e += route_threads) fraction[e] = whole[e] = 0, count[e] = 0;
@@ -198,14 +198,14 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
                                std::int64_t begin, std::int64_t end, run_units const& units, int experts,
                                run_sums<N>& shared) {
   int const warp = static_cast<int>(threadIdx.x / 32u), lane = lane_of_thread();
-  probability_sum sums[N];
+  registers_of<probability_sum, N> sums;
   exact_sum lse_squared;
   std::int64_t tokens = 0;
   shared.clear();
   __syncthreads();
   for (std::int64_t t = begin + warp; t < end; t += route_warps) {
     if (routing.states[t] != token_state::routed) continue;
-    S values[N] = {};
+    registers_of<S, N> values = {};
     warp_row<S, N> const row(values, experts);
     load_row(row, logits.row(t));
     double const lse = log_sum_exp(row);
@@ -296,15 +296,15 @@ __global__ void __launch_bounds__(route_threads)
   constexpr int slots = Router::slots;
   int const experts = row_size<Experts>(logits.cols());
   for (std::int64_t t = first_token(); t < logits.rows(); t += token_stride()) {
-    S gradient_values[N] = {};
+    registers_of<S, N> gradient_values = {};
     warp_row<S, N> const gradient(gradient_values, experts);
     if (routing.states[t] == token_state::routed) {
-      S values[N] = {}, score_values[N] = {}, normalised_values[N] = {}, probability_values[N] = {};
-      S dweight_values[N] = {}, input_values[N] = {}, weight_values[N] = {};
+      registers_of<S, N> values = {}, score_values = {}, normalised_values = {}, probability_values = {};
+      registers_of<S, N> dweight_values = {}, input_values = {}, weight_values = {};
       warp_row<S, N> const row(values, experts), scores(score_values, experts), normalised(normalised_values, experts),
           dprobabilities(probability_values, experts), dweight(dweight_values, slots), inputs(input_values, slots),
           weights(weight_values, slots);
-      std::int32_t ids[slots];
+      registers_of<std::int32_t, slots> ids;
       MOIETY_REGISTERS
       for (int j = 0; j < slots; ++j) ids[j] = routing.ids[t * slots + j];
       load_row(row, logits.row(t));

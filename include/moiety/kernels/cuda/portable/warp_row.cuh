@@ -26,12 +26,25 @@ __device__ __forceinline__ int lane_of_thread() { return static_cast<int>(thread
 
 namespace detail {
 
+template <class T, int Count> using registers_of = moiety::detail::array_of<T, Count>;
+
 /// A value and its index, of which the largest value and then the lowest index is sought.
 template <std::floating_point S> struct indexed_value {
   static constexpr unsigned none = 0xffffffffu;  // the index where there is no value, which is then −∞
   S value = -moiety::detail::infinity<S>;
   unsigned index = none;
 };
+
+/// values[i] of Count registers, by the bits of i. (Comparing i with each index is what compilers undo.)
+template <int Count, class S> __device__ __forceinline__ S picked(S const* values, int i) {
+  if constexpr (Count == 1) {
+    return values[0];
+  } else {
+    constexpr int half = Count <= 2 ? 1 : Count <= 4 ? 2 : Count <= 8 ? 4 : Count <= 16 ? 8 : 16;
+    S const lower = picked<half>(values, i), upper = picked<Count - half>(values + half, i);
+    return (i & half) != 0 ? upper : lower;
+  }
+}
 
 /// An integer in the order of floats, above 0; −0 is 0.
 __device__ __forceinline__ unsigned ordered(float v) {
@@ -70,14 +83,14 @@ template <std::floating_point S, int N> class warp_row {
     element(element const&) = default;
     __device__ __forceinline__ operator S() const { return row_.get(i_); }
     __device__ __forceinline__ element const& operator=(S v) const {
-      row_.at(i_, [&](S& mine) { mine = v; });
+      row_.set(i_, [&](S) { return v; });
       return *this;
     }
     __device__ __forceinline__ element const& operator=(element const& other) const {
       return *this = static_cast<S>(other);
     }
     __device__ __forceinline__ element const& operator+=(S v) const {
-      row_.at(i_, [&](S& mine) { mine = mine + v; });
+      row_.set(i_, [&](S old) { return old + v; });
       return *this;
     }
 
@@ -86,8 +99,7 @@ template <std::floating_point S, int N> class warp_row {
     int i_;
   };
 
-  __device__ __forceinline__ warp_row(S (&values)[N], int size)
-      : values_(values), size_(size), lane_(lane_of_thread()) {}
+  __device__ __forceinline__ warp_row(S* values, int size) : values_(values), size_(size), lane_(lane_of_thread()) {}
 
   __device__ __forceinline__ int size() const { return size_; }
   __device__ __forceinline__ element operator[](std::int64_t i) const { return {*this, static_cast<int>(i)}; }
@@ -143,7 +155,7 @@ template <std::floating_point S, int N> class warp_row {
   }
 
   __device__ __forceinline__ void remove(int i) const {
-    if (moiety::detail::is_index(i, size_)) at(i, [](S& mine) { mine = moiety::detail::not_a_number<S>; });
+    if (moiety::detail::is_index(i, size_)) set(i, [](S) { return moiety::detail::not_a_number<S>; });
   }
 
   template <class F> __device__ __forceinline__ void map(F const& f) const {
@@ -163,18 +175,14 @@ template <std::floating_point S, int N> class warp_row {
  private:
   __device__ __forceinline__ int index(int r) const { return lane_ + r * lanes; }
 
-  /// Calls f(value i) in the lane that has it.
-  template <class F> __device__ __forceinline__ void at(int i, F const& f) const {
+  /// value i = f(value i), in the lane that has it. All registers are assigned to, as a choice of one is no register.
+  template <class F> __device__ __forceinline__ void set(int i, F const& f) const {
     MOIETY_REGISTERS
-    for (int r = 0; r < N; ++r)
-      if (i == index(r)) f(values_[r]);
+    for (int r = 0; r < N; ++r) values_[r] = i == index(r) ? f(values_[r]) : values_[r];
   }
 
   __device__ __forceinline__ S get(int i) const {
-    S mine = values_[0];
-    MOIETY_REGISTERS
-    for (int r = 1; r < N; ++r) mine = i / lanes == r ? values_[r] : mine;
-    return __shfl_sync(all_lanes, mine, i % lanes);
+    return __shfl_sync(all_lanes, detail::picked<N>(values_, i / lanes), i % lanes);
   }
 
   template <class Add> __device__ __forceinline__ S folded(Add const& add) const {
