@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arrays in device memory for tests: copied from a vector or poisoned, and read back.
+// Device memory for tests: made of host values or poisoned (0xff in every byte: NaN in every number type), and read back.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,49 +8,63 @@
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
-#include <type_traits>
+#include <utility>
 #include <vector>
 
-inline void check_cuda(cudaError_t status) {
-  if (status != cudaSuccess) throw std::runtime_error(cudaGetErrorString(status));
+namespace testing {
+
+inline void succeed(cudaError_t result) {
+  if (result != cudaSuccess) throw std::runtime_error(cudaGetErrorString(result));
 }
 
-template <class T> class device_array {
-  static_assert(std::is_trivially_copyable_v<T>);
+/// A value of 0xff in every byte.
+template <class T> T poison() {
+  T value;
+  std::memset(static_cast<void*>(&value), 0xff, sizeof(T));
+  return value;
+}
 
+template <class T> class device_values {
  public:
-  /// Each byte is 0xff: NaN, or −1.
-  explicit device_array(std::int64_t size) : size_(static_cast<std::size_t>(size)) {
-    check_cuda(cudaMalloc(reinterpret_cast<void**>(&data_), bytes() + 1));
-    check_cuda(cudaMemset(data_, 0xff, bytes() + 1));
-    check_cuda(cudaDeviceSynchronize());
+  explicit device_values(std::int64_t count) : count_(static_cast<std::size_t>(count)) {
+    if (count_ == 0) return;
+    succeed(cudaMalloc(reinterpret_cast<void**>(&data_), bytes()));
+    succeed(cudaMemset(data_, 0xff, bytes()));
   }
-  explicit device_array(std::vector<T> const& from) : device_array(static_cast<std::int64_t>(from.size())) {
-    if (!from.empty()) check_cuda(cudaMemcpy(data_, from.data(), bytes(), cudaMemcpyHostToDevice));
+  explicit device_values(std::vector<T> const& values) : device_values(static_cast<std::int64_t>(values.size())) {
+    if (count_ != 0) succeed(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice));
   }
-  device_array(device_array const&) = delete;
-  device_array& operator=(device_array const&) = delete;
-  ~device_array() { cudaFree(data_); }
+  device_values(device_values&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), count_(std::exchange(other.count_, 0)) {}
+  device_values& operator=(device_values&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(count_, other.count_);
+    return *this;
+  }
+  ~device_values() {
+    if (data_ != nullptr) static_cast<void>(cudaFree(data_));
+  }
 
-  T* data() const { return data_; }
-  std::int64_t size() const { return static_cast<std::int64_t>(size_); }
-
-  /// What is there once all work that was queued is done.
+  T* data() { return data_; }
+  T const* data() const { return data_; }
+  /// Waits for the device.
   std::vector<T> host() const {
-    check_cuda(cudaDeviceSynchronize());
-    std::vector<T> values(size_);
-    if (size_ != 0) check_cuda(cudaMemcpy(values.data(), data_, bytes(), cudaMemcpyDeviceToHost));
+    succeed(cudaDeviceSynchronize());
+    std::vector<T> values(count_);
+    if (count_ != 0) succeed(cudaMemcpy(values.data(), data_, bytes(), cudaMemcpyDeviceToHost));
     return values;
   }
 
  private:
-  std::size_t bytes() const { return size_ * sizeof(T); }
+  std::size_t bytes() const { return count_ * sizeof(T); }
 
   T* data_ = nullptr;
-  std::size_t size_;
+  std::size_t count_;
 };
 
-/// Equality of bits: a NaN equals itself, and 0 is not −0.
+/// Bitwise equality: NaN equals itself, the zeros differ.
 template <class T> bool same_bits(std::vector<T> const& a, std::vector<T> const& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
+
+}  // namespace testing

@@ -25,12 +25,9 @@ void route(benchmark::State& state, int threads, std::int64_t tokens, std::int64
 
 void statistics(benchmark::State& state, int threads, std::int64_t tokens, std::int64_t experts) {
   routed data(tokens, experts);
-  std::array<std::int64_t, 2> const sequences{0, tokens};
-  moiety::routing_statistics sums(experts, routed::slots);
-  std::array<moiety::statistics_view, 1> const units{sums.view()};
+  moiety::statistics_table sums(experts);
   measure<float>(state, threads, of(tokens, experts), [&] {
-    moiety::kernels::accumulate(engine(threads), data.router, data.const_logits(), data.routes.view(), sequences,
-                                units);
+    moiety::kernels::accumulate(engine(threads), data.router, data.const_logits(), data.routes.view(), sums.view());
   });
 }
 

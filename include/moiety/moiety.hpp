@@ -18,6 +18,7 @@
 #include <moiety/experts/activation.hpp>
 #include <moiety/experts/mlp.hpp>
 #include <moiety/kernels/combine.hpp>
+#include <moiety/kernels/fill_normal.hpp>
 #include <moiety/kernels/grouped_gemm.hpp>
 #include <moiety/kernels/permute.hpp>
 #include <moiety/layer/costs.hpp>

@@ -102,3 +102,17 @@ TEST_CASE("threads share an arena") {
   arena.release();
   CHECK(hook.live == 0);
 }
+
+TEST_CASE("host code reads and writes the memory of an arena through it") {
+  mo::arena arena(*std::pmr::new_delete_resource());
+  mo::buffer const block(16, arena);
+  std::int32_t const values[4] = {1, -2, 3, 4};
+  arena.store(block.data(), values, 16);
+  std::int32_t copy[4] = {};
+  arena.load(copy, block.data(), 16);
+  CHECK(std::memcmp(values, copy, 16) == 0);
+  arena.zero(block.data(), 8);
+  arena.load(copy, block.data(), 16);
+  CHECK((copy[0] == 0 && copy[1] == 0 && copy[2] == 3));
+  CHECK_NOTHROW(arena.store(nullptr, nullptr, 0));
+}

@@ -14,8 +14,6 @@ TEST_CASE("a batch without members is one unmasked sequence") {
   CHECK_NOTHROW(plain.check(0));
   CHECK_NOTHROW(plain.check(7));
   CHECK(plain.units() == 1);
-  CHECK(plain.unmasked(7) == 7);
-  CHECK(plain.weight_of(7) == 7);
   CHECK_FALSE(plain.masked(3));
 }
 
@@ -25,12 +23,8 @@ TEST_CASE("masks count, sequences are units, a weight is taken as given") {
   mo::batch const b{.sequences = sequences, .mask = mask};
   CHECK_NOTHROW(b.check(4));
   CHECK(b.units() == 3);
-  CHECK(b.unmasked(4) == 2);
-  CHECK(b.weight_of(4) == 2);
   CHECK(b.masked(1));
   CHECK_FALSE(b.masked(2));
-  CHECK(mo::batch{.mask = mask, .weight = 0.5}.weight_of(4) == 0.5);
-  CHECK(mo::batch{.weight = 0.0}.weight_of(4) == 0);
 }
 
 TEST_CASE("members that do not fit are data errors that say so") {

@@ -54,3 +54,38 @@ TEST_CASE("a copy of a view is a value of its own") {
   CHECK(a.tokens() == 6);
   CHECK(a.experts() == 2);
 }
+
+TEST_CASE("units weigh by their tokens; a batch without a weight weighs its unmasked tokens") {
+  std::vector<std::int64_t> const sequences{0, 3, 3, 8};
+  mo::statistics_table table(2, sequences);
+  mo::batch_statistics const all = table.view();
+  CHECK(all.count == 4);
+  for (std::int64_t const t : {0, 1, 2}) CHECK(all.sequence_of(t) == 1);
+  for (std::int64_t const t : {3, 7}) CHECK(all.sequence_of(t) == 3);
+  CHECK(all.weight(0, -1) == 0);
+  all.units[0].tokens = 6, all.units[1].tokens = 2, all.units[3].tokens = 4;
+  *all.states = {6, 1, 0, 1};  // one token of the batch is padding
+  CHECK(all.weight(0, -1) == 7);
+  CHECK(all.weight(0, 0.5) == 0.5);
+  CHECK(all.weight(0, 0) == 0);
+  CHECK(all.weight(1, 9) == 3);
+  CHECK(all.weight(2, 9) == 0);
+  CHECK(all.weight(3, 9) == 6);
+}
+
+TEST_CASE("a table is a copy of what a back end holds") {
+  mo::arena memory(*std::pmr::new_delete_resource());
+  std::vector<std::int64_t> const sequences{0, 1, 4};
+  mo::statistics_table table(2, sequences);
+  table.view().expert_units[5].count = 3;
+  table.view().units[2].tokens = 2;
+  table.view().states->masked = 1;
+  mo::statistics_table copy(table.view(), memory);
+  CHECK(copy.view().count == 3);
+  CHECK(copy.view().unit(2).experts[1].count == 3);
+  CHECK(copy.view().unit(2).tokens() == 2);
+  CHECK(copy.view().states->masked == 1);
+  CHECK(copy.view().sequence_of(3) == 2);
+  mo::statistics_table one(2);
+  CHECK(mo::statistics_table(one.view(), memory).view().count == 1);
+}

@@ -39,7 +39,7 @@ struct problem {
     mo::fill_normal(ctx, dy, mo::seed{6});
   }
 
-  mo::expert_rows rows() const { return {experts, offsets.data(), hidden, ffn}; }
+  mo::expert_rows rows() const { return {experts, offsets.data(), hidden, ffn, offsets.back()}; }
   mo::expert_operands<silu_mlp, float> weights() {
     return {.matrices = {{{{gate.data(), ffn * hidden, hidden}, {up.data(), ffn * hidden, hidden}}},
                          {down.data(), ffn * hidden, ffn}}};
@@ -125,7 +125,7 @@ TEST_CASE_FIXTURE(problem, "an expert has the same bits alone and among others, 
   mo::kernels::rows_of<float> const x_rows{x.data(), hidden, nullptr};
   apply::forward(ctx.engine(), rows(), x_rows, weights(), z.data(), a.data(), all.data());
   apply::forward(ctx.engine(), rows(), x_rows, weights(), static_cast<float*>(nullptr), a.data(), unsaved.data());
-  mo::expert_rows const first{1, offsets.data(), hidden, ffn};
+  mo::expert_rows const first{1, offsets.data(), hidden, ffn, offsets.back()};
   apply::forward(ctx.engine(), first, x_rows, weights(), z.data(), a.data(), alone.data());
   CHECK(all == unsaved);
   CHECK(std::equal(alone.begin(), alone.end(), all.begin()));

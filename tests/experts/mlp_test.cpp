@@ -20,7 +20,7 @@ template <class Mlp> std::array<double, 2> worked() {
                up[3][2] = {{1, 0}, {.5, -.5}, {.25, .25}}, down[2][3] = {{1, .5, -1}, {0, 2, .5}};
   std::array<double, 2> y{};
   for (int i = 0; i < 3; ++i) {
-    std::array<double, Mlp::inputs> z{gate[i][0] * x[0] + gate[i][1] * x[1]};
+    mo::array<double, Mlp::inputs> z{gate[i][0] * x[0] + gate[i][1] * x[1]};
     if constexpr (Mlp::inputs == 2) z[1] = up[i][0] * x[0] + up[i][1] * x[1];
     double const a = Mlp::value(z);
     for (std::size_t h = 0; h < 2; ++h) y[h] += down[h][i] * a;
@@ -46,8 +46,8 @@ TEST_CASE("two of the three matrices are another function: a plain MLP") {
 }
 
 TEST_CASE("derivatives of both inputs equal differences") {
-  std::array<double, 2> const z{0.7, -1.3};
-  std::array<double, 2> dz{};
+  mo::array<double, 2> const z{0.7, -1.3};
+  mo::array<double, 2> dz{};
   mo::gated_mlp<mo::gelu>::derivative(z, 3.0, dz);
   for (std::size_t i = 0; i < 2; ++i) {
     auto const at = [&](double step) {
@@ -57,7 +57,7 @@ TEST_CASE("derivatives of both inputs equal differences") {
     };
     CHECK(dz[i] == doctest::Approx((at(1e-6) - at(-1e-6)) / 2e-6).epsilon(1e-8));
   }
-  std::array<double, 1> one{};
-  mo::mlp<mo::gelu>::derivative(std::array{0.7}, 3.0, one);
+  mo::array<double, 1> one{};
+  mo::mlp<mo::gelu>::derivative(mo::array{0.7}, 3.0, one);
   CHECK(one[0] == doctest::Approx(3 * mo::gelu::derivative(0.7)));
 }

@@ -24,6 +24,7 @@ struct results {
   std::vector<std::int32_t> ids;
   std::vector<float> weights, gradient;
   std::vector<mo::routing_statistics> units;
+  mo::token_counts states;
   bool operator==(results const&) const = default;
 };
 
@@ -34,12 +35,11 @@ results run(int threads, std::vector<std::int64_t> const& sequences, std::vector
   mo::routing<float> routing(tokens, experts, 3, ctx.memory());
   mo::kernels::route(ctx.engine(), router{}, mo::matrix_view<float const>(logits), {.mask = mask},
                      mo::non_finite::reject, routing.view());
-  std::vector<mo::routing_statistics> units(sequences.empty() ? 1 : sequences.size() - 1,
-                                            mo::routing_statistics(experts, 3));
-  std::vector<mo::statistics_view> views;
-  for (auto& u : units) views.push_back(u.view());
-  mo::kernels::accumulate(ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(), sequences,
-                          views);
+  mo::statistics_table table(experts, sequences);
+  mo::batch_statistics const all = table.view();
+  mo::kernels::accumulate(ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(), all);
+  std::vector<mo::routing_statistics> units;
+  for (std::int64_t u = 0; u < all.count; ++u) units.emplace_back(all.unit(u));
   std::vector<float> dweights(tokens * 3);
   for (std::size_t i = 0; i < dweights.size(); ++i) dweights[i] = static_cast<float>(i % 7) - 3;
   mo::kernels::route_backward(
@@ -49,7 +49,8 @@ results run(int threads, std::vector<std::int64_t> const& sequences, std::vector
   return {{routing.ids, routing.ids + tokens * 3},
           {routing.weights, routing.weights + tokens * 3},
           {dlogits.begin(), dlogits.end()},
-          units};
+          units,
+          *all.states};
 }
 
 /// Scores are the logits; rows are said to be probabilities, whatever they are.
@@ -81,15 +82,31 @@ TEST_CASE("no result depends on the number of threads") {
   }
 }
 
+TEST_CASE("the list of routed tokens leaves out padding and tokens without finite logits") {
+  using enum mo::token_state;
+  std::vector<mo::token_state> const states{routed, masked, sanitised, routed, unroutable, routed};
+  std::vector<std::int32_t> list(6, -7);
+  std::array<std::int64_t, 2> offsets{-1, -1};
+  mo::host_engine engine{mo::host{}};
+  mo::kernels::list_routed(engine, states.data(), 6, list.data(), offsets.data());
+  CHECK(offsets == std::array<std::int64_t, 2>{0, 3});
+  CHECK(list == std::vector<std::int32_t>{0, 3, 5, -7, -7, -7});
+  mo::kernels::list_routed(engine, states.data(), 0, list.data(), offsets.data());
+  CHECK(offsets == std::array<std::int64_t, 2>{0, 0});
+}
+
 TEST_CASE("statistics of sequences add up to those of the batch, to the last bit; masked tokens are in none") {
   std::vector<std::uint8_t> mask(tokens, 1);
   for (std::size_t t = 0; t < 40; ++t) mask[t] = 0;
-  auto const parts = run(2, {0, 1, 100, 100, 333}, mask).units;
+  results const cut = run(2, {0, 1, 100, 100, 333}, mask);
+  std::vector<mo::routing_statistics> const parts(cut.units.begin() + 1, cut.units.end());
   auto const whole = run(2, {}, mask).units;
   mo::routing_statistics sum(experts, 3);
   for (auto const& part : parts) sum += part;
   CHECK(sum == whole[0]);
+  CHECK(cut.units[0] == whole[0]);
   CHECK(whole[0].tokens() == tokens - 40);
+  CHECK(cut.states == mo::token_counts{tokens - 40, 0, 0, 40});
   CHECK(parts[0].tokens() == 0);
   CHECK(parts[1].tokens() == 60);
   CHECK(parts[2].tokens() == 0);
@@ -119,13 +136,12 @@ TEST_CASE_TEMPLATE("sums of probabilities are those of exact_sum, to the last bi
     mo::routing<S> routes(count, width, 2, ctx.memory());
     mo::matrix_view<S const> const logits = rows;
     mo::kernels::route(ctx.engine(), rule{}, logits, {}, mo::non_finite::reject, routes.view());
-    mo::routing_statistics sums(width, 2);
-    std::array<mo::statistics_view, 1> const units{sums.view()};
-    mo::kernels::accumulate(ctx.engine(), rule{}, logits, routes.view(), {}, units);
+    mo::statistics_table sums(width);
+    mo::kernels::accumulate(ctx.engine(), rule{}, logits, routes.view(), sums.view());
     for (std::int64_t e = 0; e < width; ++e) {
       mo::exact_sum expected;
       for (std::int64_t t = 0; t < count; ++t) expected.add(rows(t, e));
-      CHECK(units[0].experts[static_cast<std::size_t>(e)].probability == expected);
+      CHECK(sums.view().expert_units[e].probability == expected);
     }
   }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/layer/arguments.hpp>
 
+#include <moiety/backend/host.hpp>
+
 #include <doctest/doctest.h>
 
 #include <cstdint>
@@ -18,10 +20,11 @@ TEST_CASE("overlap is that of the memory between first and last element") {
 }
 
 TEST_CASE("a message has the call, the name and both shapes") {
+  mo::host_engine const engine{mo::host{}};
   float memory[20] = {};
   auto const said = [&](mo::matrix_view<float const> m, std::int64_t rows) {
     try {
-      mo::detail::check_shape<float>("forward", "y", m, rows, 4);
+      mo::detail::check_shape<float>(engine, "forward", "y", m, rows, 4);
     } catch (mo::data_error const& e) {
       return std::string(e.what());
     }

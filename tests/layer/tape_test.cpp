@@ -62,20 +62,20 @@ TEST_CASE_FIXTURE(fixture, "a tape belongs to the weights of its forward, and mo
 TEST_CASE_FIXTURE(fixture, "tokens belong to their sequence, and units weigh by tokens") {
   std::vector<std::int64_t> const sequences{0, 3, 3, 8};
   auto const tape = layer.forward(weights, x, y, {.sequences = sequences, .weight = 16.0});
-  using by_sequence = mo::load_balance<mo::over::sequence>;
-  CHECK(tape.units() == 4);
-  CHECK(tape.unit_of<by_sequence>(0) == 1);
-  CHECK(tape.unit_of<by_sequence>(2) == 1);
-  CHECK(tape.unit_of<by_sequence>(3) == 3);
-  CHECK(tape.unit_of<by_sequence>(7) == 3);
-  CHECK(tape.unit_of<mo::router_z>(7) == 0);
-  CHECK(tape.unit(0).tokens() == 8);
-  CHECK(tape.unit(1).tokens() == 3);
-  CHECK(tape.unit(2).tokens() == 0);
-  CHECK(tape.unit_weight(0) == 16);
-  CHECK(tape.unit_weight(1) == 6);
-  CHECK(tape.unit_weight(2) == 0);
-  CHECK(tape.unit_weight(3) == 10);
+  mo::statistics_table table = tape.statistics();
+  mo::batch_statistics const all = table.view();
+  CHECK(all.count == 4);
+  CHECK(all.sequence_of(0) == 1);
+  CHECK(all.sequence_of(2) == 1);
+  CHECK(all.sequence_of(3) == 3);
+  CHECK(all.sequence_of(7) == 3);
+  CHECK(all.unit(0).tokens() == 8);
+  CHECK(all.unit(1).tokens() == 3);
+  CHECK(all.unit(2).tokens() == 0);
+  CHECK(all.weight(0, tape.given_weight()) == 16);
+  CHECK(all.weight(1, tape.given_weight()) == 6);
+  CHECK(all.weight(2, tape.given_weight()) == 0);
+  CHECK(all.weight(3, tape.given_weight()) == 10);
 }
 
 TEST_CASE_FIXTURE(fixture, "tapes of several micro-batches are in flight, and end in any order") {

@@ -2,6 +2,8 @@
 #include <moiety/mesh/context.hpp>
 
 #include <moiety/backend/host.hpp>
+#include <moiety/core/random.hpp>
+#include <moiety/kernels/fill_normal.hpp>
 
 #include <doctest/doctest.h>
 

@@ -5,6 +5,13 @@
 // next request of at most its size and at least half of it; blocks may be freed in any order. A request that no waiting
 // block serves goes to the hook, after the waiting blocks that it outgrew went back there. Blocks of 2 MiB and more are
 // aligned to huge pages. Safe to use from several threads.
+//
+// The memory may be a device's. Host code reads and writes it through three functions, whose work is done in the order
+// of the calls of the back end:
+//
+//   zero(to, bytes)          fills with zero bytes
+//   store(to, from, bytes)   from host memory, which is free when the call returns
+//   load(to, from, bytes)    into host memory; waits for all work before it
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -12,6 +19,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <memory_resource>
 #include <mutex>
@@ -23,7 +31,7 @@
 
 namespace moiety::inline MOIETY_ABI {
 
-class arena final : public std::pmr::memory_resource {
+class arena : public std::pmr::memory_resource {
  public:
   explicit arena(std::pmr::memory_resource& hook) : hook_(hook) {}
   arena(arena const&) = delete;
@@ -34,6 +42,18 @@ class arena final : public std::pmr::memory_resource {
   void release() {
     std::scoped_lock const lock(mutex_);
     while (!waiting_.empty()) give_back(waiting_.begin());
+  }
+
+  virtual void zero(void* to, std::int64_t bytes) { std::memset(to, 0, static_cast<std::size_t>(bytes)); }
+  virtual void store(void* to, void const* from, std::int64_t bytes) { copy(to, from, bytes); }
+  virtual void load(void* to, void const* from, std::int64_t bytes) { copy(to, from, bytes); }
+
+ protected:
+  /// A new block of the hook is at hand: host memory asks for huge pages.
+  virtual void taken_from_hook([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
+#if defined(__linux__)
+    if (bytes >= huge_page) ::madvise(block, bytes / huge_page * huge_page, MADV_HUGEPAGE);
+#endif
   }
 
  private:
@@ -54,9 +74,7 @@ class arena final : public std::pmr::memory_resource {
     }
     for (auto outgrown = waiting_.lower_bound(bytes / 2); outgrown != fit;) give_back(outgrown++);
     void* const block = hook_.allocate(bytes, alignment_of(bytes));
-#if defined(__linux__)
-    if (bytes >= huge_page) ::madvise(block, bytes / huge_page * huge_page, MADV_HUGEPAGE);
-#endif
+    taken_from_hook(block, bytes);
     taken_.emplace(block, bytes);
     return block;
   }
@@ -69,6 +87,10 @@ class arena final : public std::pmr::memory_resource {
   }
 
   bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
+
+  static void copy(void* to, void const* from, std::int64_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  }
 
   void give_back(waiting_blocks::iterator block) {
     hook_.deallocate(block->second, block->first, alignment_of(block->first));

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <moiety/backend/arena.hpp>
+#include <moiety/backend/backend.hpp>
 #include <moiety/backend/thread_pool.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
@@ -20,16 +21,12 @@
 
 namespace moiety::inline MOIETY_ABI {
 
-class host_engine;
-
-/// What non-finite logits lead to: an error before anything is written, or a token that is routed as far as it can be.
-enum class non_finite { reject, sanitise };
-
 struct host {
   int threads = 0;
   std::pmr::memory_resource* memory = nullptr;
 
   using engine = host_engine;
+  template <class T> using matrix = moiety::matrix<T>;
   static constexpr non_finite default_non_finite = non_finite::reject;
 };
 
@@ -47,6 +44,12 @@ class host_engine {
   int threads() const { return pool_.threads(); }
   arena& memory() { return arena_; }
   void synchronize() {}
+  void check_memory(char const*, char const*, void const*) const {}
+
+  /// Profilers of the host see functions as they are.
+  struct range {
+    explicit range(char const*) {}
+  };
 
   std::span<std::byte> scratch(int worker) {
     return {static_cast<std::byte*>(scratch_.data()) + worker * scratch_bytes, static_cast<std::size_t>(scratch_bytes)};
@@ -69,5 +72,6 @@ class host_engine {
   thread_pool pool_;
   buffer scratch_;
 };
+static_assert(backend<host>);
 
 }  // namespace moiety

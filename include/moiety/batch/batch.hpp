@@ -3,7 +3,7 @@
 //
 //   sequences   offsets of the sequences, 0 = s₀ ≤ s₁ ≤ … ≤ s_B = T: the units of losses over a sequence
 //   mask        one byte a token; 0 marks padding, which is routed nowhere and absent from every statistic
-//   ids         token ids, for policies that route by them
+//   ids         token ids, for policies that route by them. mask and ids lie in memory of the back end
 //   first_row   logical index of the first token, so that random numbers do not depend on how a batch was cut
 //   step        number of the training step, for random numbers
 //   weight      the weight of the batch in auxiliary losses; by default its unmasked tokens
@@ -33,12 +33,6 @@ struct batch {
   std::int64_t units() const { return sequences.empty() ? 1 : static_cast<std::int64_t>(sequences.size()) - 1; }
 
   bool masked(std::int64_t token) const { return !mask.empty() && mask[static_cast<std::size_t>(token)] == 0; }
-
-  std::int64_t unmasked(std::int64_t tokens) const {
-    return mask.empty() ? tokens : tokens - std::count(mask.begin(), mask.end(), std::uint8_t{0});
-  }
-
-  double weight_of(std::int64_t tokens) const { return weight ? *weight : static_cast<double>(unmasked(tokens)); }
 
   /// Throws data_error unless every member fits a call of `tokens` tokens.
   void check(std::int64_t tokens) const {

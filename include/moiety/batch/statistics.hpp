@@ -6,14 +6,17 @@
 // and in any order. A loss is a pure function of its unit's statistics.
 #pragma once
 
+#include <moiety/backend/arena.hpp>
 #include <moiety/batch/routing.hpp>
 #include <moiety/core/array_view.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/core/exact_sum.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace moiety::inline MOIETY_ABI {
@@ -50,18 +53,85 @@ struct statistics_view {
   }
 };
 
-/// Refers to the statistics of all units of a batch.
+/// Refers to the statistics of a batch, unit by unit. Unit 0 is the batch; units 1, 2, … are its sequences, where a loss is
+/// over them: unit u has the tokens sequences[u − 1] … sequences[u] − 1.
 struct batch_statistics {
-  std::int64_t count = 0;  // unit 0 is the batch; units 1, 2, … its sequences, if count > 1
-  std::int64_t experts = 0;
+  std::int64_t count = 0;                     // of units
+  std::int64_t experts = 0;                   // E
   unit_statistics* units = nullptr;           // [count]
-  expert_statistics* expert_units = nullptr;  // [count × experts]
-  std::int64_t const* sequences = nullptr;    // [count]: their offsets 0 = s₀ ≤ s₁ ≤ … = T, if count > 1
+  expert_statistics* expert_units = nullptr;  // [count × E]
+  std::int64_t const* sequences = nullptr;    // [count], 0 … T
   token_counts* states = nullptr;             // tokens by state
 
   MOIETY_HD statistics_view unit(std::int64_t index) const {
     return {units + index, {expert_units + index * experts, static_cast<std::size_t>(experts)}};
   }
+
+  /// The unit of a token's sequence.
+  MOIETY_HD std::int64_t sequence_of(std::int64_t token) const {
+    std::int64_t low = 1, high = count - 1;
+    while (low < high) {
+      std::int64_t const middle = (low + high) / 2;
+      if (sequences[middle] <= token)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return low;
+  }
+
+  /// Tokens that are not padding.
+  MOIETY_HD std::int64_t unmasked() const { return states->routed + states->sanitised + states->unroutable; }
+
+  /// The weight of a unit: its share, by tokens, of the batch's weight, which is that of its unmasked tokens if negative.
+  MOIETY_HD double weight(std::int64_t index, double of_batch) const {
+    double const whole = of_batch < 0 ? static_cast<double>(unmasked()) : of_batch;
+    std::int64_t const all = units[0].tokens;
+    if (index == 0 || all == 0) return whole;
+    return whole * static_cast<double>(units[index].tokens) / static_cast<double>(all);
+  }
+};
+
+/// Statistics of a batch in host memory of their own.
+class statistics_table {
+ public:
+  /// Nothing counted yet; sequences as in mo::batch.
+  statistics_table(std::int64_t experts, std::span<std::int64_t const> sequences = {})
+      : experts_(experts),
+        sequences_(sequences.begin(), sequences.end()),
+        units_(std::max<std::size_t>(1, sequences.size())),
+        expert_units_(units_.size() * static_cast<std::size_t>(experts)) {}
+
+  /// What a back end holds, when its work so far is done.
+  statistics_table(batch_statistics const& from, arena& memory)
+      : experts_(from.experts),
+        sequences_(from.count > 1 ? static_cast<std::size_t>(from.count) : 0),
+        units_(static_cast<std::size_t>(from.count)),
+        expert_units_(units_.size() * static_cast<std::size_t>(experts_)) {
+    auto const load = [&]<class T>(std::vector<T>& to, T const* source) {
+      memory.load(to.data(), source, static_cast<std::int64_t>(to.size() * sizeof(T)));
+    };
+    load(sequences_, from.sequences);
+    load(units_, static_cast<unit_statistics const*>(from.units));
+    load(expert_units_, static_cast<expert_statistics const*>(from.expert_units));
+    memory.load(&states_, from.states, sizeof(states_));
+  }
+
+  batch_statistics view() {
+    return {static_cast<std::int64_t>(units_.size()),
+            experts_,
+            units_.data(),
+            expert_units_.data(),
+            sequences_.data(),
+            &states_};
+  }
+
+ private:
+  std::int64_t experts_;
+  std::vector<std::int64_t> sequences_;
+  std::vector<unit_statistics> units_;
+  std::vector<expert_statistics> expert_units_;
+  token_counts states_{};
 };
 
 /// Statistics with memory of their own.

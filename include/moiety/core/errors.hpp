@@ -5,6 +5,7 @@
 //   data_error      an argument of one call: shapes, memory, aliasing, values (std::domain_error)
 //   state_error     a call that the object's state does not allow       (std::logic_error)
 //   resource_error  memory that could not be had                        (std::bad_alloc)
+//   cuda_error      what a CUDA call said, and what it was for          (std::runtime_error)
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -36,6 +37,10 @@ struct resource_error : std::bad_alloc {
 
  private:
   std::string what_;
+};
+
+struct cuda_error : std::runtime_error {
+  using std::runtime_error::runtime_error;
 };
 
 namespace detail {

@@ -98,12 +98,23 @@ class buffer {
   std::pmr::memory_resource* memory_ = nullptr;
 };
 
+namespace detail {
+/// Bytes of a matrix; a shape that none can have is a data_error.
+template <class T> std::int64_t matrix_bytes(std::int64_t rows, std::int64_t cols) {
+  std::int64_t bytes = 0;
+  bool const overflow = rows < 0 || cols < 0 || __builtin_mul_overflow(rows, cols, &bytes) ||
+                        __builtin_mul_overflow(bytes, static_cast<std::int64_t>(sizeof(T)), &bytes);
+  require<data_error>(!overflow, "a matrix cannot have the shape ", shape(rows, cols), '.');
+  return bytes;
+}
+}  // namespace detail
+
 template <class T> class matrix {
  public:
   matrix() = default;
   matrix(std::int64_t rows, std::int64_t cols) : matrix(rows, cols, *std::pmr::new_delete_resource()) {}
   matrix(std::int64_t rows, std::int64_t cols, std::pmr::memory_resource& memory)
-      : memory_(checked_bytes(rows, cols), memory), rows_(rows), cols_(cols) {
+      : memory_(detail::matrix_bytes<T>(rows, cols), memory), rows_(rows), cols_(cols) {
     std::uninitialized_value_construct_n(data(), rows * cols);
   }
 
@@ -130,14 +141,6 @@ template <class T> class matrix {
   matrix_view<T const> rows(std::int64_t first, std::int64_t count) const { return view().rows(first, count); }
 
  private:
-  static std::int64_t checked_bytes(std::int64_t rows, std::int64_t cols) {
-    std::int64_t bytes = 0;
-    bool const overflow = rows < 0 || cols < 0 || __builtin_mul_overflow(rows, cols, &bytes) ||
-                          __builtin_mul_overflow(bytes, static_cast<std::int64_t>(sizeof(T)), &bytes);
-    detail::require<data_error>(!overflow, "a matrix cannot have the shape ", detail::shape(rows, cols), '.');
-    return bytes;
-  }
-
   buffer memory_;
   std::int64_t rows_ = 0, cols_ = 0;
 };

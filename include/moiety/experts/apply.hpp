@@ -11,6 +11,8 @@
 // to be added in order: [R × column_blocks(I)].
 #pragma once
 
+#include <moiety/backend/backend.hpp>
+#include <moiety/core/array.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
@@ -30,13 +32,18 @@ struct expert_rows {
   std::int64_t const* offsets;
   std::int64_t hidden;
   std::int64_t ffn;
+  std::int64_t most;  // rows if every token were dispatched
 };
 
-template <class S> constexpr std::int64_t column_blocks(std::int64_t columns) {
-  return (columns + kernels::column_block<S> - 1) / kernels::column_block<S>;
+/// Columns of one partial sum of dw.
+template <class S, class Backend> inline constexpr std::int64_t part_columns = kernels::column_block<S>;
+
+template <class S, class Backend = host> constexpr std::int64_t column_blocks(std::int64_t columns) {
+  return (columns + part_columns<S, Backend> - 1) / part_columns<S, Backend>;
 }
 
-template <class Mlp> struct apply_experts {
+/// The host's; apply.cuh specialises it for mo::cuda.
+template <class Mlp, class Backend = host> struct apply_experts {
   static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
 
   /// z may be null.
@@ -83,8 +90,8 @@ template <class Mlp> struct apply_experts {
         for (std::int64_t c = 0; c < cols; ++c) pre[i][c] = static_cast<S>(from[c]);
       }
       for (std::int64_t c = 0; c < cols; ++c) {
-        std::array<S, inputs> const at = column(pre, c);
-        std::array<S, inputs> slope;
+        array<S, inputs> const at = column(pre, c);
+        array<S, inputs> slope;
         value[c] = static_cast<S>(Mlp::value(at));
         Mlp::derivative(at, weight * da[c], slope);
         for (std::size_t i = 0; i < inputs; ++i) gradient[i][c] = slope[i];
@@ -134,8 +141,8 @@ template <class Mlp> struct apply_experts {
   template <class S> using block_of = S[static_cast<std::size_t>(kernels::column_block<S>)];
 
   /// The values of one column of a block, one of each input.
-  template <class S> static std::array<S, inputs> column(block_of<S> const (&block)[inputs], std::int64_t c) {
-    std::array<S, inputs> values;
+  template <class S> static array<S, inputs> column(block_of<S> const (&block)[inputs], std::int64_t c) {
+    array<S, inputs> values;
     for (std::size_t i = 0; i < inputs; ++i) values[i] = block[i][c];
     return values;
   }

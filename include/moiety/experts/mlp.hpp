@@ -7,10 +7,11 @@
 // W_gate, W_up [E × I × H] and W_down [E × H × I], rows are outputs. Saved for backward: the pre-activations z only
 // (2 I or I values a row); a is computed again from them. An expert MLP is a struct of the constant `inputs` (matrices
 // before the activation), their names, and two functions on the z of one unit:
-//   value(z)                  a
+//   value(z)                  a                      z, dz: mo::array of `inputs` values
 //   derivative(z, da, dz)     dz_i = da · ∂a/∂z_i
 #pragma once
 
+#include <moiety/core/array.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/experts/activation.hpp>
 
@@ -28,7 +29,7 @@ concept has_inputs = requires {
 };
 
 template <class M>
-concept expert_mlp = has_inputs<M> && requires(std::array<float, static_cast<std::size_t>(M::inputs)> z) {
+concept expert_mlp = has_inputs<M> && requires(array<float, static_cast<std::size_t>(M::inputs)> z) {
   { M::value(z) } -> std::convertible_to<float>;
   M::derivative(z, 1.0f, z);
   { M::input_names.size() } -> std::convertible_to<std::size_t>;
@@ -52,11 +53,10 @@ template <class Act> struct gated_mlp {
   static constexpr int inputs = 2;
   static constexpr std::array<std::string_view, 2> input_names{"gate", "up"};
 
-  template <std::floating_point S> MOIETY_HD static S value(std::array<S, 2> const& z) {
+  template <std::floating_point S> MOIETY_HD static S value(array<S, 2> const& z) {
     return static_cast<S>(activation::value(z[0])) * z[1];
   }
-  template <std::floating_point S>
-  MOIETY_HD static void derivative(std::array<S, 2> const& z, S da, std::array<S, 2>& dz) {
+  template <std::floating_point S> MOIETY_HD static void derivative(array<S, 2> const& z, S da, array<S, 2>& dz) {
     S const gate = static_cast<S>(activation::value(z[0])), slope = static_cast<S>(activation::derivative(z[0]));
     dz = {da * z[1] * slope, da * gate};
   }
@@ -69,11 +69,10 @@ template <class Act> struct mlp {
   static constexpr int inputs = 1;
   static constexpr std::array<std::string_view, 1> input_names{"up"};
 
-  template <std::floating_point S> MOIETY_HD static S value(std::array<S, 1> const& z) {
+  template <std::floating_point S> MOIETY_HD static S value(array<S, 1> const& z) {
     return static_cast<S>(activation::value(z[0]));
   }
-  template <std::floating_point S>
-  MOIETY_HD static void derivative(std::array<S, 1> const& z, S da, std::array<S, 1>& dz) {
+  template <std::floating_point S> MOIETY_HD static void derivative(array<S, 1> const& z, S da, array<S, 1>& dz) {
     dz = {da * static_cast<S>(activation::derivative(z[0]))};
   }
 };

@@ -10,3 +10,11 @@
 #pragma once
 
 #include <moiety/kernels/host/combine.hpp>
+
+namespace moiety::inline MOIETY_ABI::kernels {
+
+template <scalar T>
+void combine(cuda_engine& engine, permutation_view const& order, matrix_view<T const> rows, sum_t<T> const* weights,
+             sum_t<T> const* base, matrix_view<T> y);
+
+}  // namespace moiety::inline MOIETY_ABI::kernels

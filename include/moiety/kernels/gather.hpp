@@ -10,3 +10,10 @@
 #pragma once
 
 #include <moiety/kernels/host/gather.hpp>
+
+namespace moiety::inline MOIETY_ABI::kernels {
+
+template <scalar T>
+void gather(cuda_engine& engine, permutation_view const& order, matrix_view<T const> x, matrix_view<T> out);
+
+}  // namespace moiety::inline MOIETY_ABI::kernels

@@ -14,6 +14,11 @@
 
 namespace moiety::inline MOIETY_ABI {
 
+namespace kernels {
+template <class S>
+void build_permutation(cuda_engine& engine, routing_view<S> const& routes, permutation_view const& out);
+}  // namespace kernels
+
 template <class Context> permutation permute(Context& ctx, routing_view<typename Context::sum> const& routes) {
   routes.check();
   permutation result(routes.tokens, routes.experts, routes.slots, ctx.memory());

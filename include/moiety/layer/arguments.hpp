@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every call of a layer asks of its matrices: the right shape, aligned memory behind it, and an output apart from
-// its input. Each fault is a data_error that names the call and both shapes.
+// What every call of a layer asks of its matrices: the right shape, aligned memory behind it that the back end can reach,
+// and an output apart from its input. Each fault is a data_error that names the call and both shapes; memory out of reach
+// is what the back end makes of it.
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -16,8 +17,9 @@ template <class T> bool overlap(matrix_view<T const> a, matrix_view<T const> b) 
   return a.rows() > 0 && b.rows() > 0 && a.data() < end(b) && b.data() < end(a);
 }
 
-template <class T>
-void check_shape(char const* call, char const* name, matrix_view<T const> m, std::int64_t rows, std::int64_t cols) {
+template <class T, class Engine>
+void check_shape(Engine const& engine, char const* call, char const* name, matrix_view<T const> m, std::int64_t rows,
+                 std::int64_t cols) {
   require<data_error>(m.rows() == rows && m.cols() == cols, call, " needs ", name, " of the shape ", shape(rows, cols),
                       ", but was given ", shape(m.rows(), m.cols()), '.');
   require<data_error>(m.data() != nullptr || rows == 0, call, " was given a null ", name, '.');
@@ -25,14 +27,15 @@ void check_shape(char const* call, char const* name, matrix_view<T const> m, std
                       alignof(T), " bytes.");
   require<data_error>(m.stride() >= cols, call, " was given ", name, " with a stride of ", m.stride(), " for ", cols,
                       " columns.");
+  engine.check_memory(call, name, m.data());
 }
 
 /// Checks the input and output of a call, each of `cols` columns.
-template <class T>
-void check_call(char const* call, std::int64_t cols, char const* in_name, matrix_view<T const> in, char const* out_name,
-                matrix_view<T> out) {
-  check_shape<T>(call, in_name, in, in.rows(), cols);
-  check_shape<T>(call, out_name, out, in.rows(), cols);
+template <class T, class Engine>
+void check_call(Engine const& engine, char const* call, std::int64_t cols, char const* in_name, matrix_view<T const> in,
+                char const* out_name, matrix_view<T> out) {
+  check_shape<T>(engine, call, in_name, in, in.rows(), cols);
+  check_shape<T>(engine, call, out_name, out, in.rows(), cols);
   require<data_error>(!overlap<T>(in, out), call, " was given ", out_name, " that overlaps ", in_name, '.');
 }
 

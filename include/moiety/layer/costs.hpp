@@ -69,7 +69,8 @@ template <class Spec, class Deployment = deployment<>> constexpr std::int64_t sa
 template <class Spec, class Deployment = deployment<>> constexpr std::int64_t workspace_bytes(tokens of) {
   using T = detail::element_t<Deployment>;
   std::int64_t const infer = forward_plan<Spec, T>(of).block.bytes() + tape_plan<Spec, T>(of, false).block.bytes();
-  std::int64_t const step = pending_plan<Spec, T>(of).block.bytes() + shared_workspace<Spec, T>(of);
+  std::int64_t const step =
+      pending_plan<Spec, T>(of).block.bytes() + shared_workspace<Spec, T, typename Deployment::backend>(of);
   return std::max(infer, step);
 }
 

@@ -5,11 +5,11 @@
 
 #include <moiety/core/config.hpp>
 #include <moiety/core/math.hpp>
-#include <moiety/core/numbers.hpp>
+#include <moiety/core/matrix.hpp>
 #include <moiety/core/random.hpp>
+#include <moiety/kernels/fill_normal.hpp>
 #include <moiety/layer/parameters.hpp>
 
-#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -19,12 +19,8 @@ template <class Engine, class Spec, scalar T, class Layout>
 void initialise_weights(Engine& engine, layer_weights<Spec, T, Layout>& weights, seed key) {
   weights.for_each([&]<class V>(parameter const& p, std::span<V> values) {
     double const deviation = 1 / moiety::sqrt(static_cast<double>(p.fan_in));
-    std::uint64_t const stream = stream_of(p.name);
-    engine.for_blocks(static_cast<std::int64_t>(p.size()), 4096, [&](std::int64_t begin, std::int64_t end, int) {
-      normal_sequence normals(key, stream, static_cast<std::uint64_t>(begin));
-      for (std::int64_t i = begin; i < end; ++i)
-        values[static_cast<std::size_t>(i)] = static_cast<V>(static_cast<sum_t<V>>(deviation * normals.next()));
-    });
+    matrix_view<V> const all(values.data(), 1, static_cast<std::int64_t>(values.size()));
+    kernels::fill_normal(engine, all, deviation, key, stream_of(p.name), 0);
   });
 }
 

@@ -76,15 +76,17 @@ template <class Spec, scalar T> struct tape_plan {
     source_tokens = block.add<std::int32_t>(slots);
     positions = block.add<std::int32_t>(slots);
     routed_tokens = block.add<std::int32_t>(of.count);
+    routed_offsets = block.add<std::int64_t>(2);
     sequences = block.add<std::int64_t>(units(of));
+    token_counts = block.add<moiety::token_counts>(1);
     unit = block.add<unit_statistics>(units(of));
     expert_units = block.add<expert_statistics>(units(of) * spec::experts);
     pre_activation = block.add<T>(with_pre_activation ? slots * spec::inputs * spec::ffn : 0);
   }
 
   detail::block_layout block;
-  std::int64_t logits, weights, ids, states, starts, source_tokens, positions, routed_tokens, sequences, unit,
-      expert_units, pre_activation;
+  std::int64_t logits, weights, ids, states, starts, source_tokens, positions, routed_tokens, routed_offsets, sequences,
+      token_counts, unit, expert_units, pre_activation;
 };
 
 template <class Spec, scalar T> struct forward_plan {
@@ -113,14 +115,14 @@ template <class Spec, scalar T> struct pending_plan {
   std::int64_t pre_activation, activation, logits;
 };
 
-template <class Spec, scalar T> struct backward_plan {
+template <class Spec, scalar T, class Backend = host> struct backward_plan {
   using spec = spec_of<Spec>;
   using S = sum_t<T>;
 
   constexpr explicit backward_plan(tokens of) {
     std::int64_t const rows = of.count * spec::slots;
     row_weights = block.add<S>(rows);
-    weight_parts = block.add<S>(rows * column_blocks<S>(spec::ffn));
+    weight_parts = block.add<S>(rows * column_blocks<S, Backend>(spec::ffn));
     weights = block.add<S>(rows);
     row_inputs = block.add<T>(rows * spec::hidden);
     router_inputs = block.add<S>(of.count * spec::hidden);
@@ -132,8 +134,8 @@ template <class Spec, scalar T> struct backward_plan {
 
 /// Bytes of the workspace of forward, which the input half takes over: both ask for the same, so that the block that one
 /// has left serves the other and nothing else.
-template <class Spec, scalar T> constexpr std::int64_t shared_workspace(tokens of) {
-  return std::max(forward_plan<Spec, T>(of).block.bytes(), backward_plan<Spec, T>(of).block.bytes());
+template <class Spec, scalar T, class Backend = host> constexpr std::int64_t shared_workspace(tokens of) {
+  return std::max(forward_plan<Spec, T>(of).block.bytes(), backward_plan<Spec, T, Backend>(of).block.bytes());
 }
 
 }  // namespace moiety

@@ -22,24 +22,23 @@
 #include <moiety/core/random.hpp>
 #include <moiety/experts/apply.hpp>
 #include <moiety/kernels/combine.hpp>
-#include <moiety/kernels/grouped_gemm.hpp>
 #include <moiety/kernels/permute.hpp>
 #include <moiety/kernels/route.hpp>
+#include <moiety/kernels/router_gemm.hpp>
+#include <moiety/kernels/row_weights.hpp>
 #include <moiety/layer/arguments.hpp>
 #include <moiety/layer/deployment.hpp>
 #include <moiety/layer/initialise.hpp>
+#include <moiety/layer/loss_gradients.hpp>
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/options.hpp>
 #include <moiety/layer/parameters.hpp>
 #include <moiety/layer/report.hpp>
-#include <moiety/layer/row_weights.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
 
-#include <array>
 #include <cstdint>
 #include <utility>
-#include <vector>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -47,7 +46,11 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using read = spec_of<Spec>;
   using T = detail::element_t<Deployment>;
   using S = sum_t<T>;
-  using apply = apply_experts<typename read::experts_type>;
+  using backend = typename context<Deployment>::backend;
+  using apply = apply_experts<typename read::experts_type, backend>;
+  using router_type = typename read::router_type;
+  static constexpr int experts = static_cast<int>(read::experts);
+  using range = typename backend::engine::range;
   using dispatcher = typename Deployment::dispatcher;
 
  public:
@@ -82,13 +85,16 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   void pack(weights_type& weights) const { weights.pack(ctx_->engine()); }
 
   /// Zero gradients, in the sum type.
-  gradients_type make_gradients() const { return gradients_type(gradients_type::allocate(ctx_->memory())); }
+  gradients_type make_gradients() const {
+    return gradients_type(gradients_type::allocate(ctx_->memory()), ctx_->memory());
+  }
 
   tape_type forward(weights_type const& weights, matrix_view<T const> x, matrix_view<T> y,
                     batch const& about = {}) const {
-    detail::check_call("forward", read::hidden, "x", x, "y", y);
+    range const named("moiety forward");
+    detail::check_call(ctx_->engine(), "forward", read::hidden, "x", x, "y", y);
     weights.expect_packed("forward");
-    about.check(x.rows());
+    check_batch(about, x.rows());
     tape_type tape(tokens(x.rows(), about.units()), about, options_, true, ctx_->memory());
     tape.x = x;
     tape.came_from(weights.router().data());
@@ -97,9 +103,10 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   }
 
   void infer(weights_type const& weights, matrix_view<T const> x, matrix_view<T> y, batch const& about = {}) const {
-    detail::check_call("infer", read::hidden, "x", x, "y", y);
+    range const named("moiety infer");
+    detail::check_call(ctx_->engine(), "infer", read::hidden, "x", x, "y", y);
     weights.expect_packed("infer");
-    about.check(x.rows());
+    check_batch(about, x.rows());
     tape_type scratch(tokens(x.rows(), about.units()), about, options_, false, ctx_->memory());
     scratch.x = x;
     run(weights, scratch, y, about, false);
@@ -113,14 +120,16 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   }
 
   void backward_input(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx) const {
+    range const named("moiety backward_input");
     tape.expect(tape_state::forward_done, weights.router().data(), "backward_input");
     weights.expect_packed("backward_input");
-    detail::check_shape("backward", "dy", dy, tape.x.rows(), read::hidden);
-    detail::check_call("backward", read::hidden, "dy", dy, "dx", dx);
-    detail::check_call("backward", read::hidden, "x", tape.x, "dx", dx);
+    detail::check_shape(ctx_->engine(), "backward", "dy", dy, tape.x.rows(), read::hidden);
+    detail::check_call(ctx_->engine(), "backward", read::hidden, "dy", dy, "dx", dx);
+    detail::check_call(ctx_->engine(), "backward", read::hidden, "x", tape.x, "dx", dx);
     pending_plan<Spec, T> const kept(tape.size());
-    backward_plan<Spec, T> const plan(tape.size());
-    buffer const work(shared_workspace<Spec, T>(tape.size()), ctx_->memory());  // first: it is the block of forward
+    backward_plan<Spec, T, backend> const plan(tape.size());
+    buffer const work(shared_workspace<Spec, T, backend>(tape.size()),
+                      ctx_->memory());  // first: it is the block of forward
     tape.pending = buffer(kept.block.bytes(), ctx_->memory());
     tape.dy = dy;
     auto* const row_weights = detail::at<S>(work, plan.row_weights);
@@ -129,21 +138,23 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     auto* const dx_rows = detail::at<T>(work, plan.row_inputs);
     auto* const dx_router = detail::at<S>(work, plan.router_inputs);
 
+    auto& engine = ctx_->engine();
     permutation_view const& order = tape.permutation();
-    spread_weights<S>(order, tape.routing().weights, row_weights);
-    apply::backward_input(ctx_->engine(), rows_of(order), dispatcher::dispatch(dy, order), weights.operands(),
+    kernels::spread_weights<S>(engine, order, tape.routing().weights, row_weights);
+    apply::backward_input(engine, rows_of(order), dispatcher::dispatch(dy, order), weights.operands(),
                           tape.pre_activation(), row_weights, detail::at<T>(tape.pending, kept.pre_activation),
                           detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
-    gather_weight_gradients<S>(order, parts, column_blocks<S>(read::ffn), dweights);
+    kernels::gather_weight_gradients<S>(engine, order, parts, column_blocks<S, backend>(read::ffn), dweights);
     matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), dx.rows(), read::experts};
-    router_backward(tape, dweights, dlogits);
-    router_input_gradient(weights, dlogits, dx_router);
-    kernels::combine(ctx_->engine(), order, matrix_view<T const>{dx_rows, order.rows(), read::hidden},
-                     static_cast<S const*>(nullptr), static_cast<S const*>(dx_router), dx);
+    kernels::route_backward<router_type, S, experts>(engine, tape.options().router, tape.logits(), tape.routing(),
+                                                   dweights, losses_of(tape), dlogits, false);
+    kernels::router_input_gradient<S>(engine, dlogits, weights.router(), dx_router);
+    kernels::combine<T>(engine, order, all_rows(dx_rows, order), nullptr, dx_router, dx);
     tape.advance(tape_state::input_half_done);
   }
 
   void backward_weights(tape_type& tape, gradients_type& gradients) const {
+    range const named("moiety backward_weights");
     tape.expect(tape_state::input_half_done, tape.weights(), "backward_weights");
     refuse_accumulation(tape, gradients);
     bool const accumulate = !gradients.empty();
@@ -152,14 +163,9 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     apply::backward_weights(ctx_->engine(), rows_of(order), dispatcher::dispatch(tape.x, order),
                             dispatcher::dispatch(tape.dy, order), detail::at<T>(tape.pending, kept.pre_activation),
                             detail::at<T>(tape.pending, kept.activation), gradients.experts(), accumulate);
-    // Only tokens that reached the losses or a weight: others have no gradient, and may hold values that are not finite.
-    std::array<std::int64_t, 2> const all{0, tape.routed_count};
-    kernels::grouped_gemm_tn<S>(
-        ctx_->engine(), 1, all.data(),
-        kernels::rows_of<S>{detail::at<S>(tape.pending, kept.logits), read::experts, tape.routed_tokens()},
-        kernels::rows_of<T>{tape.x.data(), tape.x.stride(), tape.routed_tokens()},
-        kernels::grouped_matrix<S>{gradients.router().data(), 0, read::hidden}, read::experts, read::hidden,
-        accumulate);
+    matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), tape.x.rows(), read::experts};
+    kernels::router_weight_gradient<T>(ctx_->engine(), dlogits, tape.x, tape.routed_tokens(), tape.routed_offsets(),
+                                       gradients.router(), accumulate);
     gradients.filled();
     tape.advance(tape_state::finished);
   }
@@ -168,67 +174,43 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   loss_report<Spec> report(tape_type const& tape) const { return loss_report<Spec>({layer_record<Spec>(tape)}); }
 
  private:
+  void check_batch(batch const& about, std::int64_t count) const {
+    about.check(count);
+    ctx_->engine().check_memory("a layer", "a mask", about.mask.data());
+    ctx_->engine().check_memory("a layer", "token ids", about.ids.data());
+  }
+
   static expert_rows rows_of(permutation_view const& order) {
-    return {read::experts, order.offsets(), read::hidden, read::ffn};
+    return {read::experts, order.offsets(), read::hidden, read::ffn, order.tokens * order.slots};
+  }
+
+  /// The rows of experts: as many as there would be if every token were dispatched, since only the back end knows more.
+  static matrix_view<T const> all_rows(T const* rows, permutation_view const& order) {
+    return {rows, order.tokens * order.slots, read::hidden};
   }
 
   void run(weights_type const& weights, tape_type& tape, matrix_view<T> y, batch const& about, bool keep) const {
-    std::array<std::int64_t, 2> const all{0, tape.x.rows()};
-    kernels::grouped_gemm_nt<S>(
-        ctx_->engine(), 1, all.data(), kernels::rows_of<T>{tape.x.data(), tape.x.stride()},
-        std::array{kernels::grouped_matrix<S const>{weights.router().data(), 0, read::hidden}}, read::experts,
-        read::hidden,
-        [&](std::int64_t, std::int64_t t, std::int64_t e, std::int64_t count, std::array<S const*, 1> const& sums) {
-          std::copy_n(sums[0], count, tape.logits().row(t) + e);
-        });
-    auto const policy = options_.non_finite.value_or(Deployment::backend::default_non_finite);
-    kernels::route<typename read::router_type, S>(ctx_->engine(), options_.router, tape.logits(), about, policy,
-                                                  tape.routing(), options_.name);
-    kernels::build_permutation(ctx_->engine(), tape.routing(), tape.permutation());
-    if (keep) take_statistics(tape);
-    forward_plan<Spec, T> const plan(tape.size());
-    buffer const work(keep ? shared_workspace<Spec, T>(tape.size()) : plan.block.bytes(), ctx_->memory());
+    auto& engine = ctx_->engine();
+    kernels::router_logits<T>(engine, tape.x, weights.router(), tape.logits());
+    auto const policy = options_.non_finite.value_or(backend::default_non_finite);
+    kernels::route<router_type, S, experts>(engine, options_.router, tape.logits(), about, policy, tape.routing(),
+                                          options_.name);
     permutation_view const& order = tape.permutation();
+    kernels::build_permutation<S>(engine, tape.routing(), order);
+    if (keep) {
+      kernels::accumulate<router_type, S, experts>(engine, options_.router, tape.logits(), tape.routing(), tape.units());
+      kernels::list_routed(engine, tape.routing().states, order.tokens, tape.routed_tokens(), tape.routed_offsets());
+    }
+    forward_plan<Spec, T> const plan(tape.size());
+    buffer const work(keep ? shared_workspace<Spec, T, backend>(tape.size()) : plan.block.bytes(), ctx_->memory());
     T* const output = detail::at<T>(work, plan.output);
-    apply::forward(ctx_->engine(), rows_of(order), dispatcher::dispatch(tape.x, order), weights.operands(),
+    apply::forward(engine, rows_of(order), dispatcher::dispatch(tape.x, order), weights.operands(),
                    keep ? tape.pre_activation() : nullptr, detail::at<T>(work, plan.activation), output);
-    kernels::combine(ctx_->engine(), order, matrix_view<T const>{output, order.rows(), read::hidden},
-                     static_cast<S const*>(tape.routing().weights), static_cast<S const*>(nullptr), y);
+    kernels::combine<T>(engine, order, all_rows(output, order), tape.routing().weights, nullptr, y);
   }
 
-  void take_statistics(tape_type& tape) const {
-    std::vector<statistics_view> units;
-    for (std::int64_t u = tape.units() > 1 ? 1 : 0; u < tape.units(); ++u) units.push_back(tape.unit(u));
-    tape.unit(0).unit->slots = read::slots;
-    kernels::accumulate<typename read::router_type, S>(ctx_->engine(), options_.router, tape.logits(), tape.routing(),
-                                                       tape.sequences(), units);
-    for (std::int64_t u = 1; u < tape.units(); ++u) tape.unit(0).add(tape.unit(u));
-    for (std::int64_t t = 0; t < tape.x.rows(); ++t)
-      if (tape.routing().states[t] == token_state::routed)
-        tape.routed_tokens()[tape.routed_count++] = static_cast<std::int32_t>(t);
-  }
-
-  void router_backward(tape_type const& tape, S const* dweights, matrix_view<S> dlogits) const {
-    auto const add_losses = [&](std::int64_t token, span_row<S> z, span_row<S> dp, span_row<S> dz) {
-      tape.options().losses.for_each([&]<class Loss>(Loss const& loss) {
-        std::int64_t const unit = tape.template unit_of<Loss>(token);
-        double const factor = static_cast<double>(loss.coefficient) * static_cast<double>(tape.options().loss_scale) *
-                              tape.unit_weight(unit);
-        if (factor != 0) loss.token_gradient(tape.unit(unit), static_cast<S>(factor), z, dp, dz);
-      });
-    };
-    kernels::route_backward<typename read::router_type, S>(ctx_->engine(), tape.options().router, tape.logits(),
-                                                           tape.routing(), dweights, add_losses, dlogits, false);
-  }
-
-  void router_input_gradient(weights_type const& weights, matrix_view<S> dlogits, S* dx) const {
-    std::array<std::int64_t, 2> const all{0, dlogits.rows()};
-    kernels::grouped_gemm_nn<S>(
-        ctx_->engine(), 1, all.data(), std::array{kernels::rows_of<S>{dlogits.data(), dlogits.stride()}},
-        std::array{kernels::grouped_matrix<S const>{weights.router().data(), 0, read::hidden}}, read::hidden,
-        read::experts, [&](std::int64_t, std::int64_t t, std::int64_t col, std::int64_t cols, S const* sums) {
-          std::copy_n(sums, cols, dx + t * read::hidden + col);
-        });
+  static loss_gradients<Spec> losses_of(tape_type const& tape) {
+    return {tape.options().losses, tape.units(), tape.given_weight(), tape.options().loss_scale};
   }
 
   static void refuse_accumulation(tape_type const& tape, gradients_type const& gradients) {

@@ -11,6 +11,7 @@
 // they are empty: a first backward overwrites, later ones add.
 #pragma once
 
+#include <moiety/backend/arena.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/core/matrix.hpp>
@@ -19,7 +20,6 @@
 #include <moiety/experts/weight_layout.hpp>
 #include <moiety/layer/spec.hpp>
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -175,7 +175,7 @@ template <class Spec, scalar T> class layer_gradients : public detail::parameter
   using base = detail::parameter_set<Spec, sum_t<T>, sum_t<T>>;
 
  public:
-  explicit layer_gradients(base set) : base(std::move(set)) {}
+  layer_gradients(base set, arena& memory) : base(std::move(set)), memory_(&memory) {}
 
   /// The next backward overwrites.
   void reset() { empty_ = true; }
@@ -184,12 +184,17 @@ template <class Spec, scalar T> class layer_gradients : public detail::parameter
 
   /// f(parameter, span of gradients); zeros where nothing was added since the reset.
   template <class F> void for_each(F&& f) {
-    if (empty_) base::for_each([](parameter const&, auto values) { std::fill(values.begin(), values.end(), 0); });
+    if (empty_) base::for_each([this](parameter const&, auto values) { clear(values); });
     empty_ = false;
     base::for_each(std::forward<F>(f));
   }
 
  private:
+  template <class V> void clear(std::span<V> values) const {
+    memory_->zero(values.data(), static_cast<std::int64_t>(values.size_bytes()));
+  }
+
+  arena* memory_;
   bool empty_ = true;
 };
 

@@ -60,12 +60,14 @@ template <class Spec> struct layer_record {
   template <scalar T> explicit layer_record(layer_tape<Spec, T> const& tape) {
     detail::require<state_error>(tape.state() != tape_state::moved_from,
                                  "a record was asked of a tape that was moved from.");
-    statistics = routing_statistics(tape.unit(0));
-    tokens = tape.routing().count_states();
+    statistics_table table = tape.statistics();
+    batch_statistics const all = table.view();
+    statistics = routing_statistics(all.unit(0));
+    tokens = *all.states;
     tape.options().losses.for_each([&]<class Loss>(Loss const& loss) {
       bool const by_sequence = std::same_as<typename Loss::unit, over::sequence>;
-      for (std::int64_t u = by_sequence ? 1 : 0; u < (by_sequence ? tape.units() : 1); ++u)
-        add<Loss>(tape.unit_weight(u), loss.value(tape.unit(u)), static_cast<double>(loss.coefficient));
+      for (std::int64_t u = by_sequence ? 1 : 0; u < (by_sequence ? all.count : 1); ++u)
+        add<Loss>(all.weight(u, tape.given_weight()), loss.value(all.unit(u)), static_cast<double>(loss.coefficient));
     });
   }
 

@@ -4,6 +4,7 @@
 // unmodified until the weight half; dy must live until then too. It keeps the coefficients that forward saw.
 #pragma once
 
+#include <moiety/backend/arena.hpp>
 #include <moiety/batch/batch.hpp>
 #include <moiety/batch/permutation.hpp>
 #include <moiety/batch/routing.hpp>
@@ -14,14 +15,9 @@
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/options.hpp>
 
-#include <algorithm>
-#include <cstddef>
+#include <array>
 #include <cstdint>
-#include <memory>
-#include <memory_resource>
-#include <span>
 #include <utility>
-#include <vector>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -32,9 +28,8 @@ template <class Spec, scalar T> class layer_tape {
   using S = sum_t<T>;
 
  public:
-  layer_tape(tokens of, batch const& about, layer_options<Spec> const& options, bool with_pre_activation,
-             std::pmr::memory_resource& memory)
-      : tokens_(of), batch_weight_(about.weight_of(of.count)), options_(options) {
+  layer_tape(tokens of, batch const& about, layer_options<Spec> const& options, bool with_pre_activation, arena& memory)
+      : tokens_(of), given_weight_(about.weight.value_or(-1)), options_(options), memory_(&memory) {
     tape_plan<Spec, T> const plan(of, with_pre_activation);
     block_ = buffer(plan.block.bytes(), memory);
     logits_ = {detail::at<S>(block_, plan.logits), of.count, spec::experts};
@@ -51,16 +46,20 @@ template <class Spec, scalar T> class layer_tape {
                     detail::at<std::int32_t>(block_, plan.source_tokens),
                     detail::at<std::int32_t>(block_, plan.positions)};
     routed_tokens_ = detail::at<std::int32_t>(block_, plan.routed_tokens);
+    routed_offsets_ = detail::at<std::int64_t>(block_, plan.routed_offsets);
     pre_activation_ = detail::at<T>(block_, plan.pre_activation);
-    std::int64_t const units = plan.units(of);
-    units_ = {detail::at<unit_statistics>(block_, plan.unit), static_cast<std::size_t>(units)};
-    expert_units_ = detail::at<expert_statistics>(block_, plan.expert_units);
-    sequences_ = {detail::at<std::int64_t>(block_, plan.sequences), static_cast<std::size_t>(units)};
-    std::uninitialized_value_construct(units_.begin(), units_.end());
-    std::uninitialized_value_construct_n(expert_units_, units * spec::experts);
-    std::fill(sequences_.begin(), sequences_.end(), of.count);
-    sequences_[0] = 0;
-    if (units > 1) std::copy(about.sequences.begin(), about.sequences.end(), sequences_.begin());
+    auto* const sequences = detail::at<std::int64_t>(block_, plan.sequences);
+    units_ = {plan.units(of),
+              spec::experts,
+              detail::at<unit_statistics>(block_, plan.unit),
+              detail::at<expert_statistics>(block_, plan.expert_units),
+              sequences,
+              detail::at<token_counts>(block_, plan.token_counts)};
+    memory.zero(units_.states, plan.pre_activation - plan.token_counts);  // counts, units and their experts
+    if (units_.count == 1) return;
+    std::array<std::int64_t, 2> const one{0, of.count};
+    auto const bytes = units_.count * static_cast<std::int64_t>(sizeof(std::int64_t));
+    memory.store(sequences, about.sequences.empty() ? one.data() : about.sequences.data(), bytes);
   }
 
   layer_tape(layer_tape&& other) noexcept = default;
@@ -69,39 +68,23 @@ template <class Spec, scalar T> class layer_tape {
   tape_state state() const { return block_.data() == nullptr ? tape_state::moved_from : state_; }
   tokens size() const { return tokens_; }
   layer_options<Spec> const& options() const { return options_; }
-  double batch_weight() const { return batch_weight_; }
+
+  /// The weight of the batch as it was given, else negative: then it is that of the unmasked tokens.
+  double given_weight() const { return given_weight_; }
+  /// The weight of the batch; waits for forward.
+  double batch_weight() const { return statistics().view().weight(0, given_weight_); }
 
   matrix_view<S> logits() const { return logits_; }
   routing_view<S> const& routing() const { return routing_; }
   permutation_view const& permutation() const { return permutation_; }
   T* pre_activation() const { return pre_activation_; }
+  /// The tokens that take part in losses and weights, and {0, their number}.
   std::int32_t* routed_tokens() const { return routed_tokens_; }
+  std::int64_t* routed_offsets() const { return routed_offsets_; }
 
-  /// Unit 0 is the batch; units 1, 2, … are its sequences, where a loss is over them.
-  std::int64_t units() const { return static_cast<std::int64_t>(units_.size()); }
-  statistics_view unit(std::int64_t index) const {
-    return {&units_[static_cast<std::size_t>(index)],
-            {expert_units_ + index * spec::experts, static_cast<std::size_t>(spec::experts)}};
-  }
-  /// Offsets of the sequences that have units: empty if none has.
-  std::span<std::int64_t const> sequences() const {
-    return units() > 1 ? std::span<std::int64_t const>(sequences_) : std::span<std::int64_t const>();
-  }
-
-  /// The unit of a loss that a token belongs to.
-  template <class Loss> std::int64_t unit_of(std::int64_t token) const {
-    if constexpr (!std::same_as<typename Loss::unit, over::sequence>) return 0;
-    auto const next = std::upper_bound(sequences_.begin(), sequences_.end(), token);
-    return next - sequences_.begin();
-  }
-
-  /// The weight of a unit: its share, by tokens, of the batch's weight.
-  double unit_weight(std::int64_t index) const {
-    std::int64_t const all = units_[0].tokens;
-    if (index == 0 || all == 0) return batch_weight_;
-    return batch_weight_ * static_cast<double>(units_[static_cast<std::size_t>(index)].tokens) /
-           static_cast<double>(all);
-  }
+  /// Where a back end keeps the tape's statistics, and a copy of them; the copy waits for forward.
+  batch_statistics const& units() const { return units_; }
+  statistics_table statistics() const { return statistics_table(units_, *memory_); }
 
   /// Throws state_error unless the tape is in `wanted` and came from these weights.
   void expect(tape_state wanted, void const* weights, char const* call) const {
@@ -113,7 +96,6 @@ template <class Spec, scalar T> class layer_tape {
 
   matrix_view<T const> x{};
   matrix_view<T const> dy{};
-  std::int64_t routed_count = 0;
   buffer pending{};
 
   void came_from(void const* weights) { weights_ = weights; }
@@ -125,8 +107,9 @@ template <class Spec, scalar T> class layer_tape {
 
  private:
   tokens tokens_;
-  double batch_weight_;
+  double given_weight_;
   layer_options<Spec> options_;
+  arena* memory_;
   tape_state state_ = tape_state::forward_done;
   void const* weights_ = nullptr;
   buffer block_;
@@ -134,10 +117,9 @@ template <class Spec, scalar T> class layer_tape {
   routing_view<S> routing_;
   permutation_view permutation_;
   std::int32_t* routed_tokens_ = nullptr;
+  std::int64_t* routed_offsets_ = nullptr;
   T* pre_activation_ = nullptr;
-  std::span<unit_statistics> units_;
-  expert_statistics* expert_units_ = nullptr;
-  std::span<std::int64_t> sequences_;
+  batch_statistics units_;
 };
 
 }  // namespace moiety

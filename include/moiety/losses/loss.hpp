@@ -105,10 +105,9 @@ routing_statistics statistics(Context& ctx, matrix_view<typename Context::sum co
                               "the statistics of logits ", detail::shape(logits.rows(), logits.cols()),
                               " were given a routing of the shape ", detail::shape(routes.tokens, routes.experts), '.');
   routes.check();
-  routing_statistics result(logits.cols(), routes.slots);
-  statistics_view const unit = result.view();
-  kernels::accumulate(ctx.engine(), router, logits, routes, {}, {&unit, 1});
-  return result;
+  statistics_table table(logits.cols());
+  kernels::accumulate(ctx.engine(), router, logits, routes, table.view());
+  return routing_statistics(table.view().unit(0));
 }
 
 }  // namespace moiety

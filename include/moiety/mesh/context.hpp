@@ -8,12 +8,11 @@
 // A context outlives the layers, matrices, weights and tapes that were made with it. It is used by one thread at a time.
 #pragma once
 
+#include <moiety/backend/backend.hpp>
+#include <moiety/backend/host.hpp>
 #include <moiety/backend/transport/self.hpp>
 #include <moiety/core/config.hpp>
-#include <moiety/core/errors.hpp>
-#include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
-#include <moiety/core/random.hpp>
 #include <moiety/mesh/layout.hpp>
 
 #include <cstdint>
@@ -23,6 +22,18 @@
 namespace moiety::inline MOIETY_ABI {
 
 namespace detail {
+
+/// After the sentence about a back end that is missing, the host keeps the compiler quiet.
+template <class Backend> consteval bool check_backend() {
+  static_assert(!std::is_same_v<Backend, cuda> || complete<Backend>,
+                "this deployment names mo::cuda: include <moiety/cuda.cuh>, compiled by nvcc.");
+  return true;
+}
+template <class Deployment> struct backend_of {
+  using named = typename Deployment::backend;
+  static_assert(check_backend<named>());
+  using type = std::conditional_t<complete<named>, named, host>;
+};
 
 template <class Element> consteval bool check_element() {
   static_assert(scalar<Element>, "'using element' in a deployment must name float, double, mo::bf16 or mo::fp16.");
@@ -42,7 +53,7 @@ template <class Deployment> using element_t = typename element_of<Deployment>::t
 template <class Deployment> class context {
  public:
   using deployment = Deployment;
-  using backend = typename Deployment::backend;
+  using backend = typename detail::backend_of<Deployment>::type;
   using engine_type = typename backend::engine;
   using element = detail::element_t<Deployment>;
   using sum = sum_t<element>;
@@ -59,30 +70,13 @@ template <class Deployment> class context {
   communicator& data() { return data_; }
   void synchronize() { engine_->synchronize(); }
 
-  moiety::matrix<element> matrix(std::int64_t rows, std::int64_t cols) {
-    return moiety::matrix<element>(rows, cols, engine_->memory());
+  typename backend::template matrix<element> matrix(std::int64_t rows, std::int64_t cols) {
+    return typename backend::template matrix<element>(rows, cols, engine_->memory());
   }
 
  private:
   std::unique_ptr<engine_type> engine_;
   communicator data_;
 };
-
-/// Fills x with standard normals: x(i, j) is number (first + i) · cols + j of the seed, whatever rows a rank holds.
-template <class Deployment, scalar T>
-void fill_normal(context<Deployment>& ctx, matrix_view<T> x, seed key, first_row first = first_row{0}) {
-  detail::require<data_error>(x.data() != nullptr || x.rows() * x.cols() == 0, "fill_normal was given a null matrix.");
-  ctx.engine().for_blocks(x.rows(), 64, [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      normal_sequence values(key, 0, static_cast<std::uint64_t>((first.value + i) * x.cols()));
-      for (std::int64_t j = 0; j < x.cols(); ++j) x(i, j) = static_cast<T>(static_cast<sum_t<T>>(values.next()));
-    }
-  });
-}
-
-template <class Deployment, scalar T>
-void fill_normal(context<Deployment>& ctx, matrix<T>& x, seed key, first_row first = first_row{0}) {
-  fill_normal(ctx, x.view(), key, first);
-}
 
 }  // namespace moiety

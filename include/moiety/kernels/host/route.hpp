@@ -119,10 +119,10 @@ void route(host_engine& engine, Router const& router, matrix_view<S const> logit
                                       " experts in 0 … ", experts - 1, '.');
 }
 
-/// units[u] covers the tokens of sequence u; it is added to, not cleared.
+/// `into` starts at zero.
 template <class Router, class S, int Experts = 0>
 void accumulate(host_engine& engine, Router const& router, matrix_view<S const> logits, routing_view<S> routing,
-                std::span<std::int64_t const> sequences, std::span<statistics_view const> units) {
+                batch_statistics const& into) {
   std::int64_t const experts = logits.cols();
   std::mutex merging;
   auto const add_tokens = [&](std::int64_t begin, std::int64_t end, statistics_view const& unit, int worker) {
@@ -149,14 +149,23 @@ void accumulate(host_engine& engine, Router const& router, matrix_view<S const> 
     unit.add(local);
   };
   engine.for_blocks(logits.rows(), detail::tokens_per_task, [&](std::int64_t begin, std::int64_t end, int worker) {
-    if (sequences.empty()) return add_tokens(begin, end, units[0], worker);
-    auto const next = std::upper_bound(sequences.begin(), sequences.end(), begin);
-    for (auto u = static_cast<std::size_t>(next - sequences.begin()) - 1; begin < end; ++u) {
-      std::int64_t const last = std::min(end, sequences[u + 1]);
-      if (begin < last) add_tokens(begin, last, units[u], worker);
+    if (into.count == 1) return add_tokens(begin, end, into.unit(0), worker);
+    for (std::int64_t u = into.sequence_of(begin); begin < end; ++u) {
+      std::int64_t const last = std::min(end, into.sequences[u]);
+      if (begin < last) add_tokens(begin, last, into.unit(u), worker);
       begin = std::max(begin, last);
     }
   });
+  for (std::int64_t u = 1; u < into.count; ++u) into.unit(0).add(into.unit(u));
+  for (std::int64_t u = 0; u < into.count; ++u) into.units[u].slots = routing.slots;
+  *into.states += routing.count_states();
+}
+
+inline void list_routed(host_engine&, token_state const* states, std::int64_t tokens, std::int32_t* routed,
+                        std::int64_t* offsets) {
+  offsets[0] = offsets[1] = 0;
+  for (std::int64_t t = 0; t < tokens; ++t)
+    if (states[t] == token_state::routed) routed[offsets[1]++] = static_cast<std::int32_t>(t);
 }
 
 /// add_losses(token, logits, dprobabilities, dlogits) adds what losses give to a token's rows, which start at 0.
@@ -167,10 +176,9 @@ void route_backward(host_engine& engine, Router const& router, matrix_view<S con
   std::int64_t const experts = logits.cols(), slots = routing.slots;
   engine.for_blocks(logits.rows(), detail::tokens_per_task, [&](std::int64_t begin, std::int64_t end, int worker) {
     scratch_memory scratch(engine.scratch(worker));
-    span_row<S> const row = scratch.row<S>(experts), scores = scratch.row<S>(experts),
-                      normalised = scratch.row<S>(experts), dprobabilities = scratch.row<S>(experts),
-                      gradient = scratch.row<S>(experts), dweight = scratch.row<S>(slots),
-                      inputs = scratch.row<S>(slots), weights = scratch.row<S>(slots);
+    span_row<S> row = scratch.row<S>(experts), scores = scratch.row<S>(experts), normalised = scratch.row<S>(experts),
+                dprobabilities = scratch.row<S>(experts), gradient = scratch.row<S>(experts),
+                dweight = scratch.row<S>(slots), inputs = scratch.row<S>(slots), weights = scratch.row<S>(slots);
     for (std::int64_t t = begin; t < end; ++t) {
       auto const zero = [](S) { return S{0}; };
       gradient.map(zero);

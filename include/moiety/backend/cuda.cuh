@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA back end: one device, one stream, memory in the order of that stream.
+//
+//   mo::context<one_gpu> ctx;                             device 0 and a stream of its own
+//   mo::context<one_gpu> ctx{mo::cuda{device, stream}};   the caller's stream, which outlives the context
+//
+// device   its number; compute capability 8.0 or newer
+// stream   null makes a stream; cudaStreamLegacy is the default stream
+// memory   the hook that every block of the context comes from: device memory; null is cudaMallocAsync on the stream
+//
+// Calls return when their work is in the stream; nothing waits for the device but synchronize() and what copies to the
+// host. A call of a layer without a report may be captured into a CUDA graph. A fault is a cuda_error that holds the text
+// of CUDA and the name of what failed; one that only the device can see comes out of the next synchronize().
+#pragma once
+
+#include <moiety/backend/arena.hpp>
+#include <moiety/backend/backend.hpp>
+#include <moiety/backend/device_matrix.hpp>
+#include <moiety/backend/device_memory.cuh>
+#include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
+#include <moiety/core/matrix.hpp>
+
+#include <cuda_runtime.h>
+#include <nvtx3/nvToolsExt.h>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory_resource>
+
+namespace moiety::inline MOIETY_ABI {
+
+struct cuda {
+  int device = 0;
+  cudaStream_t stream = nullptr;
+  std::pmr::memory_resource* memory = nullptr;
+
+  using engine = cuda_engine;
+  template <class T> using matrix = device_matrix<T>;
+  static constexpr non_finite default_non_finite = non_finite::sanitise;
+};
+
+/// Threads and memory of a kernel: blocks lie on the x axis of the grid.
+struct launch_shape {
+  std::int64_t blocks;
+  int threads;
+  std::int64_t shared_bytes = 0;
+};
+
+/// The first token, by index, of each fault that only the device can see; in device memory.
+struct cuda_faults {
+  static constexpr long long none = std::numeric_limits<long long>::max();
+  long long rejected_token;  // logits are not all finite, and that was to be an error
+  long long short_token;     // fewer experts than slots
+};
+
+namespace detail {
+
+template <int = 0> __global__ void reset_faults(cuda_faults* faults) {
+  *faults = {cuda_faults::none, cuda_faults::none};
+}
+
+/// The stream that was given, or one of its own.
+class stream_of_context {
+ public:
+  explicit stream_of_context(cuda const& options) : stream_(options.stream), owned_(options.stream == nullptr) {
+    check(options.device);
+    device_scope const scope(options.device);
+    if (owned_) expect(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a CUDA stream");
+  }
+  stream_of_context(stream_of_context const&) = delete;
+  stream_of_context& operator=(stream_of_context const&) = delete;
+  ~stream_of_context() {
+    if (owned_) static_cast<void>(cudaStreamDestroy(stream_));
+  }
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  static void check(int device) {
+    int devices = 0, major = 0, minor = 0;
+    expect(cudaGetDeviceCount(&devices), "no CUDA device");
+    require<cuda_error>(device >= 0 && device < devices, "there is no CUDA device ", device, " among ", devices, '.');
+    expect(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for a device's kind");
+    expect(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "asking for a device's kind");
+    require<cuda_error>(major >= 8, "CUDA device ", device, " has compute capability ", major, '.', minor,
+                        ", and mo::cuda needs 8.0 or newer.");
+  }
+
+  cudaStream_t stream_;
+  bool owned_;
+};
+
+}  // namespace detail
+
+/// A CUDA back end at run time. Kernels of the library are launched through it; so may be a user's own.
+class cuda_engine {
+ public:
+  /// Device memory for the tables of kernels that build an index, used in the order of the stream.
+  static constexpr std::int64_t scratch_bytes = std::int64_t{4} << 20;
+
+  explicit cuda_engine(cuda const& options)
+      : device_(options.device),
+        stream_(options),
+        hook_(stream_.get()),
+        arena_(options.memory != nullptr ? *options.memory : hook_, device_, stream_.get()),
+        scratch_(scratch_bytes + static_cast<std::int64_t>(sizeof(cuda_faults)), arena_) {
+    int count = 0;
+    detail::expect(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device_), "asking for processors");
+    multiprocessors_ = count;
+    launch("the first kernel (is the program compiled for this device?)", detail::reset_faults<>, {1, 1}, faults());
+  }
+
+  int device() const { return device_; }
+  cudaStream_t stream() const { return stream_.get(); }
+  int multiprocessors() const { return multiprocessors_; }
+  arena& memory() { return arena_; }
+  std::byte* scratch() const { return static_cast<std::byte*>(scratch_.data()); }
+  cuda_faults* faults() const { return reinterpret_cast<cuda_faults*>(scratch() + scratch_bytes); }
+
+  /// Puts a kernel into the stream; without blocks, nothing. `name` says in an error what failed.
+  template <class... Parameters, class... Arguments>
+  void launch(char const* name, void (*kernel)(Parameters...), launch_shape const& shape,
+              Arguments const&... arguments) {
+    if (shape.blocks == 0) return;
+    detail::device_scope const scope(device_);
+    constexpr std::int64_t without_asking = 48 << 10;
+    if (shape.shared_bytes > without_asking)
+      detail::expect(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          static_cast<int>(shape.shared_bytes)),
+                     name);
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+    config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+    config.dynamicSmemBytes = static_cast<std::size_t>(shape.shared_bytes);
+    config.stream = stream();
+    detail::expect(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name);
+  }
+
+  /// Waits for all work of the context. Throws what only the device could see: cuda_error, or data_error about a token.
+  void synchronize() {
+    detail::device_scope const scope(device_);
+    cuda_faults seen{};
+    arena_.load(&seen, faults(), sizeof(seen));
+    if (seen.rejected_token == cuda_faults::none && seen.short_token == cuda_faults::none) return;
+    launch("clearing faults", detail::reset_faults<>, {1, 1}, faults());
+    detail::require<data_error>(seen.rejected_token == cuda_faults::none, "the router logits of token ",
+                                seen.rejected_token, " were not all finite.");
+    throw data_error(detail::sentence("the router gave token ", seen.short_token, " fewer experts than it has slots."));
+  }
+
+  /// Later work waits for an event of the caller; an event of the caller marks the work so far.
+  void wait(cudaEvent_t event) { detail::expect(cudaStreamWaitEvent(stream(), event, 0), "waiting for an event"); }
+  void record(cudaEvent_t event) { detail::expect(cudaEventRecord(event, stream()), "recording an event"); }
+
+  /// Throws unless the device can read the memory, and every call before succeeded.
+  void check_memory(char const* call, char const* name, void const* memory) const {
+    detail::expect(cudaPeekAtLastError(), detail::sentence(call, " came after a CUDA call that failed").c_str());
+    if (memory == nullptr) return;
+    cudaPointerAttributes about{};
+    detail::expect(cudaPointerGetAttributes(&about, memory), detail::sentence(call, " was given ", name).c_str());
+    bool const of_host = about.type != cudaMemoryTypeDevice && about.type != cudaMemoryTypeManaged;
+    detail::require<cuda_error>(!of_host, call, " was given ", name, " in host memory; mo::cuda needs device memory.");
+    detail::require<cuda_error>(about.type == cudaMemoryTypeManaged || about.device == device_, call, " was given ",
+                                name, " on CUDA device ", about.device, ", but runs on ", device_, '.');
+  }
+
+  /// A named range of the host's time line, as profilers show it.
+  class range {
+   public:
+    explicit range(char const* name) { nvtxRangePushA(name); }
+    range(range const&) = delete;
+    range& operator=(range const&) = delete;
+    ~range() { nvtxRangePop(); }
+  };
+
+ private:
+  int device_, multiprocessors_ = 0;
+  detail::stream_of_context stream_;
+  detail::stream_memory hook_;
+  detail::device_arena arena_;
+  buffer scratch_;
+};
+static_assert(backend<cuda>);
+
+}  // namespace moiety

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+// Expert MLPs on a CUDA device: what apply.hpp states, with the same roundings, as three kinds of grouped product whose
+// epilogues hold the activation and its derivative. Weights are read as they lie.
+//
+// dw is left as one partial sum per tile of cuda_column_tile columns.
+#pragma once
+
+#include <moiety/backend/cuda.cuh>
+#include <moiety/core/array.hpp>
+#include <moiety/core/config.hpp>
+#include <moiety/core/math.hpp>
+#include <moiety/core/numbers.hpp>
+#include <moiety/experts/apply.hpp>
+#include <moiety/experts/matrices.hpp>
+#include <moiety/kernels/cuda/portable/columns.cuh>
+#include <moiety/kernels/cuda/portable/grouped_gemm.cuh>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace moiety::inline MOIETY_ABI {
+
+template <class S> inline constexpr std::int64_t part_columns<S, cuda> = kernels::cuda_column_tile;
+
+namespace detail {
+
+/// Pre-activations of N columns, as they are saved: rounded to the element type.
+template <class T, class S, std::size_t Inputs, int N>
+__device__ void round_to(S const (&sums)[Inputs][N], S (&rounded)[Inputs][N]) {
+  MOIETY_REGISTERS
+  for (std::size_t i = 0; i < Inputs; ++i) {
+    MOIETY_REGISTERS
+    for (int c = 0; c < N; ++c) rounded[i][c] = static_cast<S>(static_cast<T>(sums[i][c]));
+  }
+}
+
+template <class S, std::size_t Inputs, int N> __device__ array<S, Inputs> column_of(S const (&z)[Inputs][N], int c) {
+  array<S, Inputs> values;
+  MOIETY_REGISTERS
+  for (std::size_t i = 0; i < Inputs; ++i) values[i] = z[i][c];
+  return values;
+}
+
+/// Epilogue of the first product: z where it is kept, and a.
+template <class Mlp, scalar T> struct activate {
+  static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
+  using S = sum_t<T>;
+  T* z;
+  T* a;
+  std::int64_t ffn;
+
+  template <int N>
+  __device__ void operator()(std::int64_t, std::int64_t row, std::int64_t col, int count,
+                             S const (&sums)[inputs][N]) const {
+    S pre[inputs][N], values[N];
+    round_to<T>(sums, pre);
+    MOIETY_REGISTERS
+    for (int c = 0; c < N; ++c) values[c] = static_cast<S>(Mlp::value(column_of(pre, c)));
+    kernels::gpu::store_columns(a + row * ffn + col, count, values);
+    if (z == nullptr) return;
+    MOIETY_REGISTERS
+    for (std::size_t i = 0; i < inputs; ++i)
+      kernels::gpu::store_columns(z + (row * Mlp::inputs + static_cast<std::int64_t>(i)) * ffn + col, count, pre[i]);
+  }
+};
+
+/// Epilogue of dA′ = dy W_down: dz, A′, and the part of dw of a column tile.
+template <class Mlp, scalar T> struct differentiate {
+  static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
+  static constexpr bool sums_rows = true;
+  using S = sum_t<T>;
+  T const* z;
+  S const* row_weights;
+  T* dz;
+  T* scaled_a;
+  S* parts;
+  std::int64_t ffn;
+
+  template <int N>
+  __device__ S operator()(std::int64_t, std::int64_t row, std::int64_t col, int count, S const (&da)[1][N]) const {
+    S const weight = row_weights[row];
+    S pre[inputs][N], gradient[inputs][N], scaled[N], sum = 0;
+    MOIETY_REGISTERS
+    for (std::size_t i = 0; i < inputs; ++i) kernels::gpu::load_columns(z + place(row, i) + col, count, pre[i]);
+    MOIETY_REGISTERS
+    for (int c = 0; c < N; ++c) {
+      auto const at = column_of(pre, c);
+      S const value = static_cast<S>(Mlp::value(at));
+      array<S, inputs> slope;
+      Mlp::derivative(at, weight * da[0][c], slope);
+      MOIETY_REGISTERS
+      for (std::size_t i = 0; i < inputs; ++i) gradient[i][c] = slope[i];
+      scaled[c] = weight * value;
+      if (c < count) sum = fma(da[0][c], value, sum);
+    }
+    MOIETY_REGISTERS
+    for (std::size_t i = 0; i < inputs; ++i) kernels::gpu::store_columns(dz + place(row, i) + col, count, gradient[i]);
+    kernels::gpu::store_columns(scaled_a + row * ffn + col, count, scaled);
+    return sum;
+  }
+
+  __device__ void row_sum(std::int64_t row, std::int64_t tile, S sum) const {
+    parts[row * ((ffn + kernels::cuda_column_tile - 1) / kernels::cuda_column_tile) + tile] = sum;
+  }
+
+ private:
+  __device__ std::int64_t place(std::int64_t row, std::size_t input) const {
+    return (row * Mlp::inputs + static_cast<std::int64_t>(input)) * ffn;
+  }
+};
+
+/// Epilogue that stores rows of an element type.
+template <scalar T> struct store_rows {
+  using S = sum_t<T>;
+  T* to;
+  std::int64_t columns;
+
+  template <int N>
+  __device__ void operator()(std::int64_t, std::int64_t row, std::int64_t col, int count, S const (&sums)[1][N]) const {
+    kernels::gpu::store_columns(to + row * columns + col, count, sums[0]);
+  }
+};
+
+}  // namespace detail
+
+template <class Mlp> struct apply_experts<Mlp, cuda> {
+  static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
+
+  /// z may be null.
+  template <scalar T>
+  static void forward(cuda_engine& engine, expert_rows const& of, kernels::rows_of<T> x,
+                      expert_operands<Mlp, T> const& weights, T* z, T* a, T* o) {
+    using S = sum_t<T>;
+    kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, x, weights.forward_inputs(), of.ffn, of.hidden,
+                                detail::activate<Mlp, T>{z, a, of.ffn});
+    kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, kernels::rows_of<T>{a, of.ffn},
+                                weights.forward_down(), of.hidden, of.ffn, detail::store_rows<T>{o, of.hidden});
+  }
+
+  template <scalar T>
+  static void backward_input(cuda_engine& engine, expert_rows const& of, kernels::rows_of<T> dy,
+                             expert_operands<Mlp, T> const& weights, T const* z, sum_t<T> const* row_weights, T* dz,
+                             T* scaled_a, sum_t<T>* dweight_parts, T* dx) {
+    using S = sum_t<T>;
+    kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, of.most, std::array{dy}, weights.backward_down(),
+                                of.ffn, of.hidden,
+                                detail::differentiate<Mlp, T>{z, row_weights, dz, scaled_a, dweight_parts, of.ffn});
+    std::array<kernels::rows_of<T>, inputs> gradients;
+    for (std::size_t i = 0; i < inputs; ++i)
+      gradients[i] = {dz + static_cast<std::int64_t>(i) * of.ffn, Mlp::inputs * of.ffn};
+    kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, of.most, gradients, weights.backward_inputs(),
+                                of.hidden, of.ffn, detail::store_rows<T>{dx, of.hidden});
+  }
+
+  template <scalar T>
+  static void backward_weights(cuda_engine& engine, expert_rows const& of, kernels::rows_of<T> x,
+                               kernels::rows_of<T> dy, T const* dz, T const* scaled_a,
+                               expert_matrices<Mlp, sum_t<T>> const& gradients, bool accumulate) {
+    using S = sum_t<T>;
+    for (std::size_t i = 0; i < inputs; ++i) {
+      kernels::rows_of<T> const gradient{dz + static_cast<std::int64_t>(i) * of.ffn, Mlp::inputs * of.ffn};
+      kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, of.most, gradient, x, gradients.inputs[i], of.ffn,
+                                  of.hidden, accumulate);
+    }
+    kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, of.most, dy, kernels::rows_of<T>{scaled_a, of.ffn},
+                                gradients.down, of.hidden, of.ffn, accumulate);
+  }
+};
+
+}  // namespace moiety

@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: Apache-2.0
+// Grouped products of bf16 or fp16 by mma.sync, with float sums.
+//
+// A block makes a tile of 128 or 32 rows and 128 columns (of M matrices side by side) by steps of 64 k. Copies into a ring
+// of three stages run two steps ahead; stages are swizzled tiles of fragments.hpp, filled from the operands as they lie,
+// gathered and transposed on the way. An output is summed by m16n8k16 in ascending k (m first, then k; in tn over the rows
+// of the group), the rest of the last step being zeros, so its bits depend neither on the tile's height nor on other rows.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/kernels/cuda/fragments.hpp>
+#include <moiety/kernels/cuda/instructions.cuh>
+#include <moiety/kernels/cuda/portable/find_tile.cuh>
+#include <moiety/kernels/cuda/portable/product.cuh>
+#include <moiety/kernels/cuda/portable/tile_epilogue.cuh>
+#include <moiety/kernels/cuda/tiles.hpp>
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace moiety::inline MOIETY_ABI::kernels::gpu {
+
+/// Warps stand in row_warps x 4; each has warp_rows x 32 sums.
+template <int Rows> struct tensor_tile {
+  static_assert(Rows == 128 || Rows == 32);
+  static constexpr int rows = Rows, columns = 128, stages = 3;
+  static constexpr int row_warps = Rows == 128 ? 2 : 1, column_warps = 4;
+  static constexpr int threads = 32 * row_warps * column_warps;
+  static constexpr int warp_rows = rows / row_warps, warp_columns = columns / column_warps;
+  static constexpr int row_blocks = warp_rows / 16, column_blocks = warp_columns / 8;
+  static constexpr int a_bytes = rows * tile_row_bytes, stage_bytes = (rows + columns) * tile_row_bytes;
+  using staged = staged_tile<float, rows, columns>;
+  static constexpr std::int64_t shared_bytes =
+      stages * stage_bytes > staged::bytes ? std::int64_t{stages * stage_bytes} : staged::bytes;
+};
+
+/// The first `count` of 8 elements into a chunk of shared memory, zeros behind them. Wide: from a multiple of 16 bytes.
+template <bool Wide, class T> __device__ inline void copy_chunk(std::byte* to, T const* from, int count) {
+  if constexpr (Wide) {
+    copy_async_16(to, from, count * 2);
+  } else {
+    struct alignas(16) chunk {
+      T elements[chunk_elements];
+    } values;
+#pragma unroll
+    for (int i = 0; i < chunk_elements; ++i) values.elements[i].bits = i < count ? from[i].bits : std::uint16_t{0};
+    *reinterpret_cast<chunk*>(to) = values;
+  }
+}
+
+/// How many of the 8 elements of a chunk exist, if `left` exist from its first on.
+__device__ inline int chunk_count(std::int64_t left) { return left >= 8 ? 8 : left > 0 ? static_cast<int>(left) : 0; }
+
+/// Fills a k-first tile: a thread copies chunk `thread % 8` of some rows.
+template <class T, int Rows, int Threads> struct k_first_tile {
+  static constexpr int chunks = Rows * 8 / Threads, step = Threads / 8;
+  T const* from[chunks];
+  unsigned exists = 0;
+
+  /// f(row, first) is the start of tile row `first` + `row`, or null where there is none; then `somewhere` stands in, of
+  /// which nothing is read. `first` is known at compile time, once the loop is written out, and `row` < step.
+  template <class Function> __device__ void aim(T const* somewhere, Function const& f) {
+    exists = 0;
+#pragma unroll
+    for (int i = 0; i < chunks; ++i) {
+      T const* const row = f(static_cast<int>(threadIdx.x) / 8, i * step);
+      from[i] = row != nullptr ? row : somewhere;
+      exists |= (row != nullptr ? 1u : 0u) << i;
+    }
+  }
+  template <bool Wide> __device__ void fill(std::byte* to, std::int64_t k0, std::int64_t k) const {
+    int const chunk = static_cast<int>(threadIdx.x) % 8, row = static_cast<int>(threadIdx.x) / 8;
+    std::int64_t const first = k0 + chunk * chunk_elements;
+    int const count = chunk_count(k - first);
+#pragma unroll
+    for (int i = 0; i < chunks; ++i)
+      copy_chunk<Wide>(to + chunk_offset(row, chunk) + i * step * tile_row_bytes, from[i] + first,
+                       (exists >> i & 1u) != 0 ? count : 0);
+  }
+};
+
+/// Fills an outer-first tile of 128 outer elements: a thread copies chunk `thread % 16` of some of its 64 k.
+template <class T, int Threads> struct outer_first_tile {
+  static constexpr int chunks = 64 * 16 / Threads, step = Threads / 16;
+
+  __device__ static int first_k() { return static_cast<int>(threadIdx.x) / 16; }
+
+  /// f(i) is the row of k `first_k() + i * step`, of which `depth` exist; columns of it from `col` on, of `cols`.
+  template <bool Wide, class Function>
+  __device__ static void fill(std::byte* to, std::int64_t depth, std::int64_t col, std::int64_t cols,
+                              Function const& f) {
+    int const chunk = static_cast<int>(threadIdx.x) % 16, k = first_k();
+    std::int64_t const first = col + chunk * chunk_elements;
+    int const count = chunk_count(cols - first);
+    std::byte* const panel = to + chunk / 8 * panel_bytes + chunk_offset(k, chunk % 8);
+#pragma unroll
+    for (int i = 0; i < chunks; ++i)
+      copy_chunk<Wide>(panel + i * step * tile_row_bytes, f(i) + first, k + i * step < depth ? count : 0);
+  }
+};
+
+/// Rows of a group in steps of 64, for sums over rows. The numbers of the next step's rows are read a step ahead.
+template <class T, int Threads> struct summed_rows {
+  using tile_type = outer_first_tile<T, Threads>;
+  rows_of<T> of;
+  std::int64_t first, last;
+  std::int32_t next[tile_type::chunks];
+
+  __device__ summed_rows(rows_of<T> const& rows, std::int64_t begin, std::int64_t end)
+      : of(rows), first(begin), last(end) {
+    number();
+  }
+  __device__ void number() {
+#pragma unroll
+    for (int i = 0; i < tile_type::chunks; ++i) {
+      std::int64_t const row = first + tile_type::first_k() + i * tile_type::step;
+      next[i] = row < last ? static_cast<std::int32_t>(row_number(of, row)) : 0;
+    }
+  }
+  template <bool Wide> __device__ void fill(std::byte* to, std::int64_t col, std::int64_t cols) {
+    tile_type::template fill<Wide>(to, last - first, col, cols, [&](int i) { return of.data + next[i] * of.stride; });
+    first += tile_depth;
+    number();
+  }
+};
+
+template <class T, int Rows, int Threads>
+__device__ inline void aim_at_rows(k_first_tile<T, Rows, Threads>& to, rows_of<T> const& of, tile const& at) {
+  to.aim(of.data, [&](int row, int first) -> T const* {
+    return first + row < at.rows ? of.data + row_number(of, at.first_row + first + row) * of.stride : nullptr;
+  });
+}
+
+/// Operands of rows times stored matrices [n x k].
+template <class T, int Rows, int M> struct tensor_nt {
+  using shape = tensor_tile<Rows>;
+  using product = rows_product<T, T, 1, M>;
+  static constexpr int matrices = M, width = matrix_columns(shape::columns, M);
+  static constexpr tile_order a_order = tile_order::k_first, b_order = tile_order::k_first;
+
+  k_first_tile<T, Rows, shape::threads> a;
+  k_first_tile<T, shape::columns, shape::threads> b;
+  std::int64_t k, k0 = 0;
+  std::int64_t steps;
+
+  __device__ tensor_nt(product const& of, tile const& at) : k(of.k), steps(tiles_of(of.k, tile_depth)) {
+    static_assert(width % decltype(b)::step == 0);
+    aim_at_rows(a, of.a[0], at);
+    b.aim(of.w[0].data, [&](int row, int first) -> T const* {
+      int const m = first / width;
+      std::int64_t const col = at.column_tile * width + first % width + row;
+      if (m >= M || col >= of.n) return nullptr;
+      return of.w[m].data + at.group * of.w[m].group_stride + col * of.w[m].row_stride;
+    });
+  }
+  template <bool Wide> __device__ void fill(std::byte* stage) {
+    a.template fill<Wide>(stage, k0, k);
+    b.template fill<Wide>(stage + shape::a_bytes, k0, k);
+    k0 += tile_depth;
+  }
+};
+
+/// Operands of M times rows times matrices [k x n], in one sum.
+template <class T, int Rows, int M> struct tensor_nn {
+  using shape = tensor_tile<Rows>;
+  using product = rows_product<T, T, M, M>;
+  static constexpr int matrices = 1, width = shape::columns;
+  static constexpr tile_order a_order = tile_order::k_first, b_order = tile_order::outer_first;
+  using b_tile = outer_first_tile<T, shape::threads>;
+
+  product const& of;
+  tile const& at;
+  k_first_tile<T, Rows, shape::threads> a;
+  T const* b;                // the row of this thread's first k
+  std::int64_t b_stride;
+  std::int64_t k0 = 0;
+  int m = 0;
+  std::int64_t steps;
+
+  __device__ tensor_nn(product const& with, tile const& where)
+      : of(with), at(where), steps(M * tiles_of(with.k, tile_depth)) {
+    aim();
+  }
+  __device__ void aim() {
+#pragma unroll
+    for (int i = 0; i < M; ++i)
+      if (i == m) {
+        aim_at_rows(a, of.a[i], at);
+        b_stride = of.w[i].row_stride;
+        b = of.w[i].data + at.group * of.w[i].group_stride + b_tile::first_k() * b_stride;
+      }
+  }
+  template <bool Wide> __device__ void fill(std::byte* stage) {
+    a.template fill<Wide>(stage, k0, of.k);
+    b_tile::template fill<Wide>(stage + shape::a_bytes, of.k - k0, at.column_tile * width, of.n,
+                                [&](int i) { return b + (k0 + i * b_tile::step) * b_stride; });
+    k0 += tile_depth;
+    if (M > 1 && k0 >= of.k && m + 1 < M) {
+      k0 = 0;
+      ++m;
+      aim();
+    }
+  }
+};
+
+/// Operands of sums over a group's rows.
+template <class T> struct tensor_tn {
+  using shape = tensor_tile<128>;
+  using product = matrix_product<T, T, float>;
+  static constexpr tile_order a_order = tile_order::outer_first, b_order = tile_order::outer_first;
+
+  summed_rows<T, shape::threads> a, b;
+  std::int64_t n, k, row, col;
+  std::int64_t steps;
+
+  __device__ tensor_tn(product const& of, matrix_tile const& at)
+      : a(of.a, of.rows.first(at.group), of.rows.first(at.group + 1)),
+        b(of.b, of.rows.first(at.group), of.rows.first(at.group + 1)),
+        n(of.n),
+        k(of.k),
+        row(at.row_tile * shape::rows),
+        col(at.column_tile * shape::columns),
+        steps(tiles_of(of.rows.count(at.group), tile_depth)) {}
+  template <bool Wide> __device__ void fill(std::byte* stage) {
+    a.template fill<Wide>(stage, row, n);
+    b.template fill<Wide>(stage + shape::a_bytes, col, k);
+  }
+};
+
+template <tile_order Order> __device__ inline void load_fragments(std::uint32_t (&to)[4], std::byte const* from) {
+  if constexpr (Order == tile_order::k_first)
+    ldmatrix_x4(to, from);
+  else
+    ldmatrix_x4_trans(to, from);
+}
+
+/// The sums of a warp.
+template <class Shape> struct warp_sums {
+  float values[Shape::row_blocks][Shape::column_blocks][4];
+  int row, col, lane;
+
+  __device__ warp_sums() {
+    int const warp = static_cast<int>(threadIdx.x) / 32;
+    lane = static_cast<int>(threadIdx.x) % 32;
+    row = warp / Shape::column_warps * Shape::warp_rows;
+    col = warp % Shape::column_warps * Shape::warp_columns;
+#pragma unroll
+    for (auto& blocks : values)
+#pragma unroll
+      for (auto& block : blocks)
+#pragma unroll
+        for (float& value : block) value = 0;
+  }
+
+  /// Adds the product of one stage.
+  template <class T, tile_order A, tile_order B> __device__ void add(std::byte const* stage) {
+    element const a_at = a_address<A>(lane), b_at = b_address<B>(lane);
+#pragma unroll
+    for (int k = 0; k < tile_depth; k += 16) {
+      std::uint32_t a[Shape::row_blocks][4], b[Shape::column_blocks / 2][4];
+#pragma unroll
+      for (int i = 0; i < Shape::row_blocks; ++i)
+        load_fragments<A>(a[i], stage + block_offset<A>(row + i * 16, k, a_at));
+#pragma unroll
+      for (int j = 0; j < Shape::column_blocks / 2; ++j)
+        load_fragments<B>(b[j], stage + Shape::a_bytes + block_offset<B>(col + j * 16, k, b_at));
+#pragma unroll
+      for (int i = 0; i < Shape::row_blocks; ++i)
+#pragma unroll
+        for (int j = 0; j < Shape::column_blocks; ++j)
+          mma<T>(values[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+    }
+  }
+
+  __device__ void store(typename Shape::staged const& staged) const {
+    struct alignas(8) pair {
+      float values[2];
+    };
+#pragma unroll
+    for (int i = 0; i < Shape::row_blocks; ++i)
+#pragma unroll
+      for (int j = 0; j < Shape::column_blocks; ++j)
+#pragma unroll
+        for (int half = 0; half < 4; half += 2) {
+          element const at = c_element(lane, half);
+          *reinterpret_cast<pair*>(staged.at(row + i * 16 + at.row, col + j * 8 + at.col)) = {
+              {values[i][j][half], values[i][j][half + 1]}};
+        }
+  }
+};
+
+/// Runs the ring over all steps of the operands, and leaves the sums in shared memory for every thread to read.
+template <class T, bool Wide, class Operands>
+__device__ typename Operands::shape::staged tensor_sums(Operands& operands, std::byte* shared) {
+  using shape = typename Operands::shape;
+  warp_sums<shape> sums;
+  std::int64_t const steps = operands.steps;
+#pragma unroll
+  for (int stage = 0; stage < shape::stages - 1; ++stage) {
+    if (stage < steps) operands.template fill<Wide>(shared + stage * shape::stage_bytes);
+    commit_copies();
+  }
+  int read = 0, write = shape::stages - 1;
+  for (std::int64_t step = 0; step < steps; ++step) {
+    wait_copies<shape::stages - 2>();
+    __syncthreads();  // this step's copies are there, and the stage of the last step has been read
+    if (step + shape::stages - 1 < steps) operands.template fill<Wide>(shared + write * shape::stage_bytes);
+    commit_copies();
+    sums.template add<T, Operands::a_order, Operands::b_order>(shared + read * shape::stage_bytes);
+    read = read + 1 == shape::stages ? 0 : read + 1;
+    write = write + 1 == shape::stages ? 0 : write + 1;
+  }
+  __syncthreads();
+  typename shape::staged const staged{reinterpret_cast<float*>(shared)};
+  sums.store(staged);
+  __syncthreads();
+  return staged;
+}
+
+/// One tile of grouped_gemm_nt or _nn.
+template <class T, class Operands, bool Wide, class Epilogue>
+__global__ void __launch_bounds__(Operands::shape::threads, Wide ? 2 : 1)
+    tensor_rows(typename Operands::product const __grid_constant__ of, Epilogue const __grid_constant__ epilogue) {
+  using shape = typename Operands::shape;
+  tile const at = warp_find_tile(of.rows, blockIdx.x, shape::rows, tiles_of(of.n, Operands::width));
+  if (at.rows == 0) return;
+  Operands operands(of, at);
+  auto const staged = tensor_sums<T, Wide>(operands, dynamic_shared());
+  hand_over<Operands::matrices, shape::threads>(staged, at, of.n, epilogue);
+}
+
+/// One tile of grouped_gemm_tn.
+template <class T, bool Wide>
+__global__ void __launch_bounds__(tensor_tn<T>::shape::threads, Wide ? 2 : 1) tensor_matrix(matrix_product<T, T, float> const __grid_constant__ of) {
+  using shape = typename tensor_tn<T>::shape;
+  matrix_tile const at =
+      find_matrix_tile(blockIdx.x, tiles_of(of.n, shape::rows), tiles_of(of.k, shape::columns));
+  if (of.accumulate && of.rows.count(at.group) == 0) return;
+  tensor_tn<T> operands(of, at);
+  auto const staged = tensor_sums<T, Wide>(operands, dynamic_shared());
+  std::int64_t const first = at.row_tile * shape::rows, left = of.n - first;
+  tile const written{at.group, first, left < shape::rows ? static_cast<int>(left) : shape::rows, at.column_tile};
+  hand_over<1, shape::threads>(staged, written, of.k,
+                               store_matrix<float>{of.out.data, of.out.group_stride, of.out.row_stride, of.accumulate});
+}
+
+}  // namespace moiety::inline MOIETY_ABI::kernels::gpu

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// How the sums of a tile leave a block: through shared memory, so that a thread has 8 adjacent columns of a row.
+//
+// An epilogue is a struct of device pointers, passed by value:
+//
+//   template <int N> __device__ void operator()(std::int64_t group, std::int64_t row, std::int64_t col, int count,
+//                                               S const (&sums)[M][N]) const;
+//
+// N adjacent columns from col of one row of the row space, of which the first `count` exist (the others' sums are finite
+// or not, and mean nothing). With `static constexpr bool sums_rows = true` operator() returns an S, and
+//
+//   __device__ void row_sum(std::int64_t row, std::int64_t tile, S sum) const;
+//
+// is called once per row and column tile of cuda_column_tile columns, with the sum of what operator() returned there:
+// ((0+8)+(4+12))+... over the 16 blocks of 8 columns, by halves: s_i += s_(i^8), s_(i^4), s_(i^2), s_(i^1).
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/kernels/cuda/tiles.hpp>
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace moiety::inline MOIETY_ABI::kernels {
+
+/// Columns of the tiles over which an epilogue's row sums run.
+inline constexpr std::int64_t cuda_column_tile = 128;
+
+namespace gpu {
+
+template <class Epilogue>
+concept sums_rows = requires {
+  requires Epilogue::sums_rows;
+};
+
+/// Columns of one of M matrices that stand side by side in a tile of `columns`.
+MOIETY_HD constexpr int matrix_columns(int columns, int matrices) {
+  int shared = 1;
+  while (shared < matrices) shared *= 2;
+  return columns / shared;
+}
+
+/// The sums of a tile in shared memory. The pitch spreads what a warp writes over all banks.
+template <class S, int Rows, int Columns> struct staged_tile {
+  static constexpr int pitch = Columns + 8;
+  static constexpr std::int64_t bytes = std::int64_t{Rows} * pitch * static_cast<std::int64_t>(sizeof(S));
+  S* sums;
+
+  __device__ S* at(int row, int col) const { return sums + row * pitch + col; }
+};
+
+/// 8 values from 16-byte aligned shared memory.
+template <class S> __device__ inline void load_8(S const* from, S (&to)[8]) {
+  constexpr int wide = 16 / static_cast<int>(sizeof(S));
+  struct alignas(16) vector {
+    S values[wide];
+  };
+#pragma unroll
+  for (int i = 0; i < 8 / wide; ++i) {
+    vector const part = reinterpret_cast<vector const*>(from)[i];
+#pragma unroll
+    for (int j = 0; j < wide; ++j) to[i * wide + j] = part.values[j];
+  }
+}
+
+/// Hands the staged sums of M matrices of n columns over, all threads of the block together.
+template <int M, int Threads, class S, int Rows, int Columns, class Epilogue>
+__device__ void hand_over(staged_tile<S, Rows, Columns> const& staged, tile const& of, std::int64_t n,
+                          Epilogue const& epilogue) {
+  constexpr int width = matrix_columns(Columns, M), lanes = width / 8;
+  static_assert(lanes >= 1 && lanes <= 32 && Threads % lanes == 0);
+  int const thread = static_cast<int>(threadIdx.x), lane = thread % lanes;
+  std::int64_t const col = of.column_tile * width + lane * 8;
+  int const count = n - col < 8 ? static_cast<int>(n - col) : 8;
+  // All lanes of a warp make the same number of rounds, as they meet in the sums of rows.
+  for (int first = 0; first < of.rows; first += Threads / lanes) {
+    int const row = first + thread / lanes;
+    bool const exists = row < of.rows && count > 0;
+    S sums[M][8];
+    if (exists) {
+#pragma unroll
+      for (int m = 0; m < M; ++m) load_8(staged.at(row, m * width + lane * 8), sums[m]);
+    }
+    if constexpr (sums_rows<Epilogue>) {
+      static_assert(width == cuda_column_tile, "sums of rows need one matrix");
+      S sum = exists ? epilogue(of.group, of.first_row + row, col, count, sums) : S{0};
+#pragma unroll
+      for (int half = lanes / 2; half > 0; half /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, half);
+      if (lane == 0 && row < of.rows) epilogue.row_sum(of.first_row + row, of.column_tile, sum);
+    } else {
+      if (exists) epilogue(of.group, of.first_row + row, col, count, sums);
+    }
+  }
+}
+
+/// Writes sums as rows of a matrix of each group, or adds them to what is there.
+template <class S> struct store_matrix {
+  S* data;
+  std::int64_t group_stride, row_stride;
+  bool add;
+
+  template <int N>
+  __device__ void operator()(std::int64_t group, std::int64_t row, std::int64_t col, int count,
+                             S const (&sums)[1][N]) const {
+    S* const to = data + group * group_stride + row * row_stride + col;
+    constexpr int wide = 16 / static_cast<int>(sizeof(S));
+    struct alignas(16) vector {
+      S values[wide];
+    };
+    if (count == N && reinterpret_cast<std::uintptr_t>(to) % 16 == 0) {
+#pragma unroll
+      for (int i = 0; i < N / wide; ++i) {
+        vector part = add ? reinterpret_cast<vector const*>(to)[i] : vector{};
+#pragma unroll
+        for (int j = 0; j < wide; ++j)
+          part.values[j] = add ? part.values[j] + sums[0][i * wide + j] : sums[0][i * wide + j];
+        reinterpret_cast<vector*>(to)[i] = part;
+      }
+      return;
+    }
+#pragma unroll
+    for (int c = 0; c < N; ++c)
+      if (c < count) to[c] = add ? to[c] + sums[0][c] : sums[0][c];
+  }
+};
+
+}  // namespace gpu
+}  // namespace moiety::inline MOIETY_ABI::kernels

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// The products of a router, in the sum type and with one order of every sum (see grouped_gemm.hpp). x [T × H], W [E × H]:
+//
+//   router_logits             z = x Wᵀ                                           [T × E]
+//   router_input_gradient     dx = dz W                                          [T × H]
+//   router_weight_gradient    dW (+)= Σ dz_tᵀ x_t over the tokens of a list      [E × H]; offsets {0, length of the list}
+//
+// Tokens that are not in the list have no gradient, and may hold values that are not finite.
+#pragma once
+
+#include <moiety/backend/host.hpp>
+#include <moiety/core/config.hpp>
+#include <moiety/core/matrix.hpp>
+#include <moiety/core/numbers.hpp>
+#include <moiety/kernels/grouped_gemm.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+namespace moiety::inline MOIETY_ABI::kernels {
+
+template <scalar T>
+void router_logits(host_engine& engine, matrix_view<T const> x, matrix_view<sum_t<T> const> w,
+                   matrix_view<sum_t<T>> logits) {
+  using S = sum_t<T>;
+  std::array<std::int64_t, 2> const all{0, x.rows()};
+  grouped_gemm_nt<S>(engine, 1, all.data(), rows_of<T>{x.data(), x.stride()},
+                     std::array{grouped_matrix<S const>{w.data(), 0, w.stride()}}, w.rows(), w.cols(),
+                     [&](std::int64_t, std::int64_t t, std::int64_t e, std::int64_t count,
+                         std::array<S const*, 1> const& sums) { std::copy_n(sums[0], count, logits.row(t) + e); });
+}
+
+template <class S>
+void router_input_gradient(host_engine& engine, matrix_view<S const> dlogits, matrix_view<S const> w, S* dx) {
+  std::array<std::int64_t, 2> const all{0, dlogits.rows()};
+  grouped_gemm_nn<S>(engine, 1, all.data(), std::array{rows_of<S>{dlogits.data(), dlogits.stride()}},
+                     std::array{grouped_matrix<S const>{w.data(), 0, w.stride()}}, w.cols(), w.rows(),
+                     [&](std::int64_t, std::int64_t t, std::int64_t col, std::int64_t cols, S const* sums) {
+                       std::copy_n(sums, cols, dx + t * w.cols() + col);
+                     });
+}
+
+template <scalar T>
+void router_weight_gradient(host_engine& engine, matrix_view<sum_t<T> const> dlogits, matrix_view<T const> x,
+                            std::int32_t const* list, std::int64_t const* offsets, matrix_view<sum_t<T>> dw,
+                            bool accumulate) {
+  using S = sum_t<T>;
+  grouped_gemm_tn<S>(engine, 1, offsets, rows_of<S>{dlogits.data(), dlogits.stride(), list},
+                     rows_of<T>{x.data(), x.stride(), list}, grouped_matrix<S>{dw.data(), 0, dw.stride()}, dw.rows(),
+                     dw.cols(), accumulate);
+}
+
+template <scalar T>
+void router_logits(cuda_engine& engine, matrix_view<T const> x, matrix_view<sum_t<T> const> w,
+                   matrix_view<sum_t<T>> logits);
+
+template <class S>
+void router_input_gradient(cuda_engine& engine, matrix_view<S const> dlogits, matrix_view<S const> w, S* dx);
+
+template <scalar T>
+void router_weight_gradient(cuda_engine& engine, matrix_view<sum_t<T> const> dlogits, matrix_view<T const> x,
+                            std::int32_t const* list, std::int64_t const* offsets, matrix_view<sum_t<T>> dw,
+                            bool accumulate);
+
+}  // namespace moiety::inline MOIETY_ABI::kernels

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stands before the library's header of this name in the CPU run of the tests: the same functions, made of what the lanes
+// of a warp bring together. Stricter than the instructions: an asynchronous copy leaves NaN until it is waited for, and
+// addresses must be aligned. mma adds 16 exact products and the sum so far in double, and rounds once.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/numbers.hpp>
+#include <moiety/kernels/cuda/fragments.hpp>
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace moiety::inline MOIETY_ABI::kernels {
+
+namespace emulated {
+
+inline constexpr unsigned whole_warp = 0xffffffffu;
+
+inline void require_aligned(void const* address, char const* what) {
+  if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0)
+    cuda_on_cpu::fail(cuda_on_cpu::block::running.self(), what);
+}
+
+template <class T> T half_of(std::uint32_t bits, int half) {
+  T value;
+  value.bits = static_cast<std::uint16_t>(bits >> (16 * half));
+  return value;
+}
+
+/// What a lane brings to mma.
+struct products {
+  float* c;
+  std::uint32_t const* a;
+  std::uint32_t b[2];
+};
+
+template <class T> void multiply(products* const (&lanes)[32]) {
+  double a[16][16], b[16][8], c[16][8];
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int i = 0; i < 8; ++i) {
+      gpu::element const at = gpu::a_element(lane, i / 2, i % 2);
+      a[at.row][at.col] = static_cast<float>(half_of<T>(lanes[lane]->a[i / 2], i % 2));
+    }
+    for (int i = 0; i < 4; ++i) {
+      gpu::element const at = gpu::b_element(lane, i / 2, i % 2), to = gpu::c_element(lane, i);
+      b[at.row][at.col] = static_cast<float>(half_of<T>(lanes[lane]->b[i / 2], i % 2));
+      c[to.row][to.col] = lanes[lane]->c[i];
+    }
+  }
+  for (int i = 0; i < 16; ++i)
+    for (int k = 0; k < 16; ++k)
+      for (int j = 0; j < 8; ++j) c[i][j] += a[i][k] * b[k][j];
+  for (int lane = 0; lane < 32; ++lane)
+    for (int i = 0; i < 4; ++i) {
+      gpu::element const at = gpu::c_element(lane, i);
+      lanes[lane]->c[i] = static_cast<float>(c[at.row][at.col]);
+    }
+}
+
+/// What a lane brings to ldmatrix: an address, and where its registers are.
+struct matrix_load {
+  std::byte const* from;
+  std::uint32_t* to;
+};
+
+template <int Count, bool Transposed> void load_matrices(std::uint32_t* to, void const* shared) {
+  require_aligned(shared, "it gives ldmatrix an address that is no multiple of 16 bytes");
+  matrix_load mine{static_cast<std::byte const*>(shared), to};
+  cuda_on_cpu::warp_together(whole_warp, mine, [](auto const& lanes) {
+    for (int lane = 0; lane < 32; ++lane)
+      for (int i = 0; i < 2 * Count; ++i) {
+        gpu::element const at = gpu::loaded_element(lane, i % 2, Transposed);
+        std::uint16_t value;
+        std::memcpy(&value, lanes[i / 2 * 8 + at.row]->from + at.col * 2, 2);
+        std::uint32_t& reg = lanes[lane]->to[i / 2];
+        reg = i % 2 == 0 ? value : reg | std::uint32_t{value} << 16;
+      }
+  });
+}
+
+/// The copies that a thread has not waited for.
+struct pending_copies {
+  struct one {
+    void* to;
+    std::byte bytes[16];
+    std::int64_t group;
+  };
+  std::vector<one> copies;
+  std::int64_t group = 0;  // that is open
+  void const* launch = nullptr;
+  unsigned block = 0;
+
+  static pending_copies& of_thread() {
+    static pending_copies all[cuda_on_cpu::block_limit];
+    auto& running = cuda_on_cpu::block::running;
+    pending_copies& mine = all[running.self().number];
+    bool const same = mine.launch == &running.launch() && mine.block == blockIdx.x;
+    if (!same && !mine.copies.empty())
+      cuda_on_cpu::fail(running.self(), "a thread of this number ended before its asynchronous copies");
+    mine.launch = &running.launch();
+    mine.block = blockIdx.x;
+    return mine;
+  }
+  void wait(std::int64_t youngest) {
+    std::size_t kept = 0;
+    for (one const& copy : copies)
+      if (copy.group < group - youngest)
+        std::memcpy(copy.to, copy.bytes, 16);
+      else
+        copies[kept++] = copy;
+    copies.resize(kept);
+  }
+};
+
+}  // namespace emulated
+
+template <class T> void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  emulated::products mine{c, a, {b0, b1}};
+  cuda_on_cpu::warp_together(emulated::whole_warp, mine, [](auto const& lanes) { emulated::multiply<T>(lanes); });
+}
+
+inline void ldmatrix_x4(std::uint32_t (&to)[4], void const* shared) { emulated::load_matrices<4, false>(to, shared); }
+inline void ldmatrix_x4_trans(std::uint32_t (&to)[4], void const* shared) {
+  emulated::load_matrices<4, true>(to, shared);
+}
+inline void ldmatrix_x2(std::uint32_t (&to)[2], void const* shared) { emulated::load_matrices<2, false>(to, shared); }
+inline void ldmatrix_x2_trans(std::uint32_t (&to)[2], void const* shared) {
+  emulated::load_matrices<2, true>(to, shared);
+}
+
+inline void copy_async_16(void* shared, void const* global, int bytes) {
+  emulated::require_aligned(shared, "it copies to an address that is no multiple of 16 bytes");
+  emulated::require_aligned(global, "it copies from an address that is no multiple of 16 bytes");
+  if (bytes < 0 || bytes > 16) cuda_on_cpu::fail(cuda_on_cpu::block::running.self(), "it copies not 0 to 16 bytes");
+  auto& mine = emulated::pending_copies::of_thread();
+  emulated::pending_copies::one copy{shared, {}, mine.group};
+  if (bytes != 0) std::memcpy(copy.bytes, global, static_cast<std::size_t>(bytes));
+  std::memset(shared, 0xff, 16);
+  mine.copies.push_back(copy);
+}
+inline void commit_copies() { ++emulated::pending_copies::of_thread().group; }
+template <int N> void wait_copies() { emulated::pending_copies::of_thread().wait(N); }
+
+inline std::byte* dynamic_shared() { return cuda_on_cpu::block::running.shared(); }
+
+}  // namespace moiety::inline MOIETY_ABI::kernels

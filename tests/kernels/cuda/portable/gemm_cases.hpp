@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+// Cases of grouped products on a device. Operands are poisoned wherever a product has no business: between strides, in rows
+// that are not gathered, behind the last row. What comes out is compared with the host's product (chains of fused
+// multiply-adds, bit by bit) or with sums in double (tensor cores).
+#pragma once
+
+#include <moiety/backend/cuda.cuh>
+#include <moiety/backend/host.hpp>
+#include <moiety/core/math.hpp>
+#include <moiety/core/numbers.hpp>
+#include <moiety/kernels/cuda/portable/grouped_gemm.cuh>
+#include <moiety/kernels/grouped_gemm.hpp>
+
+#include <doctest/doctest.h>
+#include <device_memory.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <random>
+#include <utility>
+#include <vector>
+
+namespace gemm_cases {
+
+namespace mo = moiety;
+using namespace moiety::kernels;
+using int64 = std::int64_t;
+using testing::device_values;
+using testing::poison;
+using testing::same_bits;
+
+template <class T> T& at(std::vector<T>& values, int64 i) { return values[static_cast<std::size_t>(i)]; }
+template <class T> T const& at(std::vector<T> const& values, int64 i) { return values[static_cast<std::size_t>(i)]; }
+
+inline mo::cuda_engine& engine() {
+  static mo::cuda_engine only{mo::cuda{}};
+  return only;
+}
+inline mo::host_engine& host_engine() {
+  static mo::host_engine only(mo::host{.threads = 1});
+  return only;
+}
+
+/// New numbers in every run. Tests print `seed`.
+inline unsigned const seed = std::random_device{}();
+inline std::mt19937 random_bits{seed};
+template <class T> T random_value() {
+  return static_cast<T>(std::ldexp(static_cast<float>(random_bits() >> 8) + 0.5f, -23) - 1.0f);
+}
+
+/// Rows per group, and everything that varies around a product.
+struct setting {
+  std::vector<int64> rows;
+  int64 n = 0, k = 0;
+  bool gathered = false;
+  int64 pad = 0;        // elements between rows
+  int64 slack = 0;      // of the bound on rows
+  bool offsets = true;  // else null
+  bool accumulate = false;
+
+  int64 groups() const { return static_cast<int64>(rows.size()); }
+  int64 total() const { return std::accumulate(rows.begin(), rows.end(), int64{0}); }
+  int64 bound() const { return total() + slack; }
+  std::vector<int64> starts() const {
+    std::vector<int64> all{0};
+    for (int64 const count : rows) all.push_back(all.back() + count);
+    return all;
+  }
+};
+
+struct device_offsets {
+  device_values<int64> values;
+  explicit device_offsets(setting const& s) : values(s.starts()), null(!s.offsets) {}
+  int64 const* get() const { return null ? nullptr : values.data(); }
+  bool null;
+};
+
+/// Rows of an operand, scattered among twice as many if the setting says so.
+template <class T> struct operand {
+  std::vector<T> values;
+  std::vector<std::int32_t> index;
+  int64 cols, stride;
+  device_values<T> there;
+  device_values<std::int32_t> index_there;
+
+  operand(setting const& s, int64 columns)
+      : values(static_cast<std::size_t>((s.gathered ? 2 : 1) * s.total() * (columns + s.pad)), poison<T>()),
+        index(scattered(s)),
+        cols(columns),
+        stride(columns + s.pad),
+        there(int64{0}),
+        index_there(index) {
+    for (int64 r = 0; r < s.total(); ++r)
+      for (int64 c = 0; c < cols; ++c) at(values, place(r) * stride + c) = random_value<T>();
+    there = device_values<T>(values);
+  }
+  int64 place(int64 row) const { return index.empty() ? row : at(index, row); }
+  T operator()(int64 row, int64 col) const { return at(values, place(row) * stride + col); }
+  rows_of<T> here() const { return {values.data(), stride, index.empty() ? nullptr : index.data()}; }
+  rows_of<T> view() const { return {there.data(), stride, index_there.data()}; }
+
+ private:
+  static std::vector<std::int32_t> scattered(setting const& s) {
+    if (!s.gathered) return {};
+    std::vector<std::int32_t> places(static_cast<std::size_t>(2 * s.total()));
+    std::iota(places.begin(), places.end(), 0);
+    std::shuffle(places.begin(), places.end(), random_bits);
+    places.resize(static_cast<std::size_t>(s.total()));
+    return places;
+  }
+};
+
+template <class T> struct weights {
+  std::vector<T> values;
+  int64 group_stride, row_stride;
+  device_values<T> there;
+
+  weights(setting const& s, int64 rows, int64 cols)
+      : values(static_cast<std::size_t>(s.groups() * (rows * (cols + s.pad) + s.pad)), poison<T>()),
+        group_stride(rows * (cols + s.pad) + s.pad),
+        row_stride(cols + s.pad),
+        there(int64{0}) {
+    for (int64 g = 0; g < s.groups(); ++g)
+      for (int64 r = 0; r < rows; ++r)
+        for (int64 c = 0; c < cols; ++c) at(values, g * group_stride + r * row_stride + c) = random_value<T>();
+    there = device_values<T>(values);
+  }
+  T operator()(int64 g, int64 r, int64 c) const { return at(values, g * group_stride + r * row_stride + c); }
+  grouped_matrix<T const> here() const { return {values.data(), group_stride, row_stride}; }
+  grouped_matrix<T const> view() const { return {there.data(), group_stride, row_stride}; }
+};
+
+/// Takes sums [M x rows x n] and counts how often it is given each; all but [M][0 ... total) stays as it was.
+template <class S, int M> struct collect {
+  S* sums;
+  int* calls;
+  int64* groups;
+  int64 rows, n;
+
+  template <int N>
+  __device__ void operator()(int64 group, int64 row, int64 col, int count, S const (&from)[M][N]) const {
+    for (int c = 0; c < N; ++c)
+      if (c < count) {
+        for (int m = 0; m < M; ++m) sums[(m * rows + row) * n + col + c] = from[m][c];
+        ++calls[row * n + col + c];
+        groups[row * n + col + c] = group;
+      }
+  }
+};
+
+/// Runs f(collect) and returns the sums, once every row and column of each group has been handed over once.
+template <class S, int M, class Function> std::vector<S> collected(setting const& s, Function const& f) {
+  int64 const rows = s.bound() + 1;  // one more than there can be
+  device_values<S> sums(M * rows * s.n);
+  device_values<int> calls(std::vector<int>(static_cast<std::size_t>(rows * s.n), 0));
+  device_values<int64> groups(std::vector<int64>(static_cast<std::size_t>(rows * s.n), -1));
+  f(collect<S, M>{sums.data(), calls.data(), groups.data(), rows, s.n});
+  auto const counts = calls.host();
+  auto const owners = groups.host();
+  auto const starts = s.starts();
+  bool once = true, owned = true;
+  for (int64 r = 0; r < rows; ++r)
+    for (int64 c = 0; c < s.n; ++c) {
+      bool const exists = r < s.total();
+      int64 const group = std::upper_bound(starts.begin(), starts.end(), r) - starts.begin() - 1;
+      once = once && at(counts, r * s.n + c) == (exists ? 1 : 0);
+      owned = owned && at(owners, r * s.n + c) == (exists ? group : -1);
+    }
+  CHECK(once);
+  CHECK(owned);
+  return sums.host();
+}
+
+/// Sums [M x rows x n] as host code makes them; poison where nothing is.
+template <class S, int M, class Function> std::vector<S> expected_sums(setting const& s, Function const& of) {
+  int64 const rows = s.bound() + 1;
+  std::vector<S> sums(static_cast<std::size_t>(M * rows * s.n), poison<S>());
+  auto const starts = s.starts();
+  for (int m = 0; m < M; ++m)
+    for (int64 g = 0; g < s.groups(); ++g)
+      for (int64 r = at(starts, g); r < at(starts, g + 1); ++r)
+        for (int64 c = 0; c < s.n; ++c) at(sums, (m * rows + r) * s.n + c) = of(m, g, r, c);
+  return sums;
+}
+
+/// ||got - expected|| / ||expected|| over what is not poison; infinite where only one of them is.
+template <class S> double difference(std::vector<S> const& got, std::vector<double> const& expected) {
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    bool const missing = std::isnan(expected[i]);
+    if (missing != std::isnan(static_cast<double>(got[i]))) return INFINITY;
+    if (missing) continue;
+    error += (static_cast<double>(got[i]) - expected[i]) * (static_cast<double>(got[i]) - expected[i]);
+    norm += expected[i] * expected[i];
+  }
+  return error == 0 ? 0 : std::sqrt(error / norm);
+}
+
+/// Chains are compared bit by bit with the host's; tensor cores with double.
+template <class S, class A, class B, int M, class Host, class Exact>
+void compare(setting const& s, std::vector<S> const& got, Host const& of_host, Exact const& exact) {
+  if constexpr (gpu::on_tensor_cores<S, A, B>)
+    CHECK(difference(got, expected_sums<double, M>(s, exact)) < 1e-5);
+  else
+    CHECK(same_bits(got, of_host()));
+}
+
+template <class S, class A, class B, std::size_t M> struct nt_case {
+  setting s;
+  operand<A> a;
+  std::vector<weights<B>> w;
+  device_offsets offsets;
+  static constexpr int matrices = static_cast<int>(M);
+
+  explicit nt_case(setting const& of) : s(of), a(s, s.k), offsets(s) {
+    for (std::size_t m = 0; m < M; ++m) w.emplace_back(s, s.n, s.k);
+  }
+  std::vector<S> run(int64 more_rows = 0) const {
+    std::array<grouped_matrix<B const>, M> views;
+    for (std::size_t m = 0; m < M; ++m) views[m] = w[m].view();
+    return collected<S, matrices>(s, [&](auto const& epilogue) {
+      grouped_gemm_nt<S>(engine(), s.groups(), offsets.get(), s.bound() + more_rows, a.view(), views, s.n, s.k,
+                         epilogue);
+    });
+  }
+  std::vector<S> on_host() const {
+    std::array<grouped_matrix<B const>, M> views;
+    for (std::size_t m = 0; m < M; ++m) views[m] = w[m].here();
+    auto sums = expected_sums<S, matrices>(s, [](int, int64, int64, int64) { return S{0}; });
+    auto const starts = s.starts();
+    grouped_gemm_nt<S>(host_engine(), s.groups(), starts.data(), a.here(), views, s.n, s.k,
+                       [&](int64, int64 row, int64 col, int64 cols, std::array<S const*, M> const& from) {
+                         for (std::size_t m = 0; m < M; ++m)
+                           std::copy_n(from[m], cols,
+                                       sums.data() + (static_cast<int64>(m) * (s.bound() + 1) + row) * s.n + col);
+                       });
+    return sums;
+  }
+  void check() const {
+    compare<S, A, B, matrices>(
+        s, run(), [&] { return on_host(); },
+        [&](int m, int64 g, int64 r, int64 c) {
+          double sum = 0;
+          for (int64 i = 0; i < s.k; ++i)
+            sum += static_cast<double>(a(r, i)) * static_cast<double>(w[static_cast<std::size_t>(m)](g, c, i));
+          return sum;
+        });
+  }
+};
+
+template <class S, class A, class B, std::size_t M> struct nn_case {
+  setting s;
+  std::vector<operand<A>> a;
+  std::vector<weights<B>> w;
+  device_offsets offsets;
+
+  explicit nn_case(setting const& of) : s(of), offsets(s) {
+    for (std::size_t m = 0; m < M; ++m) a.emplace_back(s, s.k), w.emplace_back(s, s.k, s.n);
+  }
+  std::vector<S> run(int64 more_rows = 0) const {
+    std::array<rows_of<A>, M> rows;
+    std::array<grouped_matrix<B const>, M> views;
+    for (std::size_t m = 0; m < M; ++m) rows[m] = a[m].view(), views[m] = w[m].view();
+    return collected<S, 1>(s, [&](auto const& epilogue) {
+      grouped_gemm_nn<S>(engine(), s.groups(), offsets.get(), s.bound() + more_rows, rows, views, s.n, s.k, epilogue);
+    });
+  }
+  std::vector<S> on_host() const {
+    std::array<rows_of<A>, M> rows;
+    std::array<grouped_matrix<B const>, M> views;
+    for (std::size_t m = 0; m < M; ++m) rows[m] = a[m].here(), views[m] = w[m].here();
+    auto sums = expected_sums<S, 1>(s, [](int, int64, int64, int64) { return S{0}; });
+    auto const starts = s.starts();
+    grouped_gemm_nn<S>(host_engine(), s.groups(), starts.data(), rows, views, s.n, s.k,
+                       [&](int64, int64 row, int64 col, int64 cols, S const* from) {
+                         std::copy_n(from, cols, sums.data() + row * s.n + col);
+                       });
+    return sums;
+  }
+  void check() const {
+    compare<S, A, B, 1>(
+        s, run(), [&] { return on_host(); },
+        [&](int, int64 g, int64 r, int64 c) {
+          double sum = 0;
+          for (std::size_t m = 0; m < M; ++m)
+            for (int64 i = 0; i < s.k; ++i) sum += static_cast<double>(a[m](r, i)) * static_cast<double>(w[m](g, i, c));
+          return sum;
+        });
+  }
+};
+
+template <class S, class A, class B> struct tn_case {
+  setting s;
+  operand<A> a;
+  operand<B> b;
+  device_offsets offsets;
+  int64 row_stride, group_stride;
+  std::vector<S> before;
+
+  explicit tn_case(setting const& of)
+      : s(of),
+        a(s, s.n),
+        b(s, s.k),
+        offsets(s),
+        row_stride(s.k + s.pad),
+        group_stride(s.n * row_stride + s.pad),
+        before(static_cast<std::size_t>(s.groups() * group_stride), poison<S>()) {
+    if (s.accumulate) for_outputs([&](int64, int64, int64, int64 place) { at(before, place) = random_value<S>(); });
+  }
+  template <class Function> void for_outputs(Function const& f) const {
+    for (int64 g = 0; g < s.groups(); ++g)
+      for (int64 i = 0; i < s.n; ++i)
+        for (int64 j = 0; j < s.k; ++j) f(g, i, j, g * group_stride + i * row_stride + j);
+  }
+  std::vector<S> run(int64 more_rows = 0) const {
+    device_values<S> out(before);
+    grouped_gemm_tn<S>(engine(), s.groups(), offsets.get(), s.bound() + more_rows, a.view(), b.view(),
+                       grouped_matrix<S>{out.data(), group_stride, row_stride}, s.n, s.k, s.accumulate);
+    return out.host();
+  }
+  std::vector<S> on_host() const {
+    std::vector<S> out = before;
+    auto const starts = s.starts();
+    grouped_gemm_tn<S>(host_engine(), s.groups(), starts.data(), a.here(), b.here(),
+                       grouped_matrix<S>{out.data(), group_stride, row_stride}, s.n, s.k, s.accumulate);
+    return out;
+  }
+  void check() const {
+    auto const got = run();
+    if constexpr (gpu::on_tensor_cores<S, A, B>) {
+      std::vector<double> expected(before.size(), poison<double>());
+      auto const starts = s.starts();
+      for_outputs([&](int64 g, int64 i, int64 j, int64 place) {
+        double sum = s.accumulate ? static_cast<double>(at(before, place)) : 0;
+        for (int64 r = at(starts, g); r < at(starts, g + 1); ++r)
+          sum += static_cast<double>(a(r, i)) * static_cast<double>(b(r, j));
+        at(expected, place) = sum;
+        if (s.rows[static_cast<std::size_t>(g)] == 0) CHECK(at(got, place) == static_cast<S>(sum));
+      });
+      CHECK(difference(got, expected) < 1e-5);
+    } else {
+      CHECK(same_bits(got, on_host()));
+    }
+  }
+};
+
+template <class S, class A, class B = A> void check_nt(setting const& s) {
+  nt_case<S, A, B, 1>(s).check();
+  nt_case<S, A, B, 2>(s).check();
+}
+template <class S, class A, class B = A> void check_nn(setting const& s) {
+  nn_case<S, A, B, 1>(s).check();
+  nn_case<S, A, B, 2>(s).check();
+}
+template <class S, class A, class B = A> void check_tn(setting s) {
+  for (bool const accumulate : {false, true}) {
+    s.accumulate = accumulate;
+    tn_case<S, A, B>(s).check();
+  }
+}
+template <class S, class A, class B = A> void check_all(setting const& s) {
+  check_nt<S, A, B>(s);
+  check_nn<S, A, B>(s);
+  check_tn<S, A, B>(s);
+}
+
+}  // namespace gemm_cases
