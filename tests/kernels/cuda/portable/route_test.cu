@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/kernels/cuda/portable/route.cuh>
 
-#include <device_memory.hpp>
 #include <moiety/moiety.hpp>
+
+#include "device_memory.hpp"
 
 #include <doctest/doctest.h>
 
@@ -140,14 +141,9 @@ results<S> on_host(example<Router, S> const& of, mo::non_finite policy, bool acc
     if (refused) *one.states = mo::token_state::unroutable;
   }
   r.units.resize(size(of.units())), r.expert_units.resize(size(of.units() * of.experts));
-  mo::batch_statistics const all{
-      .count = of.units(), .experts = of.experts, .units = r.units.data(), .expert_units = r.expert_units.data()};
-  std::vector<mo::statistics_view> views;
-  for (std::int64_t u = of.units() > 1 ? 1 : 0; u < of.units(); ++u) views.push_back(all.unit(u));
-  mo::kernels::accumulate(ctx.engine(), Router{}, logits, routes, of.sequences, views);
-  for (std::int64_t u = 1; u < of.units(); ++u) all.unit(0).add(all.unit(u));
-  for (auto& u : r.units) u.slots = k;
-  r.counts = routes.count_states();
+  mo::batch_statistics const all{of.units(),          of.experts, r.units.data(), r.expert_units.data(),
+                                 of.sequences.data(), &r.counts};
+  mo::kernels::accumulate<Router, S>(ctx.engine(), Router{}, logits, routes, all);
   r.gradient = of.dlogits;
   mo::kernels::route_backward(ctx.engine(), Router{}, logits, routes, with_dweights ? of.dweights.data() : nullptr,
                               losses_of<S>{{}, {}, all.unit(0)},
@@ -157,18 +153,18 @@ results<S> on_host(example<Router, S> const& of, mo::non_finite policy, bool acc
 
 template <int Experts, class Router, class S>
 results<S> on_device(example<Router, S> const& of, mo::non_finite policy, bool accumulate, bool with_dweights) {
-  mo::cuda_engine engine;
+  mo::cuda_engine engine{mo::cuda{}};
   constexpr std::int64_t k = Router::slots;
-  device_array<S> const logits(of.logits), weights(of.tokens * k), dweights(of.dweights), dlogits(of.dlogits);
-  device_array<std::int32_t> const ids(of.tokens * k);
-  device_array<mo::token_state> const states(of.tokens);
-  device_array<std::uint8_t> const mask(of.mask);
+  testing::device_values<S> logits(of.logits), weights(of.tokens * k), dweights(of.dweights), dlogits(of.dlogits);
+  testing::device_values<std::int32_t> ids(of.tokens * k);
+  testing::device_values<mo::token_state> states(of.tokens);
+  testing::device_values<std::uint8_t> mask(of.mask);
   auto const count = static_cast<std::size_t>(of.units());
-  device_array<mo::unit_statistics> const units(std::vector<mo::unit_statistics>{count});
-  device_array<mo::expert_statistics> const expert_units(
+  testing::device_values<mo::unit_statistics> units(std::vector<mo::unit_statistics>{count});
+  testing::device_values<mo::expert_statistics> expert_units(
       std::vector<mo::expert_statistics>(count * static_cast<std::size_t>(of.experts)));
-  device_array<std::int64_t> const sequences(of.sequences);
-  device_array<mo::token_counts> const counts(std::vector<mo::token_counts>(1));
+  testing::device_values<std::int64_t> sequences(of.sequences);
+  testing::device_values<mo::token_counts> counts(std::vector<mo::token_counts>(1));
   mo::batch about;
   if (!of.mask.empty()) about.mask = {mask.data(), of.mask.size()};
   mo::matrix_view<S const> const z{logits.data(), of.tokens, of.experts, of.stride};
@@ -184,7 +180,7 @@ results<S> on_device(example<Router, S> const& of, mo::non_finite policy, bool a
   results<S> r{ids.host(),          weights.host(),   dlogits.host(), states.host(), units.host(),
                expert_units.host(), counts.host()[0], no_token,       no_token};
   mo::cuda_faults faults{};
-  check_cuda(cudaMemcpy(&faults, engine.faults(), sizeof faults, cudaMemcpyDeviceToHost));
+  testing::succeed(cudaMemcpy(&faults, engine.faults(), sizeof faults, cudaMemcpyDeviceToHost));
   r.rejected = faults.rejected_token, r.too_short = faults.short_token;
   return r;
 }
@@ -202,14 +198,14 @@ template <class Router, class S, int Experts = 0> void compare(std::int64_t expe
   results<S> const host = on_host(e, policy, accumulate, with_dweights);
   results<S> const device = on_device<Experts>(e, policy, accumulate, with_dweights);
   CHECK(device.ids == host.ids);
-  CHECK(same_bits(device.weights, host.weights));
+  CHECK(testing::same_bits(device.weights, host.weights));
   CHECK(device.states == host.states);
   CHECK(device.rejected == host.rejected);
   CHECK(device.too_short == host.too_short);
   CHECK(device.units == host.units);
   CHECK(device.expert_units == host.expert_units);
   CHECK(device.counts == host.counts);
-  CHECK(same_bits(device.gradient, host.gradient));
+  CHECK(testing::same_bits(device.gradient, host.gradient));
 }
 
 using renormalised = mo::router<mo::softmax, mo::top_k<8>, mo::renormalised>;
@@ -249,7 +245,7 @@ TEST_CASE("policies of users run as they do on the host") {
 }
 
 TEST_CASE("more than 1024 experts are refused in one sentence") {
-  mo::cuda_engine engine;
+  mo::cuda_engine engine{mo::cuda{}};
   mo::matrix_view<float const> const logits(nullptr, 0, 1025);
   CHECK_THROWS_WITH_AS((mo::kernels::route<renormalised, float>(engine, renormalised{}, logits, {},
                                                                 mo::non_finite::sanitise, {0, 1025, 8})),

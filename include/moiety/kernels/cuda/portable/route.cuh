@@ -18,6 +18,7 @@
 #include <moiety/core/exact_sum.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/kernels/cuda/portable/warp_row.cuh>
+#include <moiety/kernels/route.hpp>
 #include <moiety/kernels/route_row.hpp>
 
 #include <cuda_runtime.h>
@@ -27,10 +28,9 @@
 #include <string_view>
 #include <type_traits>
 
-namespace moiety::inline MOIETY_ABI {
-namespace kernels {
+namespace moiety::inline MOIETY_ABI::kernels {
 
-namespace detail {
+namespace gpu {
 
 inline constexpr int route_threads = 128, route_warps = route_threads / warp_lanes;
 inline constexpr std::int64_t most_experts = 1024;
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(route_threads)
     token_state state = token_state::masked;
     if (mask == nullptr || mask[t] != 0) {
       load_row(row, logits.row(t));
-      state = sanitise(row, row);
+      state = detail::sanitise(row, row);
     }
     if (reject && (state == token_state::sanitised || state == token_state::unroutable)) {
       lower(&faults->rejected_token, t);
@@ -208,7 +208,7 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
     registers_of<S, N> values = {};
     warp_row<S, N> const row(values, experts);
     load_row(row, logits.row(t));
-    double const lse = log_sum_exp(row);
+    double const lse = detail::log_sum_exp(row);
     lse_squared.add(lse * lse);
     ++tokens;
     router.probability_row(row);
@@ -243,16 +243,6 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
   __syncthreads();
 }
 
-/// The sequence that a token belongs to: the last that begins at or before it.
-__device__ inline std::int64_t sequence_of(batch_statistics const& into, std::int64_t token) {
-  std::int64_t low = 0, high = into.count - 1;  // the offset of low is not above the token, that of high is
-  while (high - low > 1) {
-    std::int64_t const middle = low + (high - low) / 2;
-    (into.sequences[middle] <= token ? low : high) = middle;
-  }
-  return low;
-}
-
 __device__ inline void count_states(token_state const* states, std::int64_t begin, std::int64_t end,
                                     token_counts& into) {
   unsigned counts[4] = {};
@@ -279,10 +269,10 @@ __global__ void __launch_bounds__(route_threads)
     for (std::int64_t u = threadIdx.x; u < into.count; u += route_threads) into.units[u].slots = routing.slots;
   count_states(routing.states, begin, end, *into.states);
   bool const cut = into.count > 1;
-  for (std::int64_t s = cut ? sequence_of(into, begin) : 0; begin < end; ++s) {
-    std::int64_t const next = cut ? into.sequences[s + 1] : end, last = next < end ? next : end;
+  for (std::int64_t u = cut ? into.sequence_of(begin) : 0; begin < end; ++u) {
+    std::int64_t const next = cut ? into.sequences[u] : end, last = next < end ? next : end;
     if (begin < last)
-      accumulate_run(router, logits, routing, begin, last, run_units{into.unit(0), into.unit(cut ? s + 1 : 0), cut},
+      accumulate_run(router, logits, routing, begin, last, run_units{into.unit(0), into.unit(u), cut},
                      row_size<Experts>(logits.cols()), shared);
     begin = last > begin ? last : begin;
   }
@@ -317,39 +307,38 @@ __global__ void __launch_bounds__(route_threads)
   }
 }
 
-}  // namespace detail
+}  // namespace gpu
 
-template <class Router, class S, int Experts = 0>
+template <class Router, class S, int Experts>
 void route(cuda_engine& engine, Router const& router, matrix_view<S const> logits, batch const& about,
-           non_finite policy, routing_view<S> out, std::string_view = {}) {
-  detail::with_registers<Experts>(logits.cols(), [&](auto n) {
-    engine.launch("route", &detail::route_tokens<Router, S, n(), Experts>,
-                  {detail::route_blocks(engine, logits.rows()), detail::route_threads}, router, logits,
-                  about.mask.data(), policy == non_finite::reject, out, engine.faults());
+           non_finite policy, routing_view<S> out, std::string_view) {
+  gpu::with_registers<Experts>(logits.cols(), [&](auto n) {
+    engine.launch("route", &gpu::route_tokens<Router, S, n(), Experts>,
+                  {gpu::route_blocks(engine, logits.rows()), gpu::route_threads}, router, logits, about.mask.data(),
+                  policy == non_finite::reject, out, engine.faults());
   });
 }
 
-template <class Router, class S, int Experts = 0>
+template <class Router, class S, int Experts>
 void accumulate(cuda_engine& engine, Router const& router, matrix_view<S const> logits, routing_view<S> routing,
                 batch_statistics const& into) {
   std::int64_t const tokens = logits.rows(), most = std::int64_t{4} * engine.multiprocessors();
-  std::int64_t const span = std::max<std::int64_t>((tokens + most - 1) / most, std::int64_t{4} * detail::route_warps);
-  detail::with_registers<Experts>(logits.cols(), [&](auto n) {
-    engine.launch("accumulate", &detail::accumulate_tokens<Router, S, n(), Experts>,
-                  {std::max<std::int64_t>((tokens + span - 1) / span, 1), detail::route_threads}, router, logits,
-                  routing, span, into);
+  std::int64_t const span = std::max<std::int64_t>((tokens + most - 1) / most, std::int64_t{4} * gpu::route_warps);
+  gpu::with_registers<Experts>(logits.cols(), [&](auto n) {
+    engine.launch("accumulate", &gpu::accumulate_tokens<Router, S, n(), Experts>,
+                  {std::max<std::int64_t>((tokens + span - 1) / span, 1), gpu::route_threads}, router, logits, routing,
+                  span, into);
   });
 }
 
-template <class Router, class S, int Experts = 0, class AddLosses>
+template <class Router, class S, int Experts, class AddLosses>
 void route_backward(cuda_engine& engine, Router const& router, matrix_view<S const> logits, routing_view<S> routing,
                     S const* dweights, AddLosses const& add_losses, matrix_view<S> dlogits, bool accumulate) {
-  detail::with_registers<Experts>(logits.cols(), [&](auto n) {
-    engine.launch("route_backward", &detail::route_tokens_backward<Router, S, n(), Experts, AddLosses>,
-                  {detail::route_blocks(engine, logits.rows()), detail::route_threads}, router, logits, routing,
-                  dweights, add_losses, dlogits, accumulate);
+  gpu::with_registers<Experts>(logits.cols(), [&](auto n) {
+    engine.launch("route_backward", &gpu::route_tokens_backward<Router, S, n(), Experts, AddLosses>,
+                  {gpu::route_blocks(engine, logits.rows()), gpu::route_threads}, router, logits, routing, dweights,
+                  add_losses, dlogits, accumulate);
   });
 }
 
-}  // namespace kernels
-}  // namespace moiety
+}  // namespace moiety::inline MOIETY_ABI::kernels

@@ -16,15 +16,14 @@
 #include <concepts>
 #include <cstdint>
 
-namespace moiety::inline MOIETY_ABI {
-namespace kernels {
+namespace moiety::inline MOIETY_ABI::kernels {
 
 inline constexpr unsigned all_lanes = 0xffffffffu;
 inline constexpr int warp_lanes = 32;
 
 __device__ __forceinline__ int lane_of_thread() { return static_cast<int>(threadIdx.x % 32u); }
 
-namespace detail {
+namespace gpu {
 
 template <class T, int Count> using registers_of = moiety::detail::array_of<T, Count>;
 
@@ -69,7 +68,7 @@ __device__ __forceinline__ unsigned best_index(indexed_value<double> mine) {
   return mine.index;
 }
 
-}  // namespace detail
+}  // namespace gpu
 
 template <std::floating_point S, int N> class warp_row {
  public:
@@ -141,13 +140,13 @@ template <std::floating_point S, int N> class warp_row {
     return halved(total);
   }
 
-  __device__ __forceinline__ int argmax() const { return chosen(detail::best_index(own_best())); }
+  __device__ __forceinline__ int argmax() const { return chosen(gpu::best_index(own_best())); }
 
   template <int K, class F> __device__ __forceinline__ void largest(F const& f) const {
-    detail::indexed_value<S> mine = own_best();
+    gpu::indexed_value<S> mine = own_best();
     MOIETY_REGISTERS
     for (int rank = 0; rank < K; ++rank) {
-      unsigned const best = detail::best_index(mine);
+      unsigned const best = gpu::best_index(mine);
       f(rank, chosen(best));
       remove(chosen(best));
       if (best == mine.index) mine = own_best();
@@ -182,7 +181,7 @@ template <std::floating_point S, int N> class warp_row {
   }
 
   __device__ __forceinline__ S get(int i) const {
-    return __shfl_sync(all_lanes, detail::picked<N>(values_, i / lanes), i % lanes);
+    return __shfl_sync(all_lanes, gpu::picked<N>(values_, i / lanes), i % lanes);
   }
 
   template <class Add> __device__ __forceinline__ S folded(Add const& add) const {
@@ -197,10 +196,10 @@ template <std::floating_point S, int N> class warp_row {
     return total;
   }
 
-  __device__ __forceinline__ detail::indexed_value<S> own_best() const {
-    detail::indexed_value<S> best;
+  __device__ __forceinline__ gpu::indexed_value<S> own_best() const {
+    gpu::indexed_value<S> best;
     each([&](int i, S v) {
-      if (v > best.value || (v == best.value && best.index == detail::indexed_value<S>::none))
+      if (v > best.value || (v == best.value && best.index == gpu::indexed_value<S>::none))
         best.value = v, best.index = static_cast<unsigned>(i);
     });
     return best;
@@ -212,5 +211,4 @@ template <std::floating_point S, int N> class warp_row {
   int size_, lane_;
 };
 
-}  // namespace kernels
-}  // namespace moiety
+}  // namespace moiety::inline MOIETY_ABI::kernels
