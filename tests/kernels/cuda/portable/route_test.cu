@@ -153,7 +153,7 @@ results<S> on_host(example<Router, S> const& of, mo::non_finite policy, bool acc
 
 template <int Experts, class Router, class S>
 results<S> on_device(example<Router, S> const& of, mo::non_finite policy, bool accumulate, bool with_dweights) {
-  mo::cuda_engine engine{mo::cuda{}};
+  static mo::cuda_engine engine{mo::cuda{}};
   constexpr std::int64_t k = Router::slots;
   testing::device_values<S> logits(of.logits), weights(of.tokens * k), dweights(of.dweights), dlogits(of.dlogits);
   testing::device_values<std::int32_t> ids(of.tokens * k);
@@ -182,6 +182,7 @@ results<S> on_device(example<Router, S> const& of, mo::non_finite policy, bool a
   mo::cuda_faults faults{};
   testing::succeed(cudaMemcpy(&faults, engine.faults(), sizeof faults, cudaMemcpyDeviceToHost));
   r.rejected = faults.rejected_token, r.too_short = faults.short_token;
+  if (r.rejected != no_token || r.too_short != no_token) CHECK_THROWS_AS(engine.synchronize(), mo::data_error);
   return r;
 }
 
