@@ -151,9 +151,15 @@ results<S> on_host(example<Router, S> const& of, mo::non_finite policy, bool acc
   return r;
 }
 
+/// One for all cases: the CPU run opens and closes all device memory around each piece of work.
+mo::cuda_engine& shared_engine() {
+  static mo::cuda_engine engine{mo::cuda{}};
+  return engine;
+}
+
 template <int Experts, class Router, class S>
 results<S> on_device(example<Router, S> const& of, mo::non_finite policy, bool accumulate, bool with_dweights) {
-  static mo::cuda_engine engine{mo::cuda{}};
+  mo::cuda_engine& engine = shared_engine();
   constexpr std::int64_t k = Router::slots;
   testing::device_values<S> logits(of.logits), weights(of.tokens * k), dweights(of.dweights), dlogits(of.dlogits);
   testing::device_values<std::int32_t> ids(of.tokens * k);
@@ -246,7 +252,7 @@ TEST_CASE("policies of users run as they do on the host") {
 }
 
 TEST_CASE("more than 1024 experts are refused in one sentence") {
-  mo::cuda_engine engine{mo::cuda{}};
+  mo::cuda_engine& engine = shared_engine();
   mo::matrix_view<float const> const logits(nullptr, 0, 1025);
   CHECK_THROWS_WITH_AS((mo::kernels::route<renormalised, float>(engine, renormalised{}, logits, {},
                                                                 mo::non_finite::sanitise, {0, 1025, 8})),
