@@ -208,7 +208,9 @@ class device {
   std::deque<CUstream_st> streams{CUstream_st{true}};
 
   CUstream_st& legacy() { return streams.front(); }
-  CUstream_st* stream(CUstream_st* given) { return given == nullptr ? &legacy() : given; }
+  CUstream_st* stream(CUstream_st* given) {  // null and cudaStreamLegacy are the same
+    return reinterpret_cast<std::uintptr_t>(given) <= 1 ? &legacy() : given;
+  }
 
   void enqueue(CUstream_st& s, std::function<void()> run, std::vector<moment> after = {}) {
     if (s.capture) return s.capture->nodes.push_back(std::move(run));
