@@ -3,8 +3,8 @@
 
 #include <cuda_runtime.h>
 
-#include <device_memory.hpp>
 #include <doctest/doctest.h>
+#include <device_memory.hpp>
 
 #include <cstddef>
 #include <cstdint>
