@@ -43,7 +43,7 @@ BAD = [
     (core(HEADER + "#include <moiety/core/none.hpp>\n"), "core/x.hpp:3: included file is missing"),
     (core(HEADER + '#include "a.hpp"\n'), "core/x.hpp:3: own headers are included as <moiety/...>"),
     ({**core(HEADER + "#include <moiety/core/d.cuh>\n"), "include/moiety/core/d.cuh": HEADER,
-      "tests/core/d_test.cpp": HEAD + "#include <moiety/core/d.cuh>\n"}, "core/x.hpp:3: a .hpp includes a .cuh"),
+      "tests/core/d_test.cu": HEAD + "#include <moiety/core/d.cuh>\n"}, "core/x.hpp:3: a .hpp includes a .cuh"),
     (core(HEADER + "#include <cuda_runtime.h>\n"), "core/x.hpp:3: a header that works without CUDA includes"),
     (core(HEADER + "#include <mpi.h>\n"), "core/x.hpp:3: a header that works without MPI includes"),
     (core(HEADER + "#include <nccl.h>\n"), "core/x.hpp:3: a header that works without NCCL includes"),
