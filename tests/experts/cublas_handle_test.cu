@@ -34,7 +34,8 @@ TEST_CASE("row-major products in three directions, with strides, added or not") 
   device_values<float> const da(a), db(b);
   device_values<float> nt(m * n);
   multiply.nt<float, float>({m, n, k}, {da.data(), 8}, {db.data(), 8}, {nt.data(), n});
-  device_values<float> nn(std::vector<float>(m * k, 1)), tn(std::vector<float>(k * k, 2)), none(std::vector<float>(4, 9));
+  device_values<float> nn(std::vector<float>(m * k, 1)), tn(std::vector<float>(k * k, 2)),
+      none(std::vector<float>(4, 9));
   // nt's result [m × n] times b [n × k], added to ones; aᵀ a [k × k], written over what is there.
   multiply.nn<float, float>({m, k, n}, {nt.data(), n}, {db.data(), 8}, {nn.data(), k}, true);
   multiply.tn<float>({k, k, m}, {da.data(), 8}, {da.data(), 8}, {tn.data(), k}, false);

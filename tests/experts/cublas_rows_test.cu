@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/experts/cublas_rows.cuh>
 
+#include <moiety/core/random.hpp>
 #include <moiety/experts/mlp.hpp>
 
 #include "device_memory.hpp"
@@ -48,8 +49,8 @@ TEST_CASE("activations, their derivative, and the sums of each tile of columns")
   device_values<float> const dev_z(z), dev_da(da), dev_weights(weights);
   device_values<float> a(rows * ffn), dz(rows * 2 * ffn), scaled(rows * ffn), parts(rows * tiles);
   mo::detail::activate_rows<silu_mlp>(engine, rows, ffn, dev_z.data(), a.data());
-  mo::detail::differentiate_rows<silu_mlp>(engine, rows, ffn, dev_z.data(), dev_da.data(), dev_weights.data(), dz.data(),
-                                           scaled.data(), parts.data());
+  mo::detail::differentiate_rows<silu_mlp>(engine, rows, ffn, dev_z.data(), dev_da.data(), dev_weights.data(),
+                                           dz.data(), scaled.data(), parts.data());
   auto const got_a = a.host(), got_dz = dz.host(), got_scaled = scaled.host(), got_parts = parts.host();
   for (std::size_t r = 0; r < rows; ++r) {
     double inner[tiles] = {};

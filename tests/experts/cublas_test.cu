@@ -27,7 +27,9 @@ template <class T> struct by_cublas : one_gpu<T> { using expert_products = mo::c
 struct gated : mo::layer_spec<mo::dims{.hidden = 136, .ffn = 208, .experts = 6}> {
   using router = mo::router<mo::softmax, mo::top_k<2>>;
 };
-struct plain : gated { using experts = mo::mlp<mo::gelu>; };
+struct plain : gated {
+  using experts = mo::mlp<mo::gelu>;
+};
 
 template <class V> std::vector<double> read(mo::arena& memory, V* from, std::int64_t count) {
   std::vector<std::remove_const_t<V>> values(static_cast<std::size_t>(count));

@@ -75,7 +75,9 @@ namespace {
 struct one_gpu : mo::deployment<> {
   using backend = mo::cuda;
 };
-struct sorted : one_gpu { using index_builder = mo::radix_sort; };
+struct sorted : one_gpu {
+  using index_builder = mo::radix_sort;
+};
 struct small : mo::layer_spec<mo::dims{.hidden = 16, .ffn = 32, .experts = 4}> {
   using router = mo::router<mo::softmax, mo::top_k<2>>;
 };
