@@ -37,7 +37,6 @@ enable_language(CUDA)
 # How our own CUDA sources are compiled; never exported.
 add_library(moiety_dev_cuda INTERFACE)
 target_link_libraries(moiety_dev_cuda INTERFACE moiety::cuda)
-target_compile_features(moiety_dev_cuda INTERFACE cuda_std_20)
 target_compile_options(
   moiety_dev_cuda
   INTERFACE

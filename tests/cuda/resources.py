@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the compiler gives each kernel: no spilled register, and not more registers than registers.json says.
 
-resources.py NVCC INCLUDE SOURCE ARCH...             compiles SOURCE for each ARCH (80, 90a, ...) and compares
-resources.py NVCC INCLUDE SOURCE ARCH... --update    writes what it finds into registers.json, for these ARCHs
-resources.py --self                                  reads two short reports
-registers.json: {"sm_90a": {"kernel": the most registers of its instances}}. A kernel is its name without parameters.
+resources.py NVCC INCLUDE ARCH... [--update]   compiles SOURCES for each ARCH (80, 90a, ...) and compares; or writes what it
+                                               finds into registers.json, for these ARCHs
+resources.py --self                            reads two short reports
+registers.json: {"sm_90a": {"kernel": the most registers of its instances}}. A kernel is its name without parameters;
+those of other libraries are not looked at.
 """
 import json
 import re
@@ -15,6 +16,8 @@ import tempfile
 from pathlib import Path
 
 TABLE = Path(__file__).with_name("registers.json")
+SOURCES = [Path(__file__).with_name(name) for name in ("instances.cu", "policies.cu")]
+OURS = "6moiety"
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'")
 SPILL = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
@@ -38,7 +41,7 @@ def read(report):
     registers, spills, entry = {}, [], None
     for line in report.splitlines():
         if found := ENTRY.search(line):
-            entry = (found[2], base_name(found[1]))
+            entry = (found[2], base_name(found[1])) if OURS in found[1] else None
         elif found := SPILL.search(line):
             if entry and (int(found[1]) or int(found[2])):
                 spills.append((*entry, int(found[1]), int(found[2])))
@@ -63,11 +66,11 @@ def compare(registers, spills, table):
     return faults
 
 
-def compile_for(nvcc, include, source, architectures):
+def compile_for(nvcc, include, architectures, source):
     codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([nvcc, "-std=c++20", "--fmad=false", "-Werror", "all-warnings", *codes, "-Xptxas", "-v",
-                               "-I", include, "-c", source, "-o", str(Path(folder, "instances.o"))],
+                               "-I", include, "-c", str(source), "-o", str(Path(folder, "instances.o"))],
                               capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit("\n".join((done.stdout + done.stderr).splitlines()[:40]) or "nvcc failed")
@@ -94,8 +97,8 @@ def main(arguments):
     if arguments == ["--self"]:
         return self_test()
     update = "--update" in arguments
-    nvcc, include, source, *architectures = (a for a in arguments if a != "--update")
-    registers, spills = read(compile_for(nvcc, include, source, architectures))
+    nvcc, include, *architectures = (a for a in arguments if a != "--update")
+    registers, spills = read("".join(compile_for(nvcc, include, architectures, source) for source in SOURCES))
     table = json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
     if update:
         for arch in {arch for arch, _ in registers}:

@@ -13,6 +13,8 @@ TEST_CASE("the default deployment is host, float, one rank") {
   CHECK(std::is_same_v<plain::element, float>);
   CHECK(std::is_same_v<plain::transport, mo::self>);
   CHECK(std::is_same_v<plain::dispatcher, mo::local>);
+  CHECK(std::is_same_v<plain::index_builder, mo::counting_sort>);
+  CHECK(std::is_same_v<plain::expert_products, mo::grouped_products>);
   CHECK(std::is_same_v<plain::numerics, mo::numerics::invariant>);
   CHECK(plain::shape.world() == 1);
   CHECK(std::is_same_v<mo::context<>, mo::context<plain>>);

@@ -159,12 +159,14 @@ template <class Spec, class T> void compare(call const& of) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("a layer on a device is the layer on the host", T, float, double, mo::bf16, mo::fp16) {
+TEST_CASE_TEMPLATE("a layer on a device is the layer on the host", T, float, mo::bf16) {
   compare<swiglu, T>({.tokens = 67});
   compare<swiglu, T>({.tokens = 1});
   compare<swiglu, T>({.tokens = 0});
-  compare<odd, T>({.tokens = 37});
 }
+
+TEST_CASE("sizes that are multiples of nothing, in double") { compare<odd, double>({.tokens = 37}); }
+TEST_CASE("sizes that are multiples of nothing, in fp16") { compare<odd, mo::fp16>({.tokens = 37}); }
 
 TEST_CASE("padding, sequences and weights mean on a device what they mean on the host") {
   std::vector<std::uint8_t> mask(60, 1);

@@ -9,6 +9,11 @@
 // w is a row's router weight; neither o nor a is kept for backward. The pre-activation is rounded to the element type
 // before the activation, in forward and backward alike. dw is left as one partial sum per column block of the product,
 // to be added in order: [R × column_blocks(I)].
+//
+// A deployment names what multiplies:
+//
+//   grouped_products   the library's own kernels, as here and in apply.cuh
+//   cublas_products    cuBLAS on a CUDA device, see experts/cublas.cuh
 #pragma once
 
 #include <moiety/backend/backend.hpp>
@@ -23,6 +28,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -152,5 +158,13 @@ template <class Mlp, class Backend = host> struct apply_experts {
     return z + (row * Mlp::inputs + static_cast<std::int64_t>(input)) * of.ffn;
   }
 };
+
+/// A deployment's choice of what multiplies.
+struct grouped_products {
+  static constexpr std::string_view name = "grouped_products";
+  template <class Backend> static constexpr bool runs_on = true;
+  template <class Mlp, class Backend> using apply = apply_experts<Mlp, Backend>;
+};
+struct cublas_products;
 
 }  // namespace moiety

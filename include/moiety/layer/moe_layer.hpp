@@ -47,7 +47,9 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using T = detail::element_t<Deployment>;
   using S = sum_t<T>;
   using backend = typename context<Deployment>::backend;
-  using apply = apply_experts<typename read::experts_type, backend>;
+  using index_builder = typename detail::policy_of<typename Deployment::index_builder, backend, counting_sort>::type;
+  using products = typename detail::policy_of<typename Deployment::expert_products, backend, grouped_products>::type;
+  using apply = typename products::template apply<typename read::experts_type, backend>;
   using router_type = typename read::router_type;
   static constexpr int experts = static_cast<int>(read::experts);
   using range = typename backend::engine::range;
@@ -196,7 +198,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     kernels::route<router_type, S, experts>(engine, options_.router, tape.logits(), about, policy, tape.routing(),
                                           options_.name);
     permutation_view const& order = tape.permutation();
-    kernels::build_permutation<S>(engine, tape.routing(), order);
+    index_builder::template build<S>(engine, tape.routing(), order);
     if (keep) {
       kernels::accumulate<router_type, S, experts>(engine, options_.router, tape.logits(), tape.routing(), tape.units());
       kernels::list_routed(engine, tape.routing().states, order.tokens, tape.routed_tokens(), tape.routed_offsets());

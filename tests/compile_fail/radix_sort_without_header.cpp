@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// expect: this deployment names mo::radix_sort or mo::cublas_products: include <moiety/kernels/cuda/radix_sort.cuh> or <moiety/experts/cublas.cuh>, compiled by nvcc.
+#include <moiety/moiety.hpp>
+
+namespace mo = moiety;
+
+struct mistaken : mo::deployment<> {
+#ifdef MOIETY_CORRECT
+  using index_builder = mo::counting_sort;
+#else
+  using index_builder = mo::radix_sort;
+#endif
+};
+
+struct small : mo::layer_spec<mo::dims{.hidden = 16, .ffn = 32, .experts = 4}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+};
+
+int main() {
+  mo::context<mistaken> ctx;
+  mo::moe_layer<small, mistaken> layer{ctx};
+  auto weights = layer.make_weights(mo::seed{1});
+}
