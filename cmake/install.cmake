@@ -5,6 +5,8 @@ include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/moiety)
 install(TARGETS moiety EXPORT moietyTargets FILE_SET HEADERS)
 install(EXPORT moietyTargets NAMESPACE moiety:: DESTINATION ${package_dir})
+install(TARGETS moiety_cuda EXPORT moietyCudaTargets FILE_SET HEADERS)
+install(EXPORT moietyCudaTargets NAMESPACE moiety:: DESTINATION ${package_dir})
 
 configure_package_config_file(cmake/moietyConfig.cmake.in ${PROJECT_BINARY_DIR}/moietyConfig.cmake
                               INSTALL_DESTINATION ${package_dir})

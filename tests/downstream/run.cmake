@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-# Copies project/ to a fresh folder, points it to the library in one WAY, builds and runs it.
+# Copies project/ (cuda_project/ for the ways of CUDA) to a fresh folder, points it to the library in one WAY, builds and
+# runs it.
 string(RANDOM LENGTH 12 unique)
 set(temporary /tmp)
 if(DEFINED ENV{TMPDIR})
   set(temporary $ENV{TMPDIR})
 endif()
 set(folder ${temporary}/moiety-downstream-${unique})
-file(COPY ${CMAKE_CURRENT_LIST_DIR}/project DESTINATION ${folder})
+set(project project)
+if(WAY MATCHES "^cuda_")
+  set(project cuda_project)
+endif()
+file(COPY ${CMAKE_CURRENT_LIST_DIR}/${project} DESTINATION ${folder})
 
 function(finish text)
   file(REMOVE_RECURSE ${folder})
@@ -30,16 +35,30 @@ function(must)
   set(output "${output}" PARENT_SCOPE)
 endfunction()
 
-if(WAY MATCHES "find_package|unknown_component")
+if(WAY MATCHES "find_package|unknown_component|cuda_missing")
   must(${CMAKE_COMMAND} --install ${BUILD} --prefix ${folder}/prefix)
 endif()
-set(configure ${CMAKE_COMMAND} -S ${folder}/project -B ${folder}/build -G ${GENERATOR}
+set(configure ${CMAKE_COMMAND} -S ${folder}/${project} -B ${folder}/build -G ${GENERATOR}
     -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_PREFIX_PATH=${folder}/prefix -DWAY=${WAY} -DMOIETY_SOURCE=${SOURCE})
 
 if(WAY STREQUAL unknown_component)
   run(${configure})
-  if(status EQUAL 0 OR NOT output MATCHES "has no component 'abacus'; it has: host\\.")
+  if(status EQUAL 0 OR NOT output MATCHES "has no component 'abacus'; it has: host, cuda\\.")
     finish("the unknown component was not named:\n${output}")
+  endif()
+elseif(WAY STREQUAL cuda_missing)
+  run(${configure} -DCMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit=ON)
+  if(status EQUAL 0 OR NOT output MATCHES "component 'cuda' needs the CUDA toolkit")
+    finish("the missing toolkit was not named:\n${output}")
+  endif()
+elseif(WAY STREQUAL cuda_add_subdirectory)
+  must(${configure} -DCMAKE_CUDA_COMPILER=${NVCC})
+elseif(WAY STREQUAL cuda_find_package)
+  must(${configure} -DCMAKE_CUDA_COMPILER=${NVCC})
+  must(${CMAKE_COMMAND} --build ${folder}/build)
+  run(${folder}/build/app)
+  if(NOT status MATCHES "^(0|77)$")
+    finish("the program failed: ${status}\n${output}")
   endif()
 else()
   must(${configure})

@@ -55,8 +55,9 @@ class Check:
                 self.header(path, path.relative_to(include).as_posix())
         for path in self.files():
             self.text(path)
-        for path in sorted((self.root / "tests").rglob("*_test.cpp")):
-            self.test(path)
+        for suffix in ("cpp", "cu"):
+            for path in sorted((self.root / "tests").rglob(f"*_test.{suffix}")):
+                self.test(path)
         for path in sorted((self.root / "examples").glob("*.cpp")):
             if len(path.read_text(encoding="utf-8").splitlines()) > EXAMPLE_LINES:
                 self.fail(path, EXAMPLE_LINES + 1, f"the example has more than {EXAMPLE_LINES} lines")
@@ -122,9 +123,10 @@ class Check:
             self.fail(path, number, f"an include that costs every user seconds: {target}")
 
     def tested(self, path, name, room):
-        stem = Path(name).stem
-        if not any((self.root / "tests" / room).rglob(f"{stem}_test.cpp")):
-            self.fail(path, 1, f"the header has no test: tests/{Path(name).with_suffix('').as_posix()}_test.cpp")
+        suffix = "cu" if path.suffix == ".cuh" else "cpp"
+        if not any((self.root / "tests" / room).rglob(f"{Path(name).stem}_test.{suffix}")):
+            wanted = Path(name).with_suffix("").as_posix()
+            self.fail(path, 1, f"the header has no test: tests/{wanted}_test.{suffix}")
 
     def functions(self, path, lines):
         """Bodies by indentation: from a brace opened after a parameter list to the next one closed that far out."""
@@ -144,7 +146,7 @@ class Check:
         relative = path.relative_to(self.root / "tests")
         if len(relative.parts) == 1 or relative.parts[0] not in FLOOR:
             return
-        name = path.name.removesuffix("_test.cpp")
+        name = path.stem.removesuffix("_test")
         headers = [h for suffix in ("hpp", "cuh")
                    for h in (self.root / "include" / "moiety" / relative.parts[0]).rglob(f"{name}.{suffix}")]
         if not headers:
@@ -162,7 +164,7 @@ class Check:
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
             return
-        foreign = relative.startswith(FOREIGN) and path.suffix == ".cpp"
+        foreign = relative.startswith(FOREIGN) and path.suffix in (".cpp", ".cu")
         if path.suffix in SPDX_SUFFIXES and not foreign:
             first = 1 if lines and lines[0].startswith("#!") else 0
             if len(lines) <= first or SPDX not in lines[first]:

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Device memory in the order of a stream, and the text of what goes wrong.
 //
-//   stream_memory   a std::pmr::memory_resource over cudaMallocAsync and cudaFreeAsync
+//   stream_memory   a std::pmr::memory_resource over cudaMallocAsync and cudaFreeAsync; gives none to a graph's capture,
+//                   as blocks of a graph end with it
 //   device_arena    an arena of device memory; small stores travel with a kernel, so they neither wait nor break a capture
 #pragma once
 
@@ -60,6 +61,10 @@ class stream_memory final : public std::pmr::memory_resource {
 
  private:
   void* do_allocate(std::size_t bytes, std::size_t) override {
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    expect(cudaStreamIsCapturing(stream_, &capture), "asking for a stream's state");
+    require<cuda_error>(capture == cudaStreamCaptureStatusNone, "a call that is captured into a graph asked for ",
+                        bytes, " bytes of device memory: make the call once before it is captured.");
     void* block = nullptr;
     if (cudaError_t const result = cudaMallocAsync(&block, bytes, stream_); result != cudaSuccess)
       expect(result, sentence("out of memory: ", bytes, " bytes of device memory could not be allocated").c_str());

@@ -141,7 +141,7 @@ class block {
     host_ = {};
     launch_ = &launch;
     random_ = random_bits(seed, number);
-    allocate_shared(launch.shared_bytes);
+    shared_ = std::make_unique_for_overwrite<std::byte[]>(launch.shared_bytes);
     gridDim = launch.grid;
     blockDim = launch.block;
     auto const blocks = std::uint64_t{gridDim.x} * gridDim.y * gridDim.z;
@@ -178,9 +178,9 @@ class block {
       wait(waits::for_block);
       return barrier_result_;
     }
-    for (unsigned i = 0; i < count_; ++i) {
-      if (threads_[i].operation != kind) fail(me, "the block is at __syncthreads() of different kinds");
-    }
+    for (unsigned i = 0; i < count_; ++i)
+      if (threads_[i].operation != kind)
+        fail(me, "thread " + text(threads_[i].index) + " is at another kind of barrier");
     barrier_result_ = barrier_sum_;
     barrier_sum_ = 0;
     arrived_ = 0;
@@ -202,10 +202,7 @@ class block {
   warp warps_[block_limit / 32];
   thread threads_[block_limit];
   std::byte* stacks_ = nullptr;
-  struct unaligned_free {
-    void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t(16)); }
-  };
-  std::unique_ptr<std::byte, unaligned_free> shared_;
+  std::unique_ptr<std::byte[]> shared_;  // exactly as large as asked, so that the address sanitizer sees an overrun
 
   void allocate_stacks() {
     auto const bytes = block_limit * stack_bytes;
@@ -214,11 +211,6 @@ class block {
     if (memory == MAP_FAILED) std::perror("cuda_on_cpu: no memory for stacks"), std::abort();
     stacks_ = static_cast<std::byte*>(memory);
     for (unsigned i = 0; i < block_limit; ++i) mprotect(stacks_ + i * stack_bytes, guard_bytes, PROT_NONE);
-  }
-
-  /// Exactly as large as the launch asked, so that the address sanitizer sees an overrun.
-  void allocate_shared(std::size_t bytes) {
-    shared_.reset(static_cast<std::byte*>(::operator new(bytes, std::align_val_t(16))));
   }
 
   /// A step that meets every block once.
@@ -236,7 +228,7 @@ class block {
     ended_ = arrived_ = ready_warps_ = at_ = 0;
     constexpr unsigned likely[] = {~0u, 63, 0};  // until the warp stalls, for some lanes, never
     stay_ = likely[random_() % 3];
-    if (launch_->shared_bytes != 0) std::memset(shared(), 0xff, launch_->shared_bytes);
+    std::memset(shared(), 0xff, launch_->shared_bytes);
     for (unsigned i = 0; i < count_; ++i) prepare(i);
     for (unsigned w = 0; w * 32 < count_; ++w) {
       unsigned const lanes = count_ - w * 32 < 32 ? (1u << (count_ - w * 32)) - 1 : ~0u;

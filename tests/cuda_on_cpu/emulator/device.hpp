@@ -25,8 +25,10 @@ struct settings {
   std::size_t shared_limit = 232448;  // dynamic shared bytes of one block, with cudaFuncSetAttribute
   std::size_t device_bytes = std::size_t{4} << 30;
   std::uint64_t seed = default_seed();  // of the order of lanes, warps and blocks; 0 is the natural order
-  int next_launch = 0;                  // a cudaError_t that the next launch returns
-  int sticky = 0;                       // a cudaError_t that every call returns from now on
+  // Errors to come, as cudaError_t:
+  int next_launch = 0;  // what the next launch returns
+  int next_kernel = 0;  // what every call returns once the next kernel has run
+  int sticky = 0;       // what every call returns
 
   /// CUDA_ON_CPU_SEED of the environment, else 1.
   static std::uint64_t default_seed() {
@@ -37,7 +39,7 @@ struct settings {
 
 /// What has happened; reset() sets it to zero.
 struct counts {
-  std::int64_t launches = 0;          // asked for, replays of graphs included
+  std::int64_t launches = 0;          // kernels that have run
   std::int64_t synchronisations = 0;  // calls that made the host wait
   std::int64_t allocations = 0;       // of device memory
   std::size_t bytes = 0;              // of device memory now allocated; not reset
@@ -55,7 +57,7 @@ inline void reset() {
   counters.bytes = counters.peak = bytes;
 }
 
-/// Launches of kernels whose name contains `part`.
+/// How often kernels have run whose name contains `part`.
 inline std::int64_t launches_of(std::string const& part) {
   std::int64_t sum = 0;
   for (auto const& [kernel, times] : counters.by_kernel)
@@ -239,6 +241,7 @@ class device {
     ++counters.launches;
     ++counters.by_kernel[launch.kernel];
     block::running.run_grid(launch, knobs.seed, number_++);
+    if (knobs.next_kernel != 0) knobs.sticky = std::exchange(knobs.next_kernel, 0);
   }
 
   bool is_pinned(void const* p) const {

@@ -28,6 +28,7 @@
   X(cudaErrorStreamCaptureUnsupported, 900, "operation not permitted when stream is capturing")             \
   X(cudaErrorStreamCaptureInvalidated, 901, "operation failed due to a previous error during capture")      \
   X(cudaErrorStreamCaptureUnmatched, 903, "capture was not initiated in this stream")                       \
+  X(cudaErrorStreamCaptureIsolation, 905, "dependency created on uncaptured work in another stream")        \
   X(cudaErrorStreamCaptureImplicit, 906, "the legacy stream depends on a capturing blocking stream")        \
   X(cudaErrorCapturedEvent, 907, "operation not permitted on an event last recorded in a capturing stream") \
   X(cudaErrorUnknown, 999, "unknown error")
@@ -99,10 +100,10 @@ struct cudaLaunchAttribute;  // none is supported
 struct cudaLaunchConfig_t {
   dim3 gridDim;
   dim3 blockDim;
-  std::size_t dynamicSmemBytes = 0;
-  cudaStream_t stream = nullptr;
-  cudaLaunchAttribute* attrs = nullptr;
-  unsigned numAttrs = 0;
+  std::size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
 };
 
 namespace cuda_on_cpu {
@@ -172,41 +173,42 @@ inline cudaError_t launch(launch_record record, CUstream_st& s) {
   return submit(s, [record = std::move(record)] { the_device.run_kernel(record); });
 }
 
-/// On the device, with [p, p + bytes) in one allocation; or on the host.
+/// On the host, or on the device in one allocation.
 inline bool sound(void const* p, std::size_t bytes) {
   return !the_device.memory.contains(p) || the_device.memory.find(p, bytes) != nullptr;
 }
 
-inline void copy_now(void* to, void const* from, std::size_t bytes) {
-  if (!sound(to, bytes) || !sound(from, bytes)) {
-    std::fputs("cuda_on_cpu: a copy touches device memory that has been freed before it ran.\n", stderr);
-    std::abort();
-  }
-  std::memcpy(to, from, bytes);
+/// What was sound when the host called may have been freed before it runs.
+inline void check_again(void const* p, std::size_t bytes) {
+  if (sound(p, bytes)) return;
+  std::fputs("cuda_on_cpu: a copy or memset runs on device memory that has been freed.\n", stderr);
+  std::abort();
 }
 
 inline cudaError_t copy(void* to, void const* from, std::size_t bytes, cudaMemcpyKind kind, CUstream_st& s) {
   bool const to_device = the_device.memory.contains(to), from_device = the_device.memory.contains(from);
-  if (kind != cudaMemcpyDefault && (kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice) != to_device)
-    return cudaErrorInvalidValue;
-  if (kind != cudaMemcpyDefault && (kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice) != from_device)
-    return cudaErrorInvalidValue;
+  if (kind != cudaMemcpyDefault && kind != (from_device ? 2 : 0) + (to_device ? 1 : 0)) return cudaErrorInvalidValue;
   if (!sound(to, bytes) || !sound(from, bytes)) return cudaErrorInvalidValue;
   if (bytes == 0) return cudaSuccess;
-  if (!from_device && !s.capture && !the_device.is_pinned(from)) {  // staged: the host may change it at once
+  if (to_device && !from_device && !s.capture && !the_device.is_pinned(from)) {  // the host may change it at once
     auto const begin = static_cast<std::byte const*>(from);
-    std::vector<std::byte> staged(begin, begin + bytes);
-    return submit(s, [to, staged = std::move(staged)] { copy_now(to, staged.data(), staged.size()); });
+    return submit(s, [to, staged = std::vector(begin, begin + bytes)] {
+      check_again(to, staged.size());
+      std::memcpy(to, staged.data(), staged.size());
+    });
   }
-  cudaError_t const error = submit(s, [=] { copy_now(to, from, bytes); });
-  bool const waits = !to_device && !s.capture && !the_device.is_pinned(to);
-  return error == cudaSuccess && waits ? wait_for({&s, s.queued}) : error;
+  return submit(s, [=] {
+    check_again(to, bytes);
+    check_again(from, bytes);
+    std::memcpy(to, from, bytes);
+  });
 }
 
 inline cudaError_t fill(void* at, int value, std::size_t bytes, CUstream_st& s) {
   if (!the_device.memory.contains(at) || !sound(at, bytes)) return cudaErrorInvalidValue;
   return submit(s, [=] {
-    if (sound(at, bytes)) std::memset(at, value, bytes);
+    check_again(at, bytes);
+    std::memset(at, value, bytes);
   });
 }
 
@@ -221,39 +223,38 @@ inline cudaError_t allocate(void** pointer, std::size_t bytes) {
   return *pointer == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 
-}  // namespace cuda_on_cpu
+namespace api {  // seen from everywhere
 
 // Errors and devices
 
 inline cudaError_t cudaPeekAtLastError() {
-  return cuda_on_cpu::knobs.sticky != 0 ? static_cast<cudaError_t>(cuda_on_cpu::knobs.sticky) : cuda_on_cpu::last_error;
+  return knobs.sticky != 0 ? static_cast<cudaError_t>(knobs.sticky) : last_error;
 }
 inline cudaError_t cudaGetLastError() {
   cudaError_t const error = cudaPeekAtLastError();
-  cuda_on_cpu::last_error = cudaSuccess;
+  last_error = cudaSuccess;
   return error;
 }
 
 inline cudaError_t cudaGetDeviceCount(int* count) {
-  *count = cuda_on_cpu::knobs.devices;
-  return cuda_on_cpu::call([] { return cudaSuccess; });
+  *count = knobs.devices;
+  return call([] { return cudaSuccess; });
 }
 inline cudaError_t cudaGetDevice(int* index) {
-  return cuda_on_cpu::call([&] { return *index = cuda_on_cpu::current_device, cudaSuccess; });
+  return call([&] { return *index = current_device, cudaSuccess; });
 }
 inline cudaError_t cudaSetDevice(int index) {
-  return cuda_on_cpu::call([&] {
-    if (index < 0 || index >= cuda_on_cpu::knobs.devices) return cudaErrorInvalidDevice;
-    cuda_on_cpu::current_device = index;
+  return call([&] {
+    if (index < 0 || index >= knobs.devices) return cudaErrorInvalidDevice;
+    current_device = index;
     return cudaSuccess;
   });
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int index) {
-  return cuda_on_cpu::call([&] {
-    cuda_on_cpu::settings const& knobs = cuda_on_cpu::knobs;
+  return call([&] {
     if (index < 0 || index >= knobs.devices) return cudaErrorInvalidDevice;
     switch (attribute) {
-      case cudaDevAttrMaxThreadsPerBlock: *value = cuda_on_cpu::block_limit; break;
+      case cudaDevAttrMaxThreadsPerBlock: *value = block_limit; break;
       case cudaDevAttrMaxSharedMemoryPerBlock: *value = 48 << 10; break;
       case cudaDevAttrWarpSize: *value = warpSize; break;
       case cudaDevAttrMultiProcessorCount: *value = knobs.multiprocessors; break;
@@ -268,61 +269,59 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   });
 }
 inline cudaError_t cudaDeviceSynchronize() {
-  return cuda_on_cpu::call([] {
-    if (cuda_on_cpu::forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
-    ++cuda_on_cpu::counters.synchronisations;
-    cuda_on_cpu::the_device.run_all();
-    return static_cast<cudaError_t>(cuda_on_cpu::knobs.sticky);
+  return call([] {
+    if (forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
+    ++counters.synchronisations;
+    the_device.run_all();
+    return static_cast<cudaError_t>(knobs.sticky);
   });
 }
 
 // Memory
 
 inline cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
-  return cuda_on_cpu::call([&] {
-    if (cuda_on_cpu::forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
-    return cuda_on_cpu::allocate(pointer, bytes);
+  return call([&] {
+    if (forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
+    return allocate(pointer, bytes);
   });
 }
 inline cudaError_t cudaFree(void* pointer) {
-  return cuda_on_cpu::call([&] {
+  return call([&] {
     if (pointer == nullptr) return cudaSuccess;
-    if (cuda_on_cpu::forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
-    cuda_on_cpu::the_device.run_all();
-    return cuda_on_cpu::the_device.memory.free(pointer) ? cudaSuccess : cudaErrorInvalidValue;
+    if (forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
+    the_device.run_all();
+    return the_device.memory.free(pointer) ? cudaSuccess : cudaErrorInvalidValue;
   });
 }
 inline cudaError_t cudaMallocAsync(void** pointer, std::size_t bytes, cudaStream_t stream) {
-  return cuda_on_cpu::call_on(stream, [&](CUstream_st& s) {
-    return s.capture ? cudaErrorNotSupported : cuda_on_cpu::allocate(pointer, bytes);
-  });
+  return call_on(stream, [&](CUstream_st& s) { return s.capture ? cudaErrorNotSupported : allocate(pointer, bytes); });
 }
 inline cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
-  return cuda_on_cpu::call_on(stream, [&](CUstream_st& s) {
+  return call_on(stream, [&](CUstream_st& s) {
     if (pointer == nullptr) return cudaSuccess;
     if (s.capture) return cudaErrorNotSupported;
-    if (cuda_on_cpu::the_device.memory.find(pointer) == nullptr) return cudaErrorInvalidValue;
-    return cuda_on_cpu::submit(s, [pointer] {
-      if (cuda_on_cpu::the_device.memory.free(pointer)) return;
+    if (the_device.memory.find(pointer) == nullptr) return cudaErrorInvalidValue;
+    return submit(s, [pointer] {
+      if (the_device.memory.free(pointer)) return;
       std::fputs("cuda_on_cpu: cudaFreeAsync of device memory that is not allocated.\n", stderr);
       std::abort();
     });
   });
 }
 inline cudaError_t cudaHostAlloc(void** pointer, std::size_t bytes, unsigned /*flags*/) {
-  return cuda_on_cpu::call([&] {
-    if (cuda_on_cpu::forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
+  return call([&] {
+    if (forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
     *pointer = bytes == 0 ? nullptr : ::operator new(bytes, std::align_val_t(64));
-    if (bytes != 0) cuda_on_cpu::the_device.pinned[static_cast<std::byte*>(*pointer)] = bytes;
+    if (bytes != 0) the_device.pinned[static_cast<std::byte*>(*pointer)] = bytes;
     return cudaSuccess;
   });
 }
 inline cudaError_t cudaMallocHost(void** pointer, std::size_t bytes) { return cudaHostAlloc(pointer, bytes, 0); }
 inline cudaError_t cudaFreeHost(void* pointer) {
-  return cuda_on_cpu::call([&] {
+  return call([&] {
     if (pointer == nullptr) return cudaSuccess;
-    cuda_on_cpu::the_device.run_all();
-    if (cuda_on_cpu::the_device.pinned.erase(static_cast<std::byte*>(pointer)) == 0) return cudaErrorInvalidValue;
+    the_device.run_all();
+    if (the_device.pinned.erase(static_cast<std::byte*>(pointer)) == 0) return cudaErrorInvalidValue;
     ::operator delete(pointer, std::align_val_t(64));
     return cudaSuccess;
   });
@@ -341,24 +340,24 @@ template <class T> cudaError_t cudaHostAlloc(T** pointer, std::size_t bytes, uns
 }
 
 inline cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int /*device*/) {
-  return cuda_on_cpu::call([&] { return *pool = nullptr, cudaSuccess; });
+  return call([&] { return *pool = nullptr, cudaSuccess; });
 }
 inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void* /*value*/) {
-  return cuda_on_cpu::call([] { return cudaSuccess; });
+  return call([] { return cudaSuccess; });
 }
 inline cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
-  return cuda_on_cpu::call([&] {
-    *total = cuda_on_cpu::knobs.device_bytes;
-    *free = *total - cuda_on_cpu::counters.bytes;
+  return call([&] {
+    *total = knobs.device_bytes;
+    *free = *total - counters.bytes;
     return cudaSuccess;
   });
 }
 inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, void const* pointer) {
-  return cuda_on_cpu::call([&] {
+  return call([&] {
     auto* const p = const_cast<void*>(pointer);
-    if (auto const* found = cuda_on_cpu::the_device.memory.find(p))
+    if (auto const* found = the_device.memory.find(p))
       *attributes = {cudaMemoryTypeDevice, found->device, p, nullptr};
-    else if (cuda_on_cpu::the_device.is_pinned(p))
+    else if (the_device.is_pinned(p))
       *attributes = {cudaMemoryTypeHost, 0, p, p};
     else
       *attributes = {cudaMemoryTypeUnregistered, -2, nullptr, p};
@@ -368,99 +367,109 @@ inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, v
 
 inline cudaError_t cudaMemcpyAsync(void* to, void const* from, std::size_t bytes, cudaMemcpyKind kind,
                                    cudaStream_t stream = nullptr) {
-  return cuda_on_cpu::call_on(stream, [&](CUstream_st& s) { return cuda_on_cpu::copy(to, from, bytes, kind, s); });
+  return call_on(stream, [&](CUstream_st& s) {
+    cudaError_t const error = copy(to, from, bytes, kind, s);
+    bool const waits = !the_device.memory.contains(to) && !the_device.is_pinned(to) && !s.capture;
+    return error == cudaSuccess && waits ? wait_for({&s, s.queued}) : error;
+  });
 }
 inline cudaError_t cudaMemcpy(void* to, void const* from, std::size_t bytes, cudaMemcpyKind kind) {
-  return cuda_on_cpu::call([&] {
-    if (cuda_on_cpu::forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
-    CUstream_st& s = cuda_on_cpu::the_device.legacy();
-    cudaError_t const error = cuda_on_cpu::copy(to, from, bytes, kind, s);
-    return error == cudaSuccess ? cuda_on_cpu::wait_for({&s, s.queued}) : error;
+  return call([&] {
+    if (forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
+    CUstream_st& s = the_device.legacy();
+    cudaError_t const error = copy(to, from, bytes, kind, s);
+    return error == cudaSuccess ? wait_for({&s, s.queued}) : error;
   });
 }
 inline cudaError_t cudaMemsetAsync(void* at, int value, std::size_t bytes, cudaStream_t stream = nullptr) {
-  return cuda_on_cpu::call_on(stream, [&](CUstream_st& s) { return cuda_on_cpu::fill(at, value, bytes, s); });
+  return call_on(stream, [&](CUstream_st& s) { return fill(at, value, bytes, s); });
 }
 inline cudaError_t cudaMemset(void* at, int value, std::size_t bytes) { return cudaMemsetAsync(at, value, bytes); }
 
 // Streams and events
 
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
-  return cuda_on_cpu::call([&] {
-    cuda_on_cpu::the_device.streams.push_back(CUstream_st{(flags & cudaStreamNonBlocking) == 0});
-    *stream = &cuda_on_cpu::the_device.streams.back();
+  return call([&] {
+    the_device.streams.push_back(CUstream_st{(flags & cudaStreamNonBlocking) == 0});
+    *stream = &the_device.streams.back();
     return cudaSuccess;
   });
 }
 inline cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, 0); }
 inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  return cuda_on_cpu::call_on(stream, [&](CUstream_st& s) {
+  return call_on(stream, [&](CUstream_st& s) {
     if (stream == nullptr) return cudaErrorInvalidResourceHandle;
-    cuda_on_cpu::the_device.run(s);
+    the_device.run(s);
     s.alive = false;
     s.capture = nullptr;
     return cudaSuccess;
   });
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  return cuda_on_cpu::call_on(stream, [](CUstream_st& s) { return cuda_on_cpu::wait_for({&s, s.queued}); });
+  return call_on(stream, [](CUstream_st& s) { return wait_for({&s, s.queued}); });
 }
 /// Makes one step, so that who asks in a loop gets there.
 inline cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  return cuda_on_cpu::call_on(stream, [](CUstream_st& s) {
-    if (cuda_on_cpu::forbidden_by_capture(&s)) return cudaErrorStreamCaptureUnsupported;
+  return call_on(stream, [](CUstream_st& s) {
+    if (forbidden_by_capture(&s)) return cudaErrorStreamCaptureUnsupported;
     if (s.done == s.queued) return cudaSuccess;
-    cuda_on_cpu::the_device.run_until({&s, s.done + 1});
+    the_device.run_until({&s, s.done + 1});
     return cudaErrorNotReady;
   });
 }
 inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned /*flags*/ = 0) {
-  return cuda_on_cpu::call_on(stream, [&](CUstream_st& s) {
+  return call_on(stream, [&](CUstream_st& s) {
     if (!event->alive) return cudaErrorInvalidResourceHandle;
-    if (event->capture) s.capture = event->capture;  // joins the capture, whose order is that of the calls
-    return event->capture ? cudaSuccess : cuda_on_cpu::submit(s, [] {}, {event->recorded});
+    if (event->capture) {  // joins the capture, whose order is that of the calls
+      s.capture = event->capture;
+      return cudaSuccess;
+    }
+    if (s.capture && event->recorded.stream != nullptr) {
+      s.capture->valid = false;
+      return cudaErrorStreamCaptureIsolation;
+    }
+    return submit(s, [] {}, {event->recorded});
   });
 }
 
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
-  return cuda_on_cpu::call([&] {
-    cuda_on_cpu::the_device.events.push_back(CUevent_st{(flags & cudaEventDisableTiming) == 0});
-    *event = &cuda_on_cpu::the_device.events.back();
+  return call([&] {
+    the_device.events.push_back(CUevent_st{(flags & cudaEventDisableTiming) == 0});
+    *event = &the_device.events.back();
     return cudaSuccess;
   });
 }
 inline cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
 inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  return cuda_on_cpu::call(
-      [&] { return std::exchange(event->alive, false) ? cudaSuccess : cudaErrorInvalidResourceHandle; });
+  return call([&] { return std::exchange(event->alive, false) ? cudaSuccess : cudaErrorInvalidResourceHandle; });
 }
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream = nullptr) {
-  return cuda_on_cpu::call_on(stream, [&](CUstream_st& s) {
+  return call_on(stream, [&](CUstream_st& s) {
     if (!event->alive) return cudaErrorInvalidResourceHandle;
-    cudaError_t const error = cuda_on_cpu::submit(s, [event] { event->time = std::chrono::steady_clock::now(); });
+    cudaError_t const error = submit(s, [event] { event->time = std::chrono::steady_clock::now(); });
     event->capture = s.capture;
-    event->recorded = s.capture ? cuda_on_cpu::moment{} : cuda_on_cpu::moment{&s, s.queued};
+    event->recorded = s.capture ? moment{} : moment{&s, s.queued};
     return error;
   });
 }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  return cuda_on_cpu::call([&] {
+  return call([&] {
     if (!event->alive) return cudaErrorInvalidResourceHandle;
-    return event->capture ? cudaErrorCapturedEvent : cuda_on_cpu::wait_for(event->recorded);
+    return event->capture ? cudaErrorCapturedEvent : wait_for(event->recorded);
   });
 }
 inline cudaError_t cudaEventQuery(cudaEvent_t event) {
-  return cuda_on_cpu::call([&] {
+  return call([&] {
     auto const [s, number] = event->recorded;
     if (!event->alive) return cudaErrorInvalidResourceHandle;
     if (event->capture) return cudaErrorCapturedEvent;
     if (s == nullptr || s->done >= number) return cudaSuccess;
-    cuda_on_cpu::the_device.run_until({s, s->done + 1});
+    the_device.run_until({s, s->done + 1});
     return cudaErrorNotReady;
   });
 }
 inline cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
-  return cuda_on_cpu::call([&] {
+  return call([&] {
     for (cudaEvent_t event : {begin, end}) {
       auto const [s, number] = event->recorded;
       if (!event->alive || !event->timing || s == nullptr) return cudaErrorInvalidResourceHandle;
@@ -474,50 +483,52 @@ inline cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, 
 // Kernels
 
 template <class T> cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute attribute, int value) {
-  return cuda_on_cpu::call([&] {
+  return call([&] {
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-    if (value < 0 || static_cast<std::size_t>(value) > cuda_on_cpu::knobs.shared_limit) return cudaErrorInvalidValue;
-    cuda_on_cpu::the_device.shared_limits[reinterpret_cast<void const*>(kernel)] = static_cast<std::size_t>(value);
+    if (value < 0 || static_cast<std::size_t>(value) > knobs.shared_limit) return cudaErrorInvalidValue;
+    the_device.shared_limits[reinterpret_cast<void const*>(kernel)] = static_cast<std::size_t>(value);
     return cudaSuccess;
   });
 }
 
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* config, void (*kernel)(P...), A&&... arguments) {
-  return cuda_on_cpu::call_on(config->stream, [&](CUstream_st& s) {
+  return call_on(config->stream, [&](CUstream_st& s) {
     if (config->numAttrs != 0) return cudaErrorNotSupported;
+    static_assert((std::is_trivially_copyable_v<P> && ...), "a kernel's arguments are copied as bytes");
     auto body = [kernel, values = std::tuple<P...>(std::forward<A>(arguments)...)] { std::apply(kernel, values); };
-    return cuda_on_cpu::launch({reinterpret_cast<void const*>(kernel), config->gridDim, config->blockDim,
-                                config->dynamicSmemBytes, std::move(body)},
-                               s);
+    return launch({reinterpret_cast<void const*>(kernel), config->gridDim, config->blockDim, config->dynamicSmemBytes,
+                   std::move(body)},
+                  s);
   });
 }
 
 // Graphs: the work of a capture, in the order of the calls
 
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
-  return cuda_on_cpu::call_on(stream, [&](CUstream_st& s) {
+  return call_on(stream, [&](CUstream_st& s) {
     if (stream == nullptr) return cudaErrorStreamCaptureUnsupported;
     if (s.capture) return cudaErrorInvalidValue;
-    s.capture = std::make_shared<cuda_on_cpu::capture_record>(
-        cuda_on_cpu::capture_record{{}, mode, std::this_thread::get_id()});
+    s.capture = std::make_shared<capture_record>(capture_record{{}, mode, std::this_thread::get_id()});
     return cudaSuccess;
   });
 }
 inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  return cuda_on_cpu::call_on(stream, [&](CUstream_st& s) {
+  return call_on(stream, [&](CUstream_st& s) {
     *graph = nullptr;
     auto const capture = s.capture;
     if (!capture) return cudaErrorStreamCaptureUnmatched;
-    for (CUstream_st& joined : cuda_on_cpu::the_device.streams)
+    for (CUstream_st& joined : the_device.streams)
       if (joined.capture == capture) joined.capture = nullptr;
+    for (CUevent_st& event : the_device.events)
+      if (event.capture == capture) event.capture = nullptr;
     if (!capture->valid) return cudaErrorStreamCaptureInvalidated;
     *graph = new CUgraph_st{std::move(capture->nodes)};
     return cudaSuccess;
   });
 }
 inline cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
-  return cuda_on_cpu::call_on(stream, [&](CUstream_st& s) {
+  return call_on(stream, [&](CUstream_st& s) {
     *status = !s.capture         ? cudaStreamCaptureStatusNone
               : s.capture->valid ? cudaStreamCaptureStatusActive
                                  : cudaStreamCaptureStatusInvalidated;
@@ -525,21 +536,26 @@ inline cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureS
   });
 }
 inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long = 0) {
-  return cuda_on_cpu::call([&] {
-    *executable = new CUgraphExec_st{std::make_shared<cuda_on_cpu::graph_nodes const>(graph->nodes)};
+  return call([&] {
+    *executable = new CUgraphExec_st{std::make_shared<graph_nodes const>(graph->nodes)};
     return cudaSuccess;
   });
 }
 inline cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-  return cuda_on_cpu::call_on(stream, [&](CUstream_st& s) {
-    return cuda_on_cpu::submit(s, [nodes = executable->nodes] {
+  return call_on(stream, [&](CUstream_st& s) {
+    return submit(s, [nodes = executable->nodes] {
       for (auto const& node : *nodes) node();
     });
   });
 }
 inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  return cuda_on_cpu::call([&] { return delete graph, cudaSuccess; });
+  return call([&] { return delete graph, cudaSuccess; });
 }
 inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
-  return cuda_on_cpu::call([&] { return delete executable, cudaSuccess; });
+  return call([&] { return delete executable, cudaSuccess; });
 }
+
+}  // namespace api
+}  // namespace cuda_on_cpu
+
+using namespace cuda_on_cpu::api;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <concepts>
+#include <type_traits>
 
 #include "block.hpp"
 
@@ -89,7 +90,7 @@ inline int segment(int width) {
 }
 
 /// fold(a, b) over the lanes of the mask, in lane order; all of them get the result.
-template <class T, class F> T reduce(unsigned mask, T value, F const& fold) {
+template <class T, class F> T reduce(unsigned mask, T value, F fold) {
   warp_together(mask, value, [&fold](auto const& lanes) {
     T* total = nullptr;
     for (T* lane : lanes) {
@@ -102,45 +103,51 @@ template <class T, class F> T reduce(unsigned mask, T value, F const& fold) {
   return value;
 }
 
-template <class T, class F> T exchange_at(T* address, F const& change) {
-  T const old = *address;
-  *address = change(old);
-  return old;
+template <class T, class... Ts>
+concept one_of = (std::same_as<T, Ts> || ...);
+
+/// Sums wrap, as on the device.
+template <class T> T sum(T a, T b) {
+  using bits = std::make_unsigned_t<T>;
+  return static_cast<T>(static_cast<bits>(a) + static_cast<bits>(b));
 }
+template <class T> T least(T a, T b) { return b < a ? b : a; }
+template <class T> T most(T a, T b) { return a < b ? b : a; }
+template <class T> T replace(T* address, T value) { return std::exchange(*address, value); }
 
 inline constexpr char barrier_kinds[3] = {};
 
-}  // namespace cuda_on_cpu
+namespace api {  // seen from everywhere
 
 template <class T> T __shfl_sync(unsigned mask, T value, int lane, int width = 32) {
-  return cuda_on_cpu::shuffle(mask, value, cuda_on_cpu::segment(width) + (lane & (width - 1)));
+  return shuffle(mask, value, segment(width) + (lane & (width - 1)));
 }
 template <class T> T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32) {
-  int const source = static_cast<int>(cuda_on_cpu::block::running.self().lane) ^ lanes;
-  return cuda_on_cpu::shuffle(mask, value, source < cuda_on_cpu::segment(width) + width ? source : -1);
+  int const source = static_cast<int>(block::running.self().lane) ^ lanes;
+  return shuffle(mask, value, source < segment(width) + width ? source : -1);
 }
 template <class T> T __shfl_up_sync(unsigned mask, T value, unsigned lanes, int width = 32) {
-  int const source = static_cast<int>(cuda_on_cpu::block::running.self().lane) - static_cast<int>(lanes);
-  return cuda_on_cpu::shuffle(mask, value, source >= cuda_on_cpu::segment(width) ? source : -1);
+  int const source = static_cast<int>(block::running.self().lane) - static_cast<int>(lanes);
+  return shuffle(mask, value, source >= segment(width) ? source : -1);
 }
 template <class T> T __shfl_down_sync(unsigned mask, T value, unsigned lanes, int width = 32) {
-  int const source = static_cast<int>(cuda_on_cpu::block::running.self().lane) + static_cast<int>(lanes);
-  return cuda_on_cpu::shuffle(mask, value, source < cuda_on_cpu::segment(width) + width ? source : -1);
+  int const source = static_cast<int>(block::running.self().lane) + static_cast<int>(lanes);
+  return shuffle(mask, value, source < segment(width) + width ? source : -1);
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
-  auto const own = static_cast<unsigned>(predicate != 0) << cuda_on_cpu::block::running.self().lane;
-  return cuda_on_cpu::reduce(mask, own, [](unsigned a, unsigned b) { return a | b; });
+  auto const own = static_cast<unsigned>(predicate != 0) << block::running.self().lane;
+  return reduce(mask, own, [](unsigned a, unsigned b) { return a | b; });
 }
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
 
-template <cuda_on_cpu::word T> unsigned __match_any_sync(unsigned mask, T value) {
+template <word T> unsigned __match_any_sync(unsigned mask, T value) {
   struct {
     T value;
     unsigned same;
   } mine{value, 0};
-  cuda_on_cpu::warp_together(mask, mine, [](auto const& lanes) {
+  warp_together(mask, mine, [](auto const& lanes) {
     for (auto* lane : lanes)
       for (int i = 0; lane != nullptr && i < 32; ++i)
         if (lanes[i] != nullptr && std::memcmp(&lanes[i]->value, &lane->value, sizeof(T)) == 0) lane->same |= 1u << i;
@@ -148,65 +155,51 @@ template <cuda_on_cpu::word T> unsigned __match_any_sync(unsigned mask, T value)
   return mine.same;
 }
 
-#define CUDA_ON_CPU_REDUCE(type, name, fold)                                              \
-  inline type __reduce_##name##_sync(unsigned mask, type value) {                         \
-    return cuda_on_cpu::reduce(mask, value, [](type a, type b) -> type { return fold; }); \
-  }
-CUDA_ON_CPU_REDUCE(unsigned, add, a + b)
-CUDA_ON_CPU_REDUCE(unsigned, min, a < b ? a : b)
-CUDA_ON_CPU_REDUCE(unsigned, max, a > b ? a : b)
-CUDA_ON_CPU_REDUCE(unsigned, and, a& b)
-CUDA_ON_CPU_REDUCE(unsigned, or, a | b)
-CUDA_ON_CPU_REDUCE(unsigned, xor, a ^ b)
-CUDA_ON_CPU_REDUCE(int, add, static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b)))
-CUDA_ON_CPU_REDUCE(int, min, a < b ? a : b)
-CUDA_ON_CPU_REDUCE(int, max, a > b ? a : b)
-#undef CUDA_ON_CPU_REDUCE
+template <one_of<int, unsigned> T> T __reduce_add_sync(unsigned mask, T value) {
+  return reduce(mask, value, [](T a, T b) { return sum(a, b); });
+}
+template <one_of<int, unsigned> T> T __reduce_min_sync(unsigned mask, T value) {
+  return reduce(mask, value, [](T a, T b) { return least(a, b); });
+}
+template <one_of<int, unsigned> T> T __reduce_max_sync(unsigned mask, T value) {
+  return reduce(mask, value, [](T a, T b) { return most(a, b); });
+}
 
 inline void __syncwarp(unsigned mask = ~0u) {
   char nothing = 0;
-  cuda_on_cpu::warp_together(mask, nothing, [](auto const&) {});
+  warp_together(mask, nothing, [](auto const&) {});
 }
 
-inline void __syncthreads() { cuda_on_cpu::block::running.barrier(cuda_on_cpu::barrier_kinds, 0); }
-inline int __syncthreads_count(int predicate) {
-  return cuda_on_cpu::block::running.barrier(cuda_on_cpu::barrier_kinds + 1, predicate != 0);
-}
-inline int __syncthreads_or(int predicate) {
-  return cuda_on_cpu::block::running.barrier(cuda_on_cpu::barrier_kinds + 2, predicate != 0) != 0;
-}
+inline void __syncthreads() { block::running.barrier(barrier_kinds, 0); }
+inline int __syncthreads_count(int predicate) { return block::running.barrier(barrier_kinds + 1, predicate != 0); }
+inline int __syncthreads_or(int predicate) { return block::running.barrier(barrier_kinds + 2, predicate != 0) != 0; }
 
-[[noreturn]] inline void __trap() { cuda_on_cpu::fail(cuda_on_cpu::block::running.self(), "it calls __trap()"); }
+[[noreturn]] inline void __trap() { fail(block::running.self(), "it calls __trap()"); }
 
 // For the types that CUDA has them for; none for floating-point numbers, whose sums would depend on the order.
-#define CUDA_ON_CPU_ATOMIC(type, name, change)                                                         \
-  inline type atomic##name(type* address, type value) {                                                \
-    return cuda_on_cpu::exchange_at(address, [value](type old) { return static_cast<type>(change); }); \
-  }
-#define CUDA_ON_CPU_ATOMICS(type)                          \
-  CUDA_ON_CPU_ATOMIC(type, Min, old < value ? old : value) \
-  CUDA_ON_CPU_ATOMIC(type, Max, old > value ? old : value) \
-  CUDA_ON_CPU_ATOMIC(type, And, old& value)                \
-  CUDA_ON_CPU_ATOMIC(type, Or, old | value)
-CUDA_ON_CPU_ATOMICS(int)
-CUDA_ON_CPU_ATOMICS(unsigned)
-CUDA_ON_CPU_ATOMICS(unsigned long long)
-CUDA_ON_CPU_ATOMIC(long long, Min, old < value ? old : value)
-CUDA_ON_CPU_ATOMIC(long long, Max, old > value ? old : value)
-CUDA_ON_CPU_ATOMIC(int, Add, static_cast<unsigned>(old) + static_cast<unsigned>(value))
-CUDA_ON_CPU_ATOMIC(unsigned, Add, old + value)
-CUDA_ON_CPU_ATOMIC(unsigned long long, Add, old + value)
-CUDA_ON_CPU_ATOMIC(int, Exch, (static_cast<void>(old), value))
-CUDA_ON_CPU_ATOMIC(unsigned, Exch, (static_cast<void>(old), value))
-CUDA_ON_CPU_ATOMIC(unsigned long long, Exch, (static_cast<void>(old), value))
-#undef CUDA_ON_CPU_ATOMICS
-#undef CUDA_ON_CPU_ATOMIC
+template <one_of<int, unsigned, unsigned long long> T> T atomicAdd(T* address, std::type_identity_t<T> value) {
+  return replace(address, sum<T>(*address, value));
+}
+template <one_of<int, unsigned, long long, unsigned long long> T>
+T atomicMin(T* address, std::type_identity_t<T> value) {
+  return replace(address, least<T>(*address, value));
+}
+template <one_of<int, unsigned, long long, unsigned long long> T>
+T atomicMax(T* address, std::type_identity_t<T> value) {
+  return replace(address, most<T>(*address, value));
+}
+template <one_of<int, unsigned, unsigned long long> T> T atomicOr(T* address, std::type_identity_t<T> value) {
+  return replace(address, *address | value);
+}
+template <one_of<int, unsigned, unsigned long long> T> T atomicExch(T* address, std::type_identity_t<T> value) {
+  return replace(address, value);
+}
+template <one_of<int, unsigned, unsigned long long> T>
+T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
+  return replace(address, *address == expected ? value : *address);
+}
 
-#define CUDA_ON_CPU_CAS(type)                                                                          \
-  inline type atomicCAS(type* address, type expected, type value) {                                    \
-    return cuda_on_cpu::exchange_at(address, [&](type old) { return old == expected ? value : old; }); \
-  }
-CUDA_ON_CPU_CAS(int)
-CUDA_ON_CPU_CAS(unsigned)
-CUDA_ON_CPU_CAS(unsigned long long)
-#undef CUDA_ON_CPU_CAS
+}  // namespace api
+}  // namespace cuda_on_cpu
+
+using namespace cuda_on_cpu::api;

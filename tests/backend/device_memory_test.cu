@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/backend/device_memory.cuh>
+
+#include <moiety/backend/cuda.cuh>
+
+#include <doctest/doctest.h>
+
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+namespace mo = moiety;
+
+TEST_CASE("stores of any size, zeros and loads happen in the order of the stream") {
+  mo::cuda_engine engine{mo::cuda{}};
+  for (std::int64_t const count : {1, 100, 2048, 5000, 16384, 100000}) {
+    CAPTURE(count);
+    mo::buffer const block(count, engine.memory());
+    std::vector<unsigned char> values(static_cast<std::size_t>(count)), copy(values.size());
+    std::iota(values.begin(), values.end(), static_cast<unsigned char>(count));
+    auto const wanted = values;
+    engine.memory().store(block.data(), values.data(), count);
+    std::fill(values.begin(), values.end(), static_cast<unsigned char>(7));  // the source is free when the call returns
+    engine.memory().load(copy.data(), block.data(), count);
+    CHECK(copy == wanted);
+    engine.memory().zero(block.data(), count / 2);
+    engine.memory().load(copy.data(), block.data(), count);
+    CHECK(std::accumulate(copy.begin(), copy.begin() + count / 2, 0) == 0);
+    CHECK(std::equal(copy.begin() + count / 2, copy.end(), wanted.begin() + count / 2));
+  }
+}
+
+TEST_CASE("a freed block serves the next request; blocks that nobody could have are cuda errors") {
+  mo::cuda_engine engine{mo::cuda{}};
+  void* const first = engine.memory().allocate(1 << 20, 64);
+  engine.memory().deallocate(first, 1 << 20, 64);
+  CHECK(engine.memory().allocate(1 << 20, 64) == first);
+  engine.memory().deallocate(first, 1 << 20, 64);
+  CHECK_THROWS_WITH_AS(mo::buffer(std::int64_t{1} << 50, engine.memory()),
+                       "out of memory: 1125899906842624 bytes of device memory could not be allocated: out of memory "
+                       "(cudaErrorMemoryAllocation).",
+                       mo::cuda_error);
+  CHECK_NOTHROW(engine.synchronize());
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every kernel of the CUDA back end, once: what resources.py reads the compiler's report of.
+#include <moiety/cuda.cuh>
+
+#include <cstdint>
+#include <ratio>
+
+namespace mo = moiety;
+
+template <class T> struct one_gpu : mo::deployment<> {
+  using backend = mo::cuda;
+  using element = T;
+};
+
+// Qwen3-30B-A3B, OLMoE, and one with every policy that the others do not have.
+struct gated : mo::layer_spec<mo::dims{.hidden = 2048, .ffn = 768, .experts = 128}> {
+  using router = mo::router<mo::softmax, mo::top_k<8>, mo::renormalised>;
+  using experts = mo::gated_mlp<mo::silu>;
+  using losses = mo::losses<mo::load_balance<>, mo::router_z>;
+};
+struct plain : mo::layer_spec<mo::dims{.hidden = 1024, .ffn = 512, .experts = 8}> {
+  using router = mo::router<mo::sigmoid, mo::top_k<2>, mo::as_scored, mo::scale<std::ratio<5, 2>>>;
+  using experts = mo::mlp<mo::gelu>;
+  using losses = mo::losses<mo::load_balance<mo::over::sequence>>;
+};
+
+template <class Spec, class T> void use() {
+  mo::context<one_gpu<T>> ctx;
+  mo::moe_layer<Spec, one_gpu<T>> layer{ctx};
+  auto weights = layer.make_weights(mo::seed{1});
+  auto gradients = layer.make_gradients();
+  auto const h = mo::spec_of<Spec>::hidden;
+  auto x = ctx.matrix(64, h), y = ctx.matrix(64, h), dy = ctx.matrix(64, h), dx = ctx.matrix(64, h);
+  mo::fill_normal(ctx, x, mo::seed{2});
+  layer.infer(weights, x, y);
+  auto tape = layer.forward(weights, x, y);
+  layer.backward(weights, tape, dy, dx, gradients);
+  mo::kernels::gather<T>(ctx.engine(), tape.permutation(), x, y);
+}
+
+void use_all() {
+  use<gated, mo::bf16>();
+  use<gated, mo::fp16>();
+  use<gated, float>();
+  use<plain, mo::bf16>();
+  use<plain, double>();
+}

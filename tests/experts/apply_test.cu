@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/experts/apply.cuh>
+
+#include <moiety/backend/host.hpp>
+#include <moiety/moiety.hpp>
+
+#include "device_memory.hpp"
+
+#include <doctest/doctest.h>
+
+#include <array>
+#include <cmath>
+#include <concepts>
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+using ::testing::device_values;
+
+template <class T_, class Mlp_> struct of {
+  using T = T_;
+  using Mlp = Mlp_;
+};
+
+std::uint64_t fresh_seed() { return std::random_device{}(); }
+
+template <class T> std::vector<T> normals(std::int64_t count, mo::seed key, std::uint64_t stream, double deviation) {
+  std::vector<T> values(static_cast<std::size_t>(count));
+  mo::normal_sequence next(key, stream, 0);
+  for (T& v : values) v = static_cast<T>(static_cast<mo::sum_t<T>>(deviation * next.next()));
+  return values;
+}
+
+/// Rows of tokens, and everything that the three calls read and write, in vectors of one kind of memory.
+template <class T, class Mlp, template <class> class Values> struct buffers {
+  using S = mo::sum_t<T>;
+  static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
+  Values<T> x, dy;
+  std::vector<Values<T>> weights;
+  Values<S> row_weights;
+  Values<std::int64_t> offsets;
+  Values<std::int32_t> tokens;
+  Values<T> z, a, o, dz, scaled, dx;
+  Values<S> parts;
+  std::vector<Values<S>> gradients;
+};
+
+struct extents {
+  std::int64_t experts, hidden, ffn, tokens, rows;
+};
+
+template <class Mlp, class V>
+mo::expert_matrices<Mlp, V> matrices(std::array<V*, Mlp::inputs + 1> const& at, extents const& e) {
+  mo::expert_matrices<Mlp, V> m;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(Mlp::inputs); ++i)
+    m.inputs[i] = {at[i], e.ffn * e.hidden, e.hidden};
+  m.down = {at[Mlp::inputs], e.ffn * e.hidden, e.ffn};
+  return m;
+}
+
+/// Forward and both halves of backward, the weight half twice, so that it adds.
+template <class Backend, class T, class Mlp, template <class> class Values, class Engine>
+void run(Engine& engine, extents const& e, buffers<T, Mlp, Values>& b, bool keep) {
+  using S = mo::sum_t<T>;
+  using apply = mo::apply_experts<Mlp, Backend>;
+  std::array<T*, Mlp::inputs + 1> w;
+  std::array<S*, Mlp::inputs + 1> g;
+  for (std::size_t i = 0; i < w.size(); ++i) w[i] = b.weights[i].data(), g[i] = b.gradients[i].data();
+  mo::expert_operands<Mlp, T> const operands{.matrices = matrices<Mlp>(w, e)};
+  mo::expert_rows const rows{e.experts, b.offsets.data(), e.hidden, e.ffn, e.rows + 5};
+  mo::kernels::rows_of<T> const x{b.x.data(), e.hidden, b.tokens.data()}, dy{b.dy.data(), e.hidden, b.tokens.data()};
+  apply::forward(engine, rows, x, operands, keep ? b.z.data() : nullptr, b.a.data(), b.o.data());
+  if (!keep) return;
+  apply::backward_input(engine, rows, dy, operands, static_cast<T const*>(b.z.data()),
+                        static_cast<S const*>(b.row_weights.data()), b.dz.data(), b.scaled.data(), b.parts.data(),
+                        b.dx.data());
+  for (bool const accumulate : {false, true})
+    apply::backward_weights(engine, rows, x, dy, static_cast<T const*>(b.dz.data()),
+                            static_cast<T const*>(b.scaled.data()), matrices<Mlp>(g, e), accumulate);
+}
+
+/// The same bits for chains of float and double; for tensor cores within the rounding of the element type.
+template <class T, class V> void compare(char const* what, std::vector<V> const& wanted, std::vector<V> const& got) {
+  CAPTURE(std::string(what));
+  REQUIRE(wanted.size() == got.size());
+  if constexpr (std::same_as<T, float> || std::same_as<T, double>) {
+    CHECK(std::memcmp(wanted.data(), got.data(), wanted.size() * sizeof(V)) == 0);
+  } else {
+    double error = 0, norm = 0;
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      auto const a = static_cast<double>(static_cast<float>(wanted[i])),
+                 b = static_cast<double>(static_cast<float>(got[i]));
+      error += (a - b) * (a - b), norm += a * a;
+    }
+    CHECK(std::sqrt(error) <= 4e-3 * std::sqrt(norm));
+  }
+}
+
+template <class T, class Mlp> void check(extents const& e, std::vector<std::int64_t> const& offsets, bool keep = true) {
+  using S = mo::sum_t<T>;
+  std::uint64_t const number = fresh_seed();
+  INFO("seed ", number);
+  mo::seed const key{number};
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(e.rows));
+  for (std::size_t r = 0; r < tokens.size(); ++r)
+    tokens[r] = static_cast<std::int32_t>(mo::random_word(key, 99, r) % static_cast<std::uint32_t>(e.tokens));
+
+  buffers<T, Mlp, std::vector> host;
+  host.x = normals<T>(e.tokens * e.hidden, key, 1, 1), host.dy = normals<T>(e.tokens * e.hidden, key, 2, 1);
+  for (int i = 0; i <= Mlp::inputs; ++i)
+    host.weights.push_back(normals<T>(e.experts * e.ffn * e.hidden, key, static_cast<std::uint64_t>(10 + i),
+                                      1 / std::sqrt(static_cast<double>(i < Mlp::inputs ? e.hidden : e.ffn))));
+  host.row_weights = normals<S>(e.rows, key, 3, 1);
+  host.offsets = offsets, host.tokens = tokens;
+  auto const size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+  auto const blank = [&]<class V>(std::vector<V>& v, std::int64_t n) { v.assign(size(n), ::testing::poison<V>()); };
+  blank(host.z, e.rows * Mlp::inputs * e.ffn), blank(host.dz, e.rows * Mlp::inputs * e.ffn);
+  blank(host.a, e.rows * e.ffn), blank(host.scaled, e.rows * e.ffn);
+  blank(host.o, e.rows * e.hidden), blank(host.dx, e.rows * e.hidden);
+  blank(host.parts, e.rows * mo::column_blocks<S>(e.ffn));
+  host.gradients.resize(Mlp::inputs + 1);
+  for (auto& g : host.gradients) blank(g, e.experts * e.ffn * e.hidden);
+
+  auto const upload = []<class V>(std::vector<V> const& v) { return device_values<V>(v); };
+  std::int64_t const tiles = mo::column_blocks<S, mo::cuda>(e.ffn);
+  buffers<T, Mlp, device_values> device{upload(host.x),
+                                        upload(host.dy),
+                                        {},
+                                        upload(host.row_weights),
+                                        upload(offsets),
+                                        upload(tokens),
+                                        upload(host.z),
+                                        upload(host.a),
+                                        upload(host.o),
+                                        upload(host.dz),
+                                        upload(host.scaled),
+                                        upload(host.dx),
+                                        device_values<S>(e.rows * tiles),
+                                        {}};
+  for (auto const& w : host.weights) device.weights.push_back(upload(w));
+  for (auto const& g : host.gradients) device.gradients.push_back(upload(g));
+
+  mo::host_engine cpu{mo::host{.threads = 1}};
+  mo::cuda_engine gpu{mo::cuda{}};
+  run<mo::host>(cpu, e, host, keep);
+  run<mo::cuda>(gpu, e, device, keep);
+  compare<T>("a", host.a, device.a.host());
+  compare<T>("o", host.o, device.o.host());
+  if (!keep) return;
+  compare<T>("z", host.z, device.z.host());
+  compare<T>("dz", host.dz, device.dz.host());
+  compare<T>("scaled a", host.scaled, device.scaled.host());
+  compare<T>("dx", host.dx, device.dx.host());
+  for (std::size_t i = 0; i < host.gradients.size(); ++i)
+    compare<T>("a weight gradient", host.gradients[i], device.gradients[i].host());
+  auto const parts = device.parts.host();
+  double error = 0, norm = 0;
+  for (std::int64_t r = 0; r < e.rows; ++r) {
+    double wanted = 0, got = 0;
+    for (std::int64_t p = 0; p < mo::column_blocks<S>(e.ffn); ++p)
+      wanted += host.parts[size(r * mo::column_blocks<S>(e.ffn) + p)];
+    for (std::int64_t p = 0; p < tiles; ++p) got += parts[size(r * tiles + p)];
+    error += (wanted - got) * (wanted - got), norm += wanted * wanted;
+  }
+  CHECK(std::sqrt(error) <= (sizeof(T) >= 4 ? 1e-6 : 4e-3) * std::sqrt(norm));
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("experts on a device are those of the host", Case, of<float, mo::gated_mlp<mo::silu>>,
+                   of<double, mo::mlp<mo::gelu>>, of<mo::bf16, mo::gated_mlp<mo::silu>>,
+                   of<mo::fp16, mo::mlp<mo::relu_squared>>, of<mo::bf16, mo::mlp<mo::gelu_tanh>>) {
+  check<typename Case::T, typename Case::Mlp>({3, 21, 270, 11, 14}, {0, 9, 9, 14});  // nothing is aligned
+  check<typename Case::T, typename Case::Mlp>({4, 64, 136, 40, 171}, {0, 129, 129, 170, 171});
+  check<typename Case::T, typename Case::Mlp>({2, 32, 48, 5, 33}, {0, 0, 33}, false);  // nothing is kept
+  check<typename Case::T, typename Case::Mlp>({2, 8, 16, 4, 0}, {0, 0, 0});            // no row
+}
