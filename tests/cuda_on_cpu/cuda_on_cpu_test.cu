@@ -451,7 +451,8 @@ TEST_CASE("streams are ordered by events and by the legacy stream, and by nothin
   CHECK(time >= 0);
   CHECK(memory.read()[0] == 11);
   launch(add, 1, 32, 0, blocking, memory.data, 100);
-  CHECK(memory.read()[0] == 111);
+  launch(add, 1, 32, 0, cudaStreamLegacy, memory.data, 1000);
+  CHECK(memory.read()[0] == 1111);
   for (cudaStream_t stream : {first, second, blocking}) CHECK(cudaStreamDestroy(stream) == cudaSuccess);
   for (cudaEvent_t e : {event, later}) CHECK(cudaEventDestroy(e) == cudaSuccess);
 }

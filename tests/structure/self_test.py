@@ -44,6 +44,8 @@ BAD = [
     (core(HEADER + '#include "a.hpp"\n'), "core/x.hpp:3: own headers are included as <moiety/...>"),
     ({**core(HEADER + "#include <moiety/core/d.cuh>\n"), "include/moiety/core/d.cuh": HEADER,
       "tests/core/d_test.cu": HEAD + "#include <moiety/core/d.cuh>\n"}, "core/x.hpp:3: a .hpp includes a .cuh"),
+    ({"include/moiety/core/d.cuh": HEADER, "tests/core/d_test.cu": HEAD + "#include <vector>\n"},
+     "tests/core/d_test.cu:2: the first include of the test is not its header"),
     (core(HEADER + "#include <cuda_runtime.h>\n"), "core/x.hpp:3: a header that works without CUDA includes"),
     (core(HEADER + "#include <mpi.h>\n"), "core/x.hpp:3: a header that works without MPI includes"),
     (core(HEADER + "#include <nccl.h>\n"), "core/x.hpp:3: a header that works without NCCL includes"),

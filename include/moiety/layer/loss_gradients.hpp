@@ -23,8 +23,8 @@ template <class Spec> struct loss_gradients {
   double batch_weight;  // as in batch_statistics::weight
   float loss_scale;
 
-  /// z are the logits; dp and dz take what reaches a loss through the probabilities, and through z itself.
-  template <score_row Row> MOIETY_HD void operator()(std::int64_t token, Row const& z, Row& dp, Row& dz) const {
+  /// z are the logits; dp and dz, which refer to their values as all rows do, take what reaches a loss through the probabilities, and through z itself.
+  template <score_row Row> MOIETY_HD void operator()(std::int64_t token, Row z, Row dp, Row dz) const {
     losses.for_each([&]<class Loss>(Loss const& loss) {
       if (loss.coefficient == 0) return;
       bool const by_sequence = std::same_as<typename Loss::unit, over::sequence>;

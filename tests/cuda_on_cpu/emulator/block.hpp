@@ -335,7 +335,7 @@ class block {
 inline block block::running;
 
 /// Ends the process with one sentence about a thread of the running kernel.
-inline void fail(thread const& where, std::string const& sentence) {
+[[gnu::noinline]] inline void fail(thread const& where, std::string const& sentence) {
   std::fprintf(stderr, "cuda_on_cpu: kernel %s, block %s, thread %s: %s.\n",
                name_of(block::running.launch().kernel).c_str(), text(blockIdx).c_str(), text(where.index).c_str(),
                sentence.c_str());

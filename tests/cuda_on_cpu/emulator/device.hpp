@@ -86,11 +86,7 @@ class device_memory {
     }
     if (at + span(bytes) > base_ + reserved) return nullptr;
     blocks_[at] = {bytes, device};
-    if (at + span(bytes) > end_) {
-      ASAN_POISON_MEMORY_REGION(end_, static_cast<std::size_t>(at + span(bytes) - end_));
-      end_ = at + span(bytes);
-      if (open_ > 0) protect(PROT_READ | PROT_WRITE);
-    }
+    if (at + span(bytes) > end_) grow(at + span(bytes));
     ASAN_UNPOISON_MEMORY_REGION(at, bytes);
     fill(at, bytes);
     counters.bytes += bytes;
@@ -136,6 +132,7 @@ class device_memory {
  private:
   static constexpr std::size_t reserved = std::size_t{1} << 36;  // addresses
   static constexpr std::size_t gap = 256;                        // between allocations, at least
+  static constexpr std::size_t huge_page = std::size_t{2} << 20;
 
   std::byte* base_ = nullptr;
   std::byte* end_ = nullptr;  // of what has ever been used
@@ -145,9 +142,19 @@ class device_memory {
   static constexpr std::size_t span(std::size_t bytes) { return (bytes + gap - 1) / gap * gap + gap; }
 
   void reserve() {
-    void* const memory = mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    auto const bytes = reserved + huge_page;
+    void* const memory = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) std::perror("cuda_on_cpu: no addresses for device memory"), std::abort();
-    base_ = end_ = static_cast<std::byte*>(memory);
+    auto const odd = reinterpret_cast<std::uintptr_t>(memory) % huge_page;
+    base_ = end_ = static_cast<std::byte*>(memory) + (huge_page - odd);
+    madvise(base_, reserved, MADV_HUGEPAGE);  // far fewer pages to protect each time
+  }
+
+  void grow(std::byte const* needed) {
+    auto const bytes = (static_cast<std::size_t>(needed - end_) + huge_page - 1) / huge_page * huge_page;
+    ASAN_POISON_MEMORY_REGION(end_, bytes);
+    end_ += bytes;
+    if (open_ > 0) protect(PROT_READ | PROT_WRITE);
   }
 
   void protect(int access) {
@@ -208,7 +215,9 @@ class device {
   std::deque<CUstream_st> streams{CUstream_st{true}};
 
   CUstream_st& legacy() { return streams.front(); }
-  CUstream_st* stream(CUstream_st* given) { return given == nullptr ? &legacy() : given; }
+  CUstream_st* stream(CUstream_st* given) {  // null and cudaStreamLegacy are the same
+    return reinterpret_cast<std::uintptr_t>(given) <= 1 ? &legacy() : given;
+  }
 
   void enqueue(CUstream_st& s, std::function<void()> run, std::vector<moment> after = {}) {
     if (s.capture) return s.capture->nodes.push_back(std::move(run));

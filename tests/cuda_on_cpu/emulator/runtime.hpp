@@ -67,6 +67,8 @@ using cudaMemPool_t = struct CUmemPoolHandle_st*;
 using cudaGraph_t = struct CUgraph_st*;
 using cudaGraphExec_t = struct CUgraphExec_st*;
 
+#define cudaStreamLegacy (reinterpret_cast<cudaStream_t>(0x1))
+
 struct CUgraph_st {
   cuda_on_cpu::graph_nodes nodes;
 };

@@ -13,7 +13,7 @@ template <class T, class F> inline constexpr char operation{};
 
 /// The lanes named in `mask` meet; the last one calls combine(T* const (&lanes)[32]) once for all, where lanes[i] is
 /// the `mine` of lane i, null outside the mask. Whatever combine writes there, the lanes find in `mine`.
-template <class T, class F> void warp_together(unsigned mask, T& mine, F const& combine) {
+template <class T, class F> [[gnu::noinline]] void warp_together(unsigned mask, T& mine, F const& combine) {
   block& b = block::running;
   thread& me = b.self();
   warp& w = b.warp_of(me);
@@ -61,7 +61,7 @@ template <class T>
 concept word = std::is_arithmetic_v<T> &&(sizeof(T) == 4 || sizeof(T) == 8);
 
 /// Each lane gets the value of lane `source`, its own if that is negative.
-template <word T> T shuffle(unsigned mask, T value, int source) {
+template <word T> [[gnu::noinline]] T shuffle(unsigned mask, T value, int source) {
   struct {
     T value;
     int source;
@@ -82,7 +82,7 @@ template <word T> T shuffle(unsigned mask, T value, int source) {
 }
 
 /// The lanes of this one's segment: [first, first + width).
-inline int segment(int width) {
+[[gnu::noinline]] inline int segment(int width) {
   thread const& me = block::running.self();
   if (width < 1 || width > 32 || (width & (width - 1)) != 0)
     fail(me, "it shuffles among " + std::to_string(width) + " lanes, which is no power of two up to 32");
@@ -90,7 +90,7 @@ inline int segment(int width) {
 }
 
 /// fold(a, b) over the lanes of the mask, in lane order; all of them get the result.
-template <class T, class F> T reduce(unsigned mask, T value, F fold) {
+template <class T, class F> [[gnu::noinline]] T reduce(unsigned mask, T value, F fold) {
   warp_together(mask, value, [&fold](auto const& lanes) {
     T* total = nullptr;
     for (T* lane : lanes) {

@@ -6,8 +6,8 @@
 
 #include <cuda_runtime.h>
 
-#include <device_memory.hpp>
 #include <doctest/doctest.h>
+#include <device_memory.hpp>
 
 #include <cmath>
 #include <cstddef>
@@ -108,8 +108,7 @@ __global__ void copy_chunks(unsigned char const* from, int const* counts, int ch
     int const next = i + stages - 1;
     if (next < chunks) copy_async_16(mine + next % stages * 16, from + (first + next) * 16, counts[first + next]);
     commit_copies();
-    for (int b = 0; b < 16; ++b)
-      to[(first + i) * 16 + b] = static_cast<unsigned char>(mine[i % stages * 16 + b]);
+    for (int b = 0; b < 16; ++b) to[(first + i) * 16 + b] = static_cast<unsigned char>(mine[i % stages * 16 + b]);
   }
 }
 
@@ -162,8 +161,8 @@ TEST_CASE("asynchronous copies arrive whole, with zeros behind what exists") {
   device_values<unsigned char> to(static_cast<std::int64_t>(from.size()));
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(1), config.blockDim = dim3(threads), config.dynamicSmemBytes = threads * 3 * 16;
-  testing::succeed(cudaLaunchKernelEx(&config, &copy_chunks, from_there.data(), counts_there.data(), int{chunks},
-                                      to.data()));
+  testing::succeed(
+      cudaLaunchKernelEx(&config, &copy_chunks, from_there.data(), counts_there.data(), int{chunks}, to.data()));
   auto expected = from;
   for (std::size_t i = 0; i < counts.size(); ++i)
     for (int b = counts[i]; b < 16; ++b) expected[i * 16 + static_cast<std::size_t>(b)] = 0;

@@ -24,9 +24,7 @@ struct element {
 MOIETY_HD constexpr element a_element(int lane, int reg, int half) {
   return {lane / 4 + 8 * (reg % 2), lane % 4 * 2 + half + 8 * (reg / 2)};
 }
-MOIETY_HD constexpr element b_element(int lane, int reg, int half) {
-  return {lane % 4 * 2 + half + 8 * reg, lane / 4};
-}
+MOIETY_HD constexpr element b_element(int lane, int reg, int half) { return {lane % 4 * 2 + half + 8 * reg, lane / 4}; }
 MOIETY_HD constexpr element c_element(int lane, int reg) { return {lane / 4 + 8 * (reg / 2), lane % 4 * 2 + reg % 2}; }
 
 /// What a lane receives of an 8 x 8 matrix.
@@ -35,10 +33,10 @@ MOIETY_HD constexpr element loaded_element(int lane, int half, bool transposed) 
   return transposed ? element{pair, outer} : element{outer, pair};
 }
 
-inline constexpr int tile_depth = 64;                      // k of a tile
-inline constexpr int chunk_elements = 8;                   // 16 bytes
-inline constexpr int tile_row_bytes = 128;                 // 64 elements
-inline constexpr int panel_bytes = 64 * tile_row_bytes;    // 64 tile rows
+inline constexpr int tile_depth = 64;                    // k of a tile
+inline constexpr int chunk_elements = 8;                 // 16 bytes
+inline constexpr int tile_row_bytes = 128;               // 64 elements
+inline constexpr int panel_bytes = 64 * tile_row_bytes;  // 64 tile rows
 
 /// Bytes from a tile's start to a chunk of one of its rows.
 MOIETY_HD constexpr int chunk_offset(int row, int chunk) { return row * tile_row_bytes + ((chunk ^ (row & 7)) * 16); }

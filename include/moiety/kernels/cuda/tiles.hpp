@@ -9,9 +9,13 @@
 
 #include <moiety/core/config.hpp>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace moiety::inline MOIETY_ABI::kernels::gpu {
+
+/// N values side by side; device code has no standard containers.
+template <class T, int N> using several = T[static_cast<std::size_t>(N)];
 
 /// The groups of a row space. Null offsets mean one group of all rows.
 struct ragged_rows {

@@ -31,50 +31,46 @@ template <int Rows, int Columns, int Depth, int ThreadRows, int Quads> struct fm
   static constexpr int a_pitch = rows + 4, b_pitch = columns + 4;
   static constexpr int stage = depth * (a_pitch + b_pitch);
   template <class S> using staged = staged_tile<S, rows, columns>;
-  template <class S> static constexpr std::int64_t stages_bytes = 2 * stage * static_cast<std::int64_t>(sizeof(S));
+  template <class S> static constexpr std::int64_t stages_bytes = 2 * stage* static_cast<std::int64_t>(sizeof(S));
   template <class S>
-  static constexpr std::int64_t shared_bytes =
-      stages_bytes<S> > staged<S>::bytes ? stages_bytes<S> : staged<S>::bytes;
+  static constexpr std::int64_t shared_bytes = stages_bytes<S> > staged<S>::bytes ? stages_bytes<S> : staged<S>::bytes;
 };
 using large_fma_tile = fma_tile<64, 128, 16, 4, 2>;
 using small_fma_tile = fma_tile<16, 32, 64, 1, 1>;  // where there are few rows, or few columns
 
-template <class T> struct quad {
-  static constexpr int bytes = 4 * static_cast<int>(sizeof(T)) < 16 ? 4 * static_cast<int>(sizeof(T)) : 16;
-  T values[4];
-};
+/// Bytes of one load where 4 elements are loaded.
+template <class T>
+inline constexpr int quad_bytes = 4 * static_cast<int>(sizeof(T)) < 16 ? 4 * static_cast<int>(sizeof(T)) : 16;
 
-/// The first `count` of 4 elements, zeros behind them. Wide: they begin at a multiple of quad<T>::bytes.
-template <class T> __device__ inline quad<T> load_quad(T const* from, int count, bool wide) {
-  struct alignas(quad<T>::bytes) vector {
-    T values[static_cast<std::size_t>(quad<T>::bytes) / sizeof(T)];
+/// The first `count` of 4 elements, zeros behind them. Wide: they begin at a multiple of quad_bytes<T>.
+template <class T> __device__ inline void load_quad(T (&to)[4], T const* from, int count, bool wide) {
+  constexpr int width = quad_bytes<T> / static_cast<int>(sizeof(T));
+  struct alignas(quad_bytes<T>) vector {
+    several<T, width> values;
   };
-  constexpr int width = quad<T>::bytes / static_cast<int>(sizeof(T));
-  quad<T> to;
   if (wide && count == 4) {
-#pragma unroll
+    MOIETY_REGISTERS
     for (int i = 0; i < 4 / width; ++i) {
       vector const part = reinterpret_cast<vector const*>(from)[i];
-#pragma unroll
-      for (int j = 0; j < width; ++j) to.values[i * width + j] = part.values[j];
+      MOIETY_REGISTERS
+      for (int j = 0; j < width; ++j) to[i * width + j] = part.values[j];
     }
   } else {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) to.values[i] = i < count ? from[i] : T(0.0f);
+    MOIETY_REGISTERS
+    for (int i = 0; i < 4; ++i) to[i] = i < count ? from[i] : T(0.0f);
   }
-  return to;
 }
 
 /// To a multiple of 16 bytes.
 template <class S> __device__ inline void store_quad(S* to, S const (&values)[4]) {
   constexpr int width = 16 / static_cast<int>(sizeof(S));
   struct alignas(16) vector {
-    S values[width];
+    several<S, width> values;
   };
-#pragma unroll
+  MOIETY_REGISTERS
   for (int i = 0; i < 4 / width; ++i) {
     vector part;
-#pragma unroll
+    MOIETY_REGISTERS
     for (int j = 0; j < width; ++j) part.values[j] = values[i * width + j];
     reinterpret_cast<vector*>(to)[i] = part;
   }
@@ -85,34 +81,37 @@ __device__ inline int quad_count(std::int64_t left) { return left >= 4 ? 4 : lef
 /// An operand whose rows run along k, on its way to [k][outer]: a thread carries quads of k of some rows.
 template <class T, int Outer, int Depth, int Threads> struct along_k {
   static constexpr int quads = Outer * Depth / 4 / Threads, row_quads = Depth / 4;
-  T const* from[quads];  // null where there is no row
-  quad<T> held[quads];
+  several<T const*, quads> from;  // null where there is no row
+  several<T[4], quads> held;
 
   __device__ static int row(int i) { return (static_cast<int>(threadIdx.x) + i * Threads) / row_quads; }
   __device__ static int k(int i) { return (static_cast<int>(threadIdx.x) + i * Threads) % row_quads * 4; }
 
   /// f(row) is the row's start, or null.
   template <class Function> __device__ void aim(Function const& f) {
-#pragma unroll
+    MOIETY_REGISTERS
     for (int i = 0; i < quads; ++i) from[i] = f(row(i));
   }
   __device__ void fetch(std::int64_t k0, std::int64_t extent, bool wide) {
-#pragma unroll
-    for (int i = 0; i < quads; ++i)
-      held[i] = load_quad(from[i] + k0 + k(i), from[i] != nullptr ? quad_count(extent - k0 - k(i)) : 0, wide);
+    MOIETY_REGISTERS
+    for (int i = 0; i < quads; ++i) {
+      int const count = from[i] != nullptr ? quad_count(extent - k0 - k(i)) : 0;
+      load_quad(held[i], count > 0 ? from[i] + k0 + k(i) : nullptr, count, wide);
+    }
   }
   template <class S> __device__ void put(S* to, int pitch) const {
-#pragma unroll
-    for (int i = 0; i < quads; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) to[(k(i) + j) * pitch + row(i)] = static_cast<S>(held[i].values[j]);
+    MOIETY_REGISTERS
+    for (int i = 0; i < quads; ++i) {
+      MOIETY_REGISTERS
+      for (int j = 0; j < 4; ++j) to[(k(i) + j) * pitch + row(i)] = static_cast<S>(held[i][j]);
+    }
   }
 };
 
 /// An operand that has a row for each k.
 template <class T, int Outer, int Depth, int Threads> struct across_k {
   static constexpr int quads = Outer * Depth / 4 / Threads, row_quads = Outer / 4;
-  quad<T> held[quads];
+  several<T[4], quads> held;
 
   __device__ static int k(int i) { return (static_cast<int>(threadIdx.x) + i * Threads) / row_quads; }
   __device__ static int col(int i) { return (static_cast<int>(threadIdx.x) + i * Threads) % row_quads * 4; }
@@ -120,16 +119,16 @@ template <class T, int Outer, int Depth, int Threads> struct across_k {
   /// f(i) is the start of the row of k(i), of which `depth` exist; columns of it from `first` on, of `cols`.
   template <class Function>
   __device__ void fetch(std::int64_t depth, std::int64_t first, std::int64_t cols, bool wide, Function const& f) {
-#pragma unroll
+    MOIETY_REGISTERS
     for (int i = 0; i < quads; ++i)
-      held[i] = load_quad(f(i) + first + col(i), k(i) < depth ? quad_count(cols - first - col(i)) : 0, wide);
+      load_quad(held[i], f(i) + first + col(i), k(i) < depth ? quad_count(cols - first - col(i)) : 0, wide);
   }
   template <class S> __device__ void put(S* to, int pitch) const {
-#pragma unroll
+    MOIETY_REGISTERS
     for (int i = 0; i < quads; ++i) {
       S wide[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) wide[j] = static_cast<S>(held[i].values[j]);
+      MOIETY_REGISTERS
+      for (int j = 0; j < 4; ++j) wide[j] = static_cast<S>(held[i][j]);
       store_quad(to + k(i) * pitch + col(i), wide);
     }
   }
@@ -140,14 +139,14 @@ template <class T, int Outer, int Depth, int Threads> struct across_rows {
   across_k<T, Outer, Depth, Threads> tile;
   rows_of<T> of;
   std::int64_t first, last;
-  std::int32_t next[across_k<T, Outer, Depth, Threads>::quads];
+  several<std::int32_t, across_k<T, Outer, Depth, Threads>::quads> next;
 
   __device__ across_rows(rows_of<T> const& rows, std::int64_t begin, std::int64_t end)
       : of(rows), first(begin), last(end) {
     number();
   }
   __device__ void number() {
-#pragma unroll
+    MOIETY_REGISTERS
     for (int i = 0; i < tile.quads; ++i) {
       std::int64_t const row = first + tile.k(i);
       next[i] = row < last ? static_cast<std::int32_t>(row_number(of, row)) : 0;
@@ -286,7 +285,7 @@ template <class A, class B, class S, class Shape> struct fma_tn {
 
 /// The sums of a thread: rows `row` ..., columns `col` + 16 quad ... of its block's tile.
 template <class S, class Shape> struct thread_sums {
-  S values[Shape::thread_rows][Shape::quads][4];
+  several<several<S[4], Shape::quads>, Shape::thread_rows> values;
   int row, col;
 
   __device__ thread_sums() {
@@ -298,49 +297,47 @@ template <class S, class Shape> struct thread_sums {
 
   /// f(value, row, col) for each sum.
   template <class Function> __device__ void each(Function const& f) {
-#pragma unroll
-    for (int i = 0; i < Shape::thread_rows; ++i)
-#pragma unroll
-      for (int quad = 0; quad < Shape::quads; ++quad)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) f(values[i][quad][j], row + i, col + quad * 16 + j);
+    MOIETY_REGISTERS
+    for (int i = 0; i < Shape::thread_rows; ++i) {
+      MOIETY_REGISTERS
+      for (int j = 0; j < Shape::quads * 4; ++j) f(values[i][j / 4][j % 4], row + i, col + j / 4 * 16 + j % 4);
+    }
   }
   /// Adds the products of one k.
   __device__ void add(S const* a, S const* b) {
     struct alignas(Shape::thread_rows * sizeof(S) < 16 ? Shape::thread_rows * sizeof(S) : 16) rows_vector {
-      S values[Shape::thread_rows];
+      several<S, Shape::thread_rows> values;
     };
     struct alignas(16) quad_vector {
       S values[4];
     };
     rows_vector const left = *reinterpret_cast<rows_vector const*>(a + row);
-#pragma unroll
+    MOIETY_REGISTERS
     for (int quad = 0; quad < Shape::quads; ++quad) {
       quad_vector const right = *reinterpret_cast<quad_vector const*>(b + col + quad * 16);
-#pragma unroll
-      for (int i = 0; i < Shape::thread_rows; ++i)
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          values[i][quad][j] = moiety::fma(left.values[i], right.values[j], values[i][quad][j]);
+      MOIETY_REGISTERS
+      for (int i = 0; i < Shape::thread_rows; ++i) {
+        MOIETY_REGISTERS
+        for (int j = 0; j < 4; ++j) values[i][quad][j] = fma(left.values[i], right.values[j], values[i][quad][j]);
+      }
     }
   }
   /// Adds `depth` products of a stage in ascending k.
   __device__ void add_stage(S const* stage, int depth) {
     S const* const b = stage + Shape::depth * Shape::a_pitch;
     if (depth == Shape::depth) {
-#pragma unroll 16
+      MOIETY_REGISTERS
       for (int k = 0; k < Shape::depth; ++k) add(stage + k * Shape::a_pitch, b + k * Shape::b_pitch);
     } else {
-#pragma unroll 1
       for (int k = 0; k < depth; ++k) add(stage + k * Shape::a_pitch, b + k * Shape::b_pitch);
     }
   }
   __device__ void store(typename Shape::template staged<S> const& staged) const {
-#pragma unroll
-    for (int i = 0; i < Shape::thread_rows; ++i)
-#pragma unroll
-      for (int quad = 0; quad < Shape::quads; ++quad)
-        store_quad(staged.at(row + i, col + quad * 16), values[i][quad]);
+    MOIETY_REGISTERS
+    for (int i = 0; i < Shape::thread_rows; ++i) {
+      MOIETY_REGISTERS
+      for (int j = 0; j < Shape::quads; ++j) store_quad(staged.at(row + i, col + j * 16), values[i][j]);
+    }
   }
 };
 

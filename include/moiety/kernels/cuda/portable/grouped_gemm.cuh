@@ -30,8 +30,8 @@ namespace gpu {
 
 /// Whether the tensor cores multiply these.
 template <class S, class A, class B>
-inline constexpr bool on_tensor_cores =
-    std::same_as<S, float> && std::same_as<A, B> && (std::same_as<A, bf16> || std::same_as<A, fp16>);
+inline constexpr bool on_tensor_cores = std::same_as<S, float>&& std::same_as<A, B> &&
+                                        (std::same_as<A, bf16> || std::same_as<A, fp16>);
 
 /// Rows per group, on average, up to which tiles of 32 rows are taken.
 inline constexpr std::int64_t few_rows = 32;
@@ -59,8 +59,7 @@ wide_loads rows_aligned(rows_product<A, B, L, R> const& of, std::int64_t a_bytes
 inline std::int64_t blocks_of(ragged_rows const& rows, std::int64_t n, std::int64_t height, std::int64_t width) {
   return row_tiles_bound(rows.rows_bound, rows.groups, height) * tiles_of(n, width);
 }
-template <class Product>
-std::int64_t blocks_of(Product const& of, std::int64_t height, std::int64_t width) {
+template <class Product> std::int64_t blocks_of(Product const& of, std::int64_t height, std::int64_t width) {
   return of.rows.groups * tiles_of(of.n, height) * tiles_of(of.k, width);
 }
 
@@ -103,7 +102,7 @@ void choose_fma_rows(Engine& engine, char const* name, Product const& of, Epilog
   using A = typename Product::A;
   using B = typename Product::B;
   using large = Operands<A, B, large_fma_tile, M>;
-  wide_loads const wide = rows_aligned(of, quad<A>::bytes, quad<B>::bytes);
+  wide_loads const wide = rows_aligned(of, quad_bytes<A>, quad_bytes<B>);
   if constexpr (!sums_rows<Epilogue>)
     if (blocks_of(of.rows, of.n, large_fma_tile::rows, large::width) < engine.multiprocessors())
       return launch_fma_rows<S, Operands<A, B, small_fma_tile, M>>(engine, name, of, wide, epilogue);
@@ -119,9 +118,10 @@ void launch_tensor_matrix(Engine& engine, matrix_product<T, T, float> const& of)
 
 template <class Shape, class Engine, class A, class B, class S>
 void launch_fma_matrix(Engine& engine, matrix_product<A, B, S> const& of) {
-  wide_loads const wide{rows_aligned(of.a, quad<A>::bytes), rows_aligned(of.b, quad<B>::bytes)};
+  wide_loads const wide{rows_aligned(of.a, quad_bytes<A>), rows_aligned(of.b, quad_bytes<B>)};
   engine.launch("grouped_gemm_tn", &fma_matrix<S, fma_tn<A, B, S, Shape>>,
-                {blocks_of(of, Shape::rows, Shape::columns), Shape::threads, Shape::template shared_bytes<S>}, of, wide);
+                {blocks_of(of, Shape::rows, Shape::columns), Shape::threads, Shape::template shared_bytes<S>}, of,
+                wide);
 }
 
 }  // namespace gpu

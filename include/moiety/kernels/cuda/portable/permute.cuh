@@ -126,11 +126,12 @@ __device__ inline int sum_before(int value, int* warp_sums, int& all) {
 }
 
 /// counts[block][e] becomes the first row of the block's slots of e; starts[e] that of all slots of e.
-__global__ inline void __launch_bounds__(index_threads)
+template <int Threads>
+__global__ void __launch_bounds__(Threads)
     scan_counts(int* counts, std::int64_t blocks, int experts, std::int64_t* starts) {
   __shared__ int warp_sums[index_warps];
   int rows = 0;
-  for (int first = 0; first < experts; first += index_threads) {
+  for (int first = 0; first < experts; first += Threads) {
     int const e = first + static_cast<int>(threadIdx.x);
     int count = 0, all = 0;
     if (e < experts)
@@ -193,7 +194,8 @@ template <class Slots> void sort_slots(cuda_engine& engine, Slots const& of, per
   std::int64_t const row_bytes = of.experts * static_cast<std::int64_t>(sizeof(int));
   engine.launch("build_permutation: count", count_slots<Slots>, {cut.blocks, index_threads, row_bytes}, of, cut,
                 counts);
-  engine.launch("build_permutation: scan", scan_counts, {1, index_threads}, counts, cut.blocks, of.experts, out.starts);
+  engine.launch("build_permutation: scan", scan_counts<index_threads>, {1, index_threads}, counts, cut.blocks,
+                of.experts, out.starts);
   engine.launch("build_permutation: place", place_slots<Slots>, {cut.blocks, index_threads, cut.warps * row_bytes}, of,
                 cut, static_cast<int const*>(counts), out);
 }

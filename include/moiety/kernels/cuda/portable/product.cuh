@@ -21,8 +21,8 @@ template <class A_, class B_, int Left_, int Right_> struct rows_product {
   static constexpr int Left = Left_, Right = Right_;
   ragged_rows rows;
   std::int64_t n, k;
-  rows_of<A> a[Left];
-  grouped_matrix<B const> w[Right];
+  several<rows_of<A>, Left> a;
+  several<grouped_matrix<B const>, Right> w;
 };
 
 /// Sums over the rows of each group: a matrix [n x k] per group.

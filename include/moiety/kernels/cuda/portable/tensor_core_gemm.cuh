@@ -44,7 +44,7 @@ template <bool Wide, class T> __device__ inline void copy_chunk(std::byte* to, T
     struct alignas(16) chunk {
       T elements[chunk_elements];
     } values;
-#pragma unroll
+    MOIETY_REGISTERS
     for (int i = 0; i < chunk_elements; ++i) values.elements[i].bits = i < count ? from[i].bits : std::uint16_t{0};
     *reinterpret_cast<chunk*>(to) = values;
   }
@@ -56,14 +56,14 @@ __device__ inline int chunk_count(std::int64_t left) { return left >= 8 ? 8 : le
 /// Fills a k-first tile: a thread copies chunk `thread % 8` of some rows.
 template <class T, int Rows, int Threads> struct k_first_tile {
   static constexpr int chunks = Rows * 8 / Threads, step = Threads / 8;
-  T const* from[chunks];
+  several<T const*, chunks> from;
   unsigned exists = 0;
 
   /// f(row, first) is the start of tile row `first` + `row`, or null where there is none; then `somewhere` stands in, of
   /// which nothing is read. `first` is known at compile time, once the loop is written out, and `row` < step.
   template <class Function> __device__ void aim(T const* somewhere, Function const& f) {
     exists = 0;
-#pragma unroll
+    MOIETY_REGISTERS
     for (int i = 0; i < chunks; ++i) {
       T const* const row = f(static_cast<int>(threadIdx.x) / 8, i * step);
       from[i] = row != nullptr ? row : somewhere;
@@ -74,7 +74,7 @@ template <class T, int Rows, int Threads> struct k_first_tile {
     int const chunk = static_cast<int>(threadIdx.x) % 8, row = static_cast<int>(threadIdx.x) / 8;
     std::int64_t const first = k0 + chunk * chunk_elements;
     int const count = chunk_count(k - first);
-#pragma unroll
+    MOIETY_REGISTERS
     for (int i = 0; i < chunks; ++i)
       copy_chunk<Wide>(to + chunk_offset(row, chunk) + i * step * tile_row_bytes, from[i] + first,
                        (exists >> i & 1u) != 0 ? count : 0);
@@ -95,7 +95,7 @@ template <class T, int Threads> struct outer_first_tile {
     std::int64_t const first = col + chunk * chunk_elements;
     int const count = chunk_count(cols - first);
     std::byte* const panel = to + chunk / 8 * panel_bytes + chunk_offset(k, chunk % 8);
-#pragma unroll
+    MOIETY_REGISTERS
     for (int i = 0; i < chunks; ++i)
       copy_chunk<Wide>(panel + i * step * tile_row_bytes, f(i) + first, k + i * step < depth ? count : 0);
   }
@@ -106,14 +106,14 @@ template <class T, int Threads> struct summed_rows {
   using tile_type = outer_first_tile<T, Threads>;
   rows_of<T> of;
   std::int64_t first, last;
-  std::int32_t next[tile_type::chunks];
+  several<std::int32_t, tile_type::chunks> next;
 
   __device__ summed_rows(rows_of<T> const& rows, std::int64_t begin, std::int64_t end)
       : of(rows), first(begin), last(end) {
     number();
   }
   __device__ void number() {
-#pragma unroll
+    MOIETY_REGISTERS
     for (int i = 0; i < tile_type::chunks; ++i) {
       std::int64_t const row = first + tile_type::first_k() + i * tile_type::step;
       next[i] = row < last ? static_cast<std::int32_t>(row_number(of, row)) : 0;
@@ -173,7 +173,7 @@ template <class T, int Rows, int M> struct tensor_nn {
   product const& of;
   tile const& at;
   k_first_tile<T, Rows, shape::threads> a;
-  T const* b;                // the row of this thread's first k
+  T const* b;  // the row of this thread's first k
   std::int64_t b_stride;
   std::int64_t k0 = 0;
   int m = 0;
@@ -184,7 +184,7 @@ template <class T, int Rows, int M> struct tensor_nn {
     aim();
   }
   __device__ void aim() {
-#pragma unroll
+    MOIETY_REGISTERS
     for (int i = 0; i < M; ++i)
       if (i == m) {
         aim_at_rows(a, of.a[i], at);
@@ -238,7 +238,7 @@ template <tile_order Order> __device__ inline void load_fragments(std::uint32_t 
 
 /// The sums of a warp.
 template <class Shape> struct warp_sums {
-  float values[Shape::row_blocks][Shape::column_blocks][4];
+  several<several<float[4], Shape::column_blocks>, Shape::row_blocks> values;
   int row, col, lane;
 
   __device__ warp_sums() {
@@ -246,31 +246,35 @@ template <class Shape> struct warp_sums {
     lane = static_cast<int>(threadIdx.x) % 32;
     row = warp / Shape::column_warps * Shape::warp_rows;
     col = warp % Shape::column_warps * Shape::warp_columns;
-#pragma unroll
-    for (auto& blocks : values)
-#pragma unroll
-      for (auto& block : blocks)
-#pragma unroll
+    MOIETY_REGISTERS
+    for (auto& blocks : values) {
+      MOIETY_REGISTERS
+      for (auto& block : blocks) {
+        MOIETY_REGISTERS
         for (float& value : block) value = 0;
+      }
+    }
   }
 
   /// Adds the product of one stage.
   template <class T, tile_order A, tile_order B> __device__ void add(std::byte const* stage) {
     element const a_at = a_address<A>(lane), b_at = b_address<B>(lane);
-#pragma unroll
+    MOIETY_REGISTERS
     for (int k = 0; k < tile_depth; k += 16) {
-      std::uint32_t a[Shape::row_blocks][4], b[Shape::column_blocks / 2][4];
-#pragma unroll
+      several<std::uint32_t[4], Shape::row_blocks> a;
+      several<std::uint32_t[4], Shape::column_blocks / 2> b;
+      MOIETY_REGISTERS
       for (int i = 0; i < Shape::row_blocks; ++i)
         load_fragments<A>(a[i], stage + block_offset<A>(row + i * 16, k, a_at));
-#pragma unroll
+      MOIETY_REGISTERS
       for (int j = 0; j < Shape::column_blocks / 2; ++j)
         load_fragments<B>(b[j], stage + Shape::a_bytes + block_offset<B>(col + j * 16, k, b_at));
-#pragma unroll
-      for (int i = 0; i < Shape::row_blocks; ++i)
-#pragma unroll
+      MOIETY_REGISTERS
+      for (int i = 0; i < Shape::row_blocks; ++i) {
+        MOIETY_REGISTERS
         for (int j = 0; j < Shape::column_blocks; ++j)
           mma<T>(values[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+      }
     }
   }
 
@@ -278,16 +282,17 @@ template <class Shape> struct warp_sums {
     struct alignas(8) pair {
       float values[2];
     };
-#pragma unroll
-    for (int i = 0; i < Shape::row_blocks; ++i)
-#pragma unroll
-      for (int j = 0; j < Shape::column_blocks; ++j)
-#pragma unroll
-        for (int half = 0; half < 4; half += 2) {
-          element const at = c_element(lane, half);
-          *reinterpret_cast<pair*>(staged.at(row + i * 16 + at.row, col + j * 8 + at.col)) = {
-              {values[i][j][half], values[i][j][half + 1]}};
-        }
+    element const at = c_element(lane, 0);
+    MOIETY_REGISTERS
+    for (int i = 0; i < Shape::row_blocks; ++i) {
+      MOIETY_REGISTERS
+      for (int j = 0; j < Shape::column_blocks; ++j) {
+        float* const to = staged.at(row + i * 16 + at.row, col + j * 8 + at.col);
+        float const(&sums)[4] = values[i][j];
+        *reinterpret_cast<pair*>(to) = {{sums[0], sums[1]}};
+        *reinterpret_cast<pair*>(to + 8 * Shape::staged::pitch) = {{sums[2], sums[3]}};
+      }
+    }
   }
 };
 
@@ -297,7 +302,7 @@ __device__ typename Operands::shape::staged tensor_sums(Operands& operands, std:
   using shape = typename Operands::shape;
   warp_sums<shape> sums;
   std::int64_t const steps = operands.steps;
-#pragma unroll
+  MOIETY_REGISTERS
   for (int stage = 0; stage < shape::stages - 1; ++stage) {
     if (stage < steps) operands.template fill<Wide>(shared + stage * shape::stage_bytes);
     commit_copies();
@@ -333,10 +338,10 @@ __global__ void __launch_bounds__(Operands::shape::threads, Wide ? 2 : 1)
 
 /// One tile of grouped_gemm_tn.
 template <class T, bool Wide>
-__global__ void __launch_bounds__(tensor_tn<T>::shape::threads, Wide ? 2 : 1) tensor_matrix(matrix_product<T, T, float> const __grid_constant__ of) {
+__global__ void __launch_bounds__(tensor_tn<T>::shape::threads, Wide ? 2 : 1)
+    tensor_matrix(matrix_product<T, T, float> const __grid_constant__ of) {
   using shape = typename tensor_tn<T>::shape;
-  matrix_tile const at =
-      find_matrix_tile(blockIdx.x, tiles_of(of.n, shape::rows), tiles_of(of.k, shape::columns));
+  matrix_tile const at = find_matrix_tile(blockIdx.x, tiles_of(of.n, shape::rows), tiles_of(of.k, shape::columns));
   if (of.accumulate && of.rows.count(at.group) == 0) return;
   tensor_tn<T> operands(of, at);
   auto const staged = tensor_sums<T, Wide>(operands, dynamic_shared());

@@ -3,8 +3,8 @@
 //
 // An epilogue is a struct of device pointers, passed by value:
 //
-//   template <int N> __device__ void operator()(std::int64_t group, std::int64_t row, std::int64_t col, int count,
-//                                               S const (&sums)[M][N]) const;
+//   template <std::size_t N> __device__ void operator()(std::int64_t group, std::int64_t row, std::int64_t col, int count,
+//                                                       S const (&sums)[M][N]) const;
 //
 // N adjacent columns from col of one row of the row space, of which the first `count` exist (the others' sums are finite
 // or not, and mean nothing). With `static constexpr bool sums_rows = true` operator() returns an S, and
@@ -20,6 +20,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace moiety::inline MOIETY_ABI::kernels {
@@ -54,12 +55,12 @@ template <class S, int Rows, int Columns> struct staged_tile {
 template <class S> __device__ inline void load_8(S const* from, S (&to)[8]) {
   constexpr int wide = 16 / static_cast<int>(sizeof(S));
   struct alignas(16) vector {
-    S values[wide];
+    several<S, wide> values;
   };
-#pragma unroll
+  MOIETY_REGISTERS
   for (int i = 0; i < 8 / wide; ++i) {
     vector const part = reinterpret_cast<vector const*>(from)[i];
-#pragma unroll
+    MOIETY_REGISTERS
     for (int j = 0; j < wide; ++j) to[i * wide + j] = part.values[j];
   }
 }
@@ -77,15 +78,15 @@ __device__ void hand_over(staged_tile<S, Rows, Columns> const& staged, tile cons
   for (int first = 0; first < of.rows; first += Threads / lanes) {
     int const row = first + thread / lanes;
     bool const exists = row < of.rows && count > 0;
-    S sums[M][8];
+    several<several<S, 8>, M> sums;
     if (exists) {
-#pragma unroll
+      MOIETY_REGISTERS
       for (int m = 0; m < M; ++m) load_8(staged.at(row, m * width + lane * 8), sums[m]);
     }
     if constexpr (sums_rows<Epilogue>) {
       static_assert(width == cuda_column_tile, "sums of rows need one matrix");
       S sum = exists ? epilogue(of.group, of.first_row + row, col, count, sums) : S{0};
-#pragma unroll
+      MOIETY_REGISTERS
       for (int half = lanes / 2; half > 0; half /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, half);
       if (lane == 0 && row < of.rows) epilogue.row_sum(of.first_row + row, of.column_tile, sum);
     } else {
@@ -100,28 +101,28 @@ template <class S> struct store_matrix {
   std::int64_t group_stride, row_stride;
   bool add;
 
-  template <int N>
+  template <std::size_t N>
   __device__ void operator()(std::int64_t group, std::int64_t row, std::int64_t col, int count,
                              S const (&sums)[1][N]) const {
     S* const to = data + group * group_stride + row * row_stride + col;
-    constexpr int wide = 16 / static_cast<int>(sizeof(S));
+    constexpr std::size_t wide = 16 / sizeof(S);
     struct alignas(16) vector {
       S values[wide];
     };
-    if (count == N && reinterpret_cast<std::uintptr_t>(to) % 16 == 0) {
-#pragma unroll
-      for (int i = 0; i < N / wide; ++i) {
+    if (count == static_cast<int>(N) && reinterpret_cast<std::uintptr_t>(to) % 16 == 0) {
+      MOIETY_REGISTERS
+      for (std::size_t i = 0; i < N / wide; ++i) {
         vector part = add ? reinterpret_cast<vector const*>(to)[i] : vector{};
-#pragma unroll
-        for (int j = 0; j < wide; ++j)
+        MOIETY_REGISTERS
+        for (std::size_t j = 0; j < wide; ++j)
           part.values[j] = add ? part.values[j] + sums[0][i * wide + j] : sums[0][i * wide + j];
         reinterpret_cast<vector*>(to)[i] = part;
       }
       return;
     }
-#pragma unroll
-    for (int c = 0; c < N; ++c)
-      if (c < count) to[c] = add ? to[c] + sums[0][c] : sums[0][c];
+    MOIETY_REGISTERS
+    for (std::size_t c = 0; c < N; ++c)
+      if (static_cast<int>(c) < count) to[c] = add ? to[c] + sums[0][c] : sums[0][c];
   }
 };
 

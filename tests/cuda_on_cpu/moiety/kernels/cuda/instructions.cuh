@@ -22,8 +22,7 @@ namespace emulated {
 inline constexpr unsigned whole_warp = 0xffffffffu;
 
 inline void require_aligned(void const* address, char const* what) {
-  if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0)
-    cuda_on_cpu::fail(cuda_on_cpu::block::running.self(), what);
+  if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0) cuda_on_cpu::fail(cuda_on_cpu::block::running.self(), what);
 }
 
 template <class T> T half_of(std::uint32_t bits, int half) {
