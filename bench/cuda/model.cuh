@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+// The rows of one model: each stage of a layer, then whole layers, in bf16. Bytes are the least that a stage moves, FLOPs
+// those of its products; both from the tokens that were routed. Logits are noise of deviation 1 and a bias of each expert:
+//
+//   uniform   none        zipf   −log(1 + e)        one_hot   a large one for the first k experts
+#pragma once
+
+#include "measure.cuh"
+
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace bench {
+
+/// Column 0 of a matrix, from one value a row, or one for all.
+template <class V> __global__ void set_column(mo::matrix_view<V> to, float const* values, float value) {
+  std::int64_t const i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < to.rows()) to.row(i)[0] = static_cast<V>(values != nullptr ? values[i] : value);
+}
+
+template <class T> struct one_gpu : mo::deployment<> {
+  using backend = mo::cuda;
+  using element = T;
+};
+
+template <class Spec> class model {
+  using T = mo::bf16;
+  using S = float;
+  using read = mo::spec_of<Spec>;
+  using mlp = typename read::experts_type;
+  using router_type = typename read::router_type;
+  using layer_type = mo::moe_layer<Spec, one_gpu<T>>;
+  static constexpr std::int64_t H = read::hidden, I = read::ffn, E = read::experts, K = read::slots;
+  static constexpr int experts = static_cast<int>(E);
+  static_assert(mlp::inputs == 2);
+
+  /// One set of inputs, and where its tokens were routed.
+  struct inputs {
+    mo::device_matrix<T> x, dy;
+    mo::device_matrix<S> logits, weights;
+    mo::device_matrix<std::int32_t> ids, sources, positions;
+    mo::device_matrix<std::int64_t> starts;
+    mo::device_matrix<mo::token_state> states;
+
+    inputs(std::int64_t tokens, mo::arena& m)
+        : x(tokens, H, m),
+          dy(tokens, H, m),
+          logits(tokens, E, m),
+          weights(tokens, K, m),
+          ids(tokens, K, m),
+          sources(tokens, K, m),
+          positions(tokens, K, m),
+          starts(1, E + 1, m),
+          states(tokens, 1, m) {}
+    mo::routing_view<S> routes() { return {x.rows(), E, K, ids.data(), weights.data(), states.data()}; }
+    mo::permutation_view order() { return {x.rows(), E, K, starts.data(), sources.data(), positions.data()}; }
+  };
+
+  /// What stages write, shared by the sets.
+  struct outputs {
+    mo::device_matrix<T> rows, z, a, o, dz, scaled, dx, y;
+    mo::device_matrix<S> row_weights, parts, gradient;
+
+    outputs(std::int64_t tokens, mo::arena& m)
+        : rows(tokens * K, H, m),
+          z(tokens * K, 2 * I, m),
+          a(tokens * K, I, m),
+          o(tokens * K, H, m),
+          dz(tokens * K, 2 * I, m),
+          scaled(tokens * K, I, m),
+          dx(tokens * K, H, m),
+          y(tokens, H, m),
+          row_weights(tokens, K, m),
+          parts(tokens * K, mo::column_blocks<S, mo::cuda>(I), m),
+          gradient(E * I, H, m) {}
+  };
+
+ public:
+  model(std::string_view name, options const& asked) : name_(name), layer_(ctx_), run_(asked, engine()) {}
+
+  void measure_all() {
+    ceilings();
+    auto weights = layer_.make_weights(mo::seed{17});
+    for (std::int64_t const tokens : run_.asked().tokens)
+      for (char const* routing : {"uniform", "zipf", "one_hot"}) {
+        if (run_.out_of_time()) return;
+        std::string const prefix = name_ + '/' + std::to_string(tokens) + '/' + routing + '/';
+        if (run_.has(prefix + "done")) continue;
+        try {
+          stages(prefix, weights, tokens, routing);
+          layers(prefix, weights, tokens, routing);
+          if (!run_.out_of_time()) run_.write(prefix + "done", {});
+        } catch (std::exception const& e) {  // memory, as a rule: said, and left out
+          if (std::string_view(e.what()).find("out of memory") == std::string_view::npos) throw;
+          run_.write(prefix + "done", {{"left_out", "\"out of memory\""}});
+        }
+        engine().memory().release();
+      }
+  }
+
+  bool finished() const { return !run_.out_of_time(); }
+
+ private:
+  mo::cuda_engine& engine() { return ctx_.engine(); }
+  mo::arena& memory() { return ctx_.memory(); }
+
+  /// Rates of this run: a copy on the device, and cuBLAS's products of large matrices.
+  void ceilings() {
+    constexpr std::int64_t bytes = std::int64_t{1} << 30, n = 8192, m = 4096;
+    mo::buffer const from(bytes, memory()), to(bytes, memory());
+    memory().zero(from.data(), bytes);
+    auto const copy = [&](int) {
+      expect(cudaMemcpyAsync(to.data(), from.data(), bytes, cudaMemcpyDeviceToDevice, engine().stream()), "a copy");
+    };
+    run_.measure({name_ + "/ceiling/copy", 0, 2.0 * bytes, false, 1, copy, nullptr});
+    mo::detail::cublas_stream const multiply(engine());
+    mo::device_matrix<T> a(n, n, memory()), b(n, n, memory()), c(n, n, memory());
+    mo::fill_normal(ctx_, a, mo::seed{1}), mo::fill_normal(ctx_, b, mo::seed{2});
+    run_.measure({name_ + "/ceiling/bf16", 2.0 * n * n * n, 0, true, 1,
+                  [&](int) {
+                    multiply.template nt<T, T>({n, n, n}, {a.data(), n}, {b.data(), n}, {c.data(), n});
+                  },
+                  nullptr});
+    mo::device_matrix<S> fa(m, m, memory()), fb(m, m, memory()), fc(m, m, memory());
+    mo::fill_normal(ctx_, fa, mo::seed{3}), mo::fill_normal(ctx_, fb, mo::seed{4});
+    run_.measure({name_ + "/ceiling/float", 2.0 * m * m * m, 0, false, 1,
+                  [&](int) {
+                    multiply.template nt<S, S>({m, m, m}, {fa.data(), m}, {fb.data(), m}, {fc.data(), m});
+                  },
+                  nullptr});
+    engine().synchronize();
+  }
+
+  /// Biases of the experts in column 0 of the router, which all tokens have in common.
+  void bias(mo::matrix_view<S> router, std::string_view routing) {
+    std::vector<float> values(static_cast<std::size_t>(E));
+    for (std::size_t e = 0; e < values.size(); ++e) {
+      if (routing == "zipf") values[e] = -std::log(1.0f + static_cast<float>(e)) / common;
+      if (routing == "one_hot") values[e] = static_cast<std::int64_t>(e) < K ? 100 / common : 0;
+    }
+    mo::device_matrix<float> device(1, E, memory());
+    memory().store(device.data(), values.data(), E * static_cast<std::int64_t>(sizeof(float)));
+    engine().launch("a bias", set_column<S>, {(E + 127) / 128, 128}, router, device.data(), 0.0f);
+  }
+
+  void fill(inputs& in, int set) {
+    mo::fill_normal(ctx_, in.x, mo::seed{100 + set}), mo::fill_normal(ctx_, in.dy, mo::seed{200 + set});
+    engine().launch("a bias", set_column<T>, {(in.x.rows() + 127) / 128, 128}, in.x.view(),
+                    static_cast<float const*>(nullptr), common);
+  }
+
+  std::vector<inputs> inputs_of(typename layer_type::weights_type& weights, std::int64_t tokens,
+                                std::string_view routing) {
+    bias({const_cast<S*>(weights.router().data()), E, H}, routing);
+    std::vector<inputs> all;
+    for (int set = 0; set < sets; ++set) {
+      all.emplace_back(tokens, memory());
+      fill(all.back(), set);
+    }
+    return all;
+  }
+
+  void stages(std::string const& prefix, typename layer_type::weights_type& weights, std::int64_t tokens,
+              std::string_view routing) {
+    auto in = inputs_of(weights, tokens, routing);
+    outputs out(tokens, memory());
+    auto const of = [&](int set) -> inputs& { return in[static_cast<std::size_t>(set)]; };
+    auto const t = static_cast<double>(tokens);
+    run_.measure({prefix + "router_logits", 2 * t * H * E, t * H * 2 + t * E * 4 + 4.0 * E * H, false, 64,
+                  [&](int s) { mo::kernels::router_logits<T>(engine(), of(s).x, weights.router(), of(s).logits); },
+                  nullptr});
+    run_.measure({prefix + "route", 0, t * (4 * E + 8 * K + 1), false, 64,
+                  [&](int s) {
+                    mo::kernels::route<router_type, S, experts>(engine(), router_type{}, of(s).logits, mo::batch{},
+                                                                mo::non_finite::sanitise, of(s).routes());
+                  },
+                  nullptr});
+    run_.measure({prefix + "index", 0, t * (12 * K + 1), false, 64,
+                  [&](int s) { mo::kernels::build_permutation<S>(engine(), of(s).routes(), of(s).order()); }, nullptr});
+    engine().synchronize();
+    auto const starts = of(0).starts.host();
+    auto const r = static_cast<double>(starts(0, E));
+    std::int64_t used = 0;
+    for (std::int64_t e = 0; e < E; ++e) used += starts(0, e + 1) > starts(0, e) ? 1 : 0;
+    run_.measure({prefix + "gather", 0, 2 * (t * H + r * H) + 4 * r, false, 64,
+                  [&](int s) { mo::kernels::gather<T>(engine(), of(s).order(), of(s).x, out.rows); }, nullptr});
+    products(prefix, weights, in, out, starts(0, E), static_cast<double>(used));
+    run_.measure(
+        {prefix + "combine", 0, 2 * (r * H + t * H) + 8 * r, false, 64,
+         [&](int s) { mo::kernels::combine<T>(engine(), of(s).order(), out.o, of(s).weights.data(), nullptr, out.y); },
+         nullptr});
+  }
+
+  /// The grouped products of both passes, each beside a dense one of the same size.
+  void products(std::string const& prefix, typename layer_type::weights_type& weights, std::vector<inputs>& in,
+                outputs& out, std::int64_t count, double used) {
+    auto const operands = weights.operands();
+    auto const up = operands.forward_inputs();
+    auto const down = operands.forward_down();
+    auto const r = static_cast<double>(count), t = static_cast<double>(in[0].x.rows()), b = 2.0;
+    std::int64_t const most = in[0].x.rows() * K;
+    auto const offsets = [&](int s) { return in[static_cast<std::size_t>(s)].starts.data(); };
+    auto const rows = [&](int s, mo::device_matrix<T> const& of) {
+      return mo::kernels::rows_of<T>{of.data(), H, in[static_cast<std::size_t>(s)].sources.data()};
+    };
+    mo::detail::cublas_stream const multiply(engine());
+    mo::kernels::rows_of<T> const gate{out.dz.data(), 2 * I}, second{out.dz.data() + I, 2 * I},
+        scaled{out.scaled.data(), I};
+    run_.measure(
+        {prefix + "gemm_up", 4 * r * H * I, b * (t * H + used * 2 * H * I + 3 * r * I), true, 64,
+         [&](int s) {
+           mo::kernels::grouped_gemm_nt<S>(engine(), E, offsets(s), most, rows(s, in[static_cast<std::size_t>(s)].x),
+                                           up, I, H, mo::detail::activate<mlp, T>{out.z.data(), out.a.data(), I});
+         },
+         [&](int) {
+           multiply.template nt<T, T>({count, 2 * I, H}, {out.rows.data(), H}, {up[0].data, H}, {out.dz.data(), 2 * I});
+         }});
+    run_.measure({prefix + "gemm_down", 2 * r * H * I, b * (r * I + used * H * I + r * H), true, 64,
+                  [&](int s) {
+                    mo::kernels::grouped_gemm_nt<S>(engine(), E, offsets(s), most,
+                                                    mo::kernels::rows_of<T>{out.a.data(), I}, down, H, I,
+                                                    mo::detail::store_rows<T>{out.o.data(), H});
+                  },
+                  [&](int) {
+                    multiply.template nt<T, T>({count, H, I}, {out.a.data(), I}, {down[0].data, I}, {out.dx.data(), H});
+                  }});
+    run_.measure(
+        {prefix + "gemm_down_backward", 2 * r * H * I, b * (t * H + used * H * I + 5 * r * I), true, 64,
+         [&](int s) {
+           mo::kernels::grouped_gemm_nn<S>(
+               engine(), E, offsets(s), most, std::array{rows(s, in[static_cast<std::size_t>(s)].dy)}, down, I, H,
+               mo::detail::differentiate<mlp, T>{out.z.data(), out.row_weights.data(), out.dz.data(), out.scaled.data(),
+                                                 out.parts.data(), I});
+         },
+         [&](int) {
+           multiply.template nn<T, T>({count, I, H}, {out.rows.data(), H}, {down[0].data, I}, {out.a.data(), I}, false);
+         }});
+    run_.measure({prefix + "gemm_up_backward", 4 * r * H * I, b * (2 * r * I + used * 2 * H * I + r * H), true, 64,
+                  [&](int s) {
+                    mo::kernels::grouped_gemm_nn<S>(engine(), E, offsets(s), most, std::array{gate, second}, up, H, I,
+                                                    mo::detail::store_rows<T>{out.dx.data(), H});
+                  },
+                  [&](int) {
+                    multiply.template nn<T, T>({count, H, 2 * I}, {out.dz.data(), 2 * I}, {up[0].data, H},
+                                               {out.rows.data(), H}, false);
+                  }});
+    run_.measure({prefix + "gemm_up_weights", 2 * r * H * I, b * (t * H + r * I) + 4.0 * E * I * H, true, 64,
+                  [&](int s) {
+                    mo::kernels::grouped_gemm_tn<S>(
+                        engine(), E, offsets(s), most, gate, rows(s, in[static_cast<std::size_t>(s)].x),
+                        mo::kernels::grouped_matrix<S>{out.gradient.data(), I * H, H}, I, H, false);
+                  },
+                  [&](int) {
+                    multiply.template tn<T>({I, H, count}, {out.dz.data(), 2 * I}, {out.rows.data(), H},
+                                            {out.gradient.data(), H}, false);
+                  }});
+    run_.measure({prefix + "gemm_down_weights", 2 * r * H * I, b * (t * H + r * I) + 4.0 * E * I * H, true, 64,
+                  [&](int s) {
+                    mo::kernels::grouped_gemm_tn<S>(
+                        engine(), E, offsets(s), most, rows(s, in[static_cast<std::size_t>(s)].dy), scaled,
+                        mo::kernels::grouped_matrix<S>{out.gradient.data(), I * H, I}, H, I, false);
+                  },
+                  [&](int) {
+                    multiply.template tn<T>({H, I, count}, {out.rows.data(), H}, {out.scaled.data(), I},
+                                            {out.gradient.data(), I}, false);
+                  }});
+  }
+
+  void layers(std::string const& prefix, typename layer_type::weights_type& weights, std::int64_t tokens,
+              std::string_view routing) {
+    auto in = inputs_of(weights, tokens, routing);
+    auto gradients = layer_.make_gradients();
+    mo::device_matrix<T> y(tokens, H, memory()), dx(tokens, H, memory());
+    std::vector<std::optional<typename layer_type::tape_type>> tapes(sets);
+    auto const at = [](int set) { return static_cast<std::size_t>(set); };
+    auto const t = static_cast<double>(tokens), r = t * K;
+    double const touched = std::min<double>(E, r), weight_bytes = 2 * touched * 3 * H * I;
+    run_.measure({prefix + "layer_infer", 6 * r * H * I + 2 * t * H * E, 2 * (2 * t * H) + weight_bytes, true, 8,
+                  [&](int s) { layer_.infer(weights, in[at(s)].x, y); }, nullptr});
+    run_.measure({prefix + "layer_forward", 6 * r * H * I + 2 * t * H * E,
+                  2 * (2 * t * H + 2 * r * I) + weight_bytes + 4 * t * E, true, 8,
+                  [&](int s) { layer_.forward(weights, in[at(s)].x, y); }, nullptr});
+    run_.measure({prefix + "layer_step", 18 * r * H * I + 6 * t * H * E,
+                  2 * (5 * t * H + 4 * r * I) + 2 * weight_bytes + 12.0 * E * H * I, true, 1,
+                  [&](int s) {
+                    auto tape = layer_.forward(weights, in[at(s)].x, y);
+                    gradients.reset();
+                    layer_.backward(weights, tape, in[at(s)].dy, dx, gradients);
+                  },
+                  nullptr});
+  }
+
+  static constexpr float common = 8;
+
+  std::string name_;
+  mo::context<one_gpu<T>> ctx_;
+  layer_type layer_;
+  run run_;
+};
+
+}  // namespace bench
