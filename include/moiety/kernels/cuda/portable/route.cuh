@@ -217,7 +217,7 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
   int const warp = static_cast<int>(threadIdx.x / 32u), lane = lane_of_thread();
   registers_of<probability_sum, N> sums;
   exact_sum lse_squared;
-  std::int64_t tokens = 0;
+  unsigned tokens = 0;
   shared.clear();
   __syncthreads();
   for (std::int64_t t = begin + warp; t < end; t += route_warps) {
@@ -255,7 +255,7 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
   if (lane == 0)
     units.each([&](statistics_view const& unit) {
       lse_squared.add_to(unit.unit->lse_squared, add_atomically{});
-      add_count(unit.unit->tokens, static_cast<std::uint64_t>(tokens));
+      add_count(unit.unit->tokens, tokens);
     });
   __syncthreads();
 }
