@@ -37,7 +37,7 @@ struct swiglu : mo::layer_spec<mo::dims{.hidden = 72, .ffn = 40, .experts = 6}> 
 /// Nothing is a multiple of anything, and there is more than one tile of columns.
 struct odd : mo::layer_spec<mo::dims{.hidden = 13, .ffn = 135, .experts = 40}> {
   using router = mo::router<mo::sigmoid, mo::top_k<3>, mo::scale<std::ratio<5, 2>>>;
-  using experts = mo::mlp<mo::gelu>;
+  using experts = mo::mlp<mo::gelu_tanh>;
   using losses = mo::losses<mo::load_balance<>>;
 };
 

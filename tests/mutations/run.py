@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Known bugs, one a patch against include/, and whether the tests see them.
 
-A patch opens with `# TITLE`, then `# kills: TEST.cpp [TEST.cpp ...]` (sources under tests/, built into one program).
-Each patch is applied to a copy of include/, the named tests are compiled against the copy and run: they must fail.
-The unpatched tests must pass first, else a kill proves nothing. Prints `killed N of M`; succeeds where N = M.
+A patch opens with `# TITLE`, then `# kills: TEST [TEST ...]` (sources under tests/, built into one program; a *.cu is
+built for the CPU, as tests/cuda_on_cpu does). Each patch is applied to a copy of include/, the named tests are compiled
+against the copy and run: they must fail. The unpatched tests must pass first, else a kill proves nothing. Prints
+`killed N of M`; succeeds where N = M.
 """
 import argparse
 import re
@@ -25,11 +26,11 @@ class Broken(Exception):
 
 def build_and_run(options, include, sources, folder):
     """True if the tests pass; a mutant that crashes or hangs is seen too. One that does not compile is no mutant."""
-    program = folder / "program"
+    program, tests = folder / "program", options.root / "tests"
     compiled = subprocess.run(
-        [options.compiler, "-std=c++20", "-O1", "-march=native", "-ffp-contract=off", "-pthread",
-         "-I", include, "-I", options.root / "tests", *(options.root / "tests" / s for s in sources), options.main,
-         "-o", program], capture_output=True, text=True)
+        [options.compiler, "-std=c++20", "-O1", "-march=native", "-ffp-contract=off", "-pthread", "-rdynamic",
+         "-I", tests / "cuda_on_cpu", "-I", include, "-I", tests, "-x", "c++", *(tests / s for s in sources),
+         options.main, "-o", program], capture_output=True, text=True)
     if compiled.returncode != 0:
         raise Broken("does not compile: " + next((l for l in compiled.stderr.splitlines() if "error" in l), ""))
     try:
@@ -43,7 +44,7 @@ def build_and_run(options, include, sources, folder):
 def sources_of(patch):
     found = re.search(r"^# kills: (.+)$", patch.read_text(encoding="utf-8"), re.M)
     if not found:
-        raise Broken("no line '# kills: TEST.cpp'")
+        raise Broken("no line '# kills: TEST'")
     return tuple(found[1].split())
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The mutation harness on a library of one line: a seen bug, an unseen one, a stale patch, a test that fails anyway."""
+"""The mutation harness on a library of one line: a seen bug, an unseen one, a stale patch, a test that fails anyway,
+tests of kernels."""
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,10 @@ FILES = {
     "tests/one_test.cpp": "#include <one.hpp>\nbool test() { return one() == 1; }\n",
     "tests/blind_test.cpp": "#include <one.hpp>\nbool test() { return one() > 0; }\n",
     "tests/sick_test.cpp": "bool test() { return false; }\n",
+    "tests/cuda_on_cpu/cuda_runtime.h": "#define __global__\n",
+    "tests/one_test.cu": "#include <cuda_runtime.h>\n#include <one.hpp>\n__global__ bool test() { return one() == 1; }\n",
+    "tests/half_test.cu": "#include <cuda_runtime.h>\n#include <one.hpp>\n__global__ int two() { return 2 * one(); }\n",
+    "tests/half_test.cpp": "int two();\nbool test() { return two() == 2; }\n",
 }
 PATCH = """# two for one
 # kills: {test}
@@ -23,6 +28,8 @@ PATCH = """# two for one
 """
 CASES = [  # patch, exit status, what must be printed
     (PATCH.format(test="one_test.cpp", old=1), 0, ["killed    case: exit status 1", "killed 1 of 1"]),
+    (PATCH.format(test="one_test.cu", old=1), 0, ["killed    case: exit status 1", "killed 1 of 1"]),
+    (PATCH.format(test="half_test.cpp half_test.cu", old=1), 0, ["killed    case: exit status 1", "killed 1 of 1"]),
     (PATCH.format(test="blind_test.cpp", old=1), 1, ["SURVIVED  case", "killed 0 of 1"]),
     (PATCH.format(test="one_test.cpp", old=3), 1, ["BROKEN    case: the patch no longer applies", "killed 0 of 1"]),
     (PATCH.format(test="one_test.cpp", old=1).replace("return 2", "return"), 1, ["BROKEN    case: does not compile"]),

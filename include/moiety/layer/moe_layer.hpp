@@ -58,7 +58,8 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
  public:
   using spec = Spec;
   using deployment = Deployment;
-  using weights_type = layer_weights<Spec, T, typename Deployment::weight_layout>;
+  using weights_type =
+      layer_weights<Spec, T, typename detail::weight_layout_of<typename Deployment::weight_layout, backend>::type>;
   using gradients_type = layer_gradients<Spec, T>;
   using tape_type = layer_tape<Spec, T>;
 
@@ -149,7 +150,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     kernels::gather_weight_gradients<S>(engine, order, parts, column_blocks<S, backend>(read::ffn), dweights);
     matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), dx.rows(), read::experts};
     kernels::route_backward<router_type, S, experts>(engine, tape.options().router, tape.logits(), tape.routing(),
-                                                   dweights, losses_of(tape), dlogits, false);
+                                                     dweights, losses_of(tape), dlogits, false);
     kernels::router_input_gradient<S>(engine, dlogits, weights.router(), dx_router);
     kernels::combine<T>(engine, order, all_rows(dx_rows, order), nullptr, dx_router, dx);
     tape.advance(tape_state::input_half_done);
@@ -196,11 +197,12 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     kernels::router_logits<T>(engine, tape.x, weights.router(), tape.logits());
     auto const policy = options_.non_finite.value_or(backend::default_non_finite);
     kernels::route<router_type, S, experts>(engine, options_.router, tape.logits(), about, policy, tape.routing(),
-                                          options_.name);
+                                            options_.name);
     permutation_view const& order = tape.permutation();
     index_builder::template build<S>(engine, tape.routing(), order);
     if (keep) {
-      kernels::accumulate<router_type, S, experts>(engine, options_.router, tape.logits(), tape.routing(), tape.units());
+      kernels::accumulate<router_type, S, experts>(engine, options_.router, tape.logits(), tape.routing(),
+                                                   tape.units());
       kernels::list_routed(engine, tape.routing().states, order.tokens, tape.routed_tokens(), tape.routed_offsets());
     }
     forward_plan<Spec, T> const plan(tape.size());
