@@ -50,7 +50,7 @@ def check(root):
     def lines_under(*folders):
         for folder in folders:
             for path in sorted((root / folder).rglob("*")):
-                if path.suffix in (".cpp", ".hpp"):
+                if path.suffix in (".cpp", ".hpp", ".cu", ".cuh"):
                     if path not in sources:
                         sources[path] = [l.rstrip() for l in path.read_text(encoding="utf-8").splitlines() if l.strip()]
                     yield sources[path]
