@@ -13,7 +13,7 @@ from pathlib import Path
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
-SCRIPT = re.compile(r"(?<![\w/])scripts/\w+")
+SCRIPT = re.compile(r"(?<![\w/])scripts/[\w-]+")
 ELLIPSIS = "// ..."
 
 
