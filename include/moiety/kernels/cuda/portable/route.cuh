@@ -217,7 +217,6 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
   int const warp = static_cast<int>(threadIdx.x / 32u), lane = lane_of_thread();
   registers_of<probability_sum, N> sums;
   exact_sum lse_squared;
-  unsigned tokens = 0;
   shared.clear();
   __syncthreads();
   for (std::int64_t t = begin + warp; t < end; t += route_warps) {
@@ -227,7 +226,6 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
     load_row(row, logits.row(t));
     double const lse = detail::log_sum_exp(row);
     lse_squared.add(lse * lse);
-    ++tokens;
     router.probability_row(row);
     MOIETY_REGISTERS
     for (int r = 0; r < N; ++r) {
@@ -244,6 +242,9 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
     }
     for (std::int64_t j = lane; j < routing.slots; j += warp_lanes) atomicAdd(&shared.count[routing.expert(t, j)], 1u);
   }
+  unsigned tokens = 0;  // counted here, so that no register holds it above
+  for (std::int64_t t = begin + warp; t < end; t += route_warps)
+    tokens += routing.states[t] == token_state::routed ? 1u : 0u;
   for (int w = 0; w < route_warps; ++w) {
     if (w == warp) {
       MOIETY_REGISTERS
