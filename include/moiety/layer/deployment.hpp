@@ -3,7 +3,7 @@
 //
 //   struct in_double : mo::deployment<> { using element = double; };
 //
-//   backend      mo::host
+//   backend      mo::host, or mo::cuda of <moiety/cuda.cuh>
 //   element      float, double, bf16 or fp16: activations and expert weights. Router weights, logits, gradients and sums
 //                are sum_t<element>: double for double, else float
 //   transport    mo::self: one rank

@@ -13,6 +13,7 @@
 // sums over tokens, nothing averaged. A layer is a function of explicit state; layers and calls share nothing but the
 // context. Faults throw before y, dx or gradients are written: data_error (shapes, null or misaligned
 // memory, aliasing, non-finite logits, a router that gives too few experts), state_error (tapes), config_error (options).
+// On a device the faults of a token come out of the next ctx.synchronize() instead, and values were written.
 #pragma once
 
 #include <moiety/batch/batch.hpp>
@@ -76,7 +77,11 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
 
   /// Weights in memory of the caller: bind(parameter) gives a pointer to parameter.size() values.
   template <class Bind> weights_type bind_weights(Bind&& bind) const {
-    return weights_type(weights_type::bound(std::forward<Bind>(bind)), ctx_->memory());
+    weights_type weights(weights_type::bound(std::forward<Bind>(bind)), ctx_->memory());
+    std::as_const(weights).for_each([this](parameter const& p, auto values) {
+      ctx_->engine().check_memory("bind_weights", p.name.c_str(), values.data());
+    });
+    return weights;
   }
 
   void initialise(weights_type& weights, seed key) const {
@@ -87,7 +92,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   /// To be called after every change of weights in a packed layout, see experts/weight_layout.hpp.
   void pack(weights_type& weights) const { weights.pack(ctx_->engine()); }
 
-  /// Zero gradients, in the sum type.
+  /// Gradients of nothing yet, in the sum type.
   gradients_type make_gradients() const {
     return gradients_type(gradients_type::allocate(ctx_->memory()), ctx_->memory());
   }
