@@ -5,8 +5,10 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <numeric>
+#include <string>
 #include <vector>
 
 namespace mo = moiety;
@@ -41,4 +43,53 @@ TEST_CASE("a freed block serves the next request; blocks that nobody could have 
                        "(cudaErrorMemoryAllocation).",
                        mo::cuda_error);
   CHECK_NOTHROW(engine.synchronize());
+}
+
+namespace {
+
+/// What `work` puts into the engine's stream, as a graph; null where it threw.
+template <class Function> cudaGraph_t captured(mo::cuda_engine& engine, std::string& said, Function const& work) {
+  cudaGraph_t graph = nullptr;
+  REQUIRE(cudaStreamBeginCapture(engine.stream(), cudaStreamCaptureModeGlobal) == cudaSuccess);
+  try {
+    work();
+  } catch (mo::cuda_error const& e) {
+    said = e.what();
+  }
+  static_cast<void>(cudaStreamEndCapture(engine.stream(), &graph));
+  static_cast<void>(cudaGetLastError());
+  return graph;
+}
+
+}  // namespace
+
+TEST_CASE("a graph's capture is given no new memory") {
+  mo::cuda_engine engine{mo::cuda{}};
+  std::string said;
+  cudaGraph_t const graph = captured(engine, said, [&] { mo::buffer const block(1 << 20, engine.memory()); });
+  if (graph != nullptr) CHECK(cudaGraphDestroy(graph) == cudaSuccess);
+  CHECK(
+      said ==
+      "a call that is captured into a graph asked for 1048576 bytes of device memory: make the call once before it is "
+      "captured.");
+}
+
+TEST_CASE("a graph keeps the values of a store, whatever becomes of their source") {
+  mo::cuda_engine engine{mo::cuda{}};
+  mo::buffer const block(5000, engine.memory());
+  std::vector<unsigned char> values(5000), copy(5000);
+  std::iota(values.begin(), values.end(), static_cast<unsigned char>(3));
+  auto const wanted = values;
+  std::string said;
+  cudaGraph_t const graph = captured(engine, said, [&] { engine.memory().store(block.data(), values.data(), 5000); });
+  CHECK(said.empty());
+  REQUIRE(graph != nullptr);
+  std::fill(values.begin(), values.end(), static_cast<unsigned char>(7));
+  cudaGraphExec_t run = nullptr;
+  REQUIRE(cudaGraphInstantiate(&run, graph, 0) == cudaSuccess);
+  REQUIRE(cudaGraphLaunch(run, engine.stream()) == cudaSuccess);
+  engine.memory().load(copy.data(), block.data(), 5000);
+  CHECK(copy == wanted);
+  CHECK(cudaGraphExecDestroy(run) == cudaSuccess);
+  CHECK(cudaGraphDestroy(graph) == cudaSuccess);
 }

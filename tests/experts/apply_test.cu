@@ -181,5 +181,6 @@ TEST_CASE_TEMPLATE("experts on a device are those of the host", Case, of<float, 
   check<typename Case::T, typename Case::Mlp>({3, 21, 270, 11, 14}, {0, 9, 9, 14});  // nothing is aligned
   check<typename Case::T, typename Case::Mlp>({4, 64, 136, 40, 171}, {0, 129, 129, 170, 171});
   check<typename Case::T, typename Case::Mlp>({2, 32, 48, 5, 33}, {0, 0, 33}, false);  // nothing is kept
+  check<typename Case::T, typename Case::Mlp>({2, 24, 128, 5, 9}, {0, 4, 9});          // whole tiles of columns
   check<typename Case::T, typename Case::Mlp>({2, 8, 16, 4, 0}, {0, 0, 0});            // no row
 }

@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_SECONDS = 300
+FLAGS = ["-std=c++20", "-O1", "-march=native", "-ffp-contract=off", "-pthread"]
 
 
 class Broken(Exception):
@@ -28,9 +29,9 @@ def build_and_run(options, include, sources, folder):
     """True if the tests pass; a mutant that crashes or hangs is seen too. One that does not compile is no mutant."""
     program, tests = folder / "program", options.root / "tests"
     compiled = subprocess.run(
-        [options.compiler, "-std=c++20", "-O1", "-march=native", "-ffp-contract=off", "-pthread", "-rdynamic",
-         "-I", tests / "cuda_on_cpu", "-I", include, "-I", tests, "-x", "c++", *(tests / s for s in sources),
-         options.main, "-o", program], capture_output=True, text=True)
+        [options.compiler, *FLAGS, "-I", tests / "cuda_on_cpu", "-I", include, "-I", tests,
+         "-x", "c++", *(tests / s for s in sources), "-x", "none", options.main, "-rdynamic", "-o", program],
+        capture_output=True, text=True)
     if compiled.returncode != 0:
         raise Broken("does not compile: " + next((l for l in compiled.stderr.splitlines() if "error" in l), ""))
     try:
@@ -69,9 +70,11 @@ def main():
     parser.add_argument("--root", type=Path, default=ROOT)
     options = parser.parse_args()
     options.root = options.root.resolve()
-    options.main = options.root / "tests" / "main.cpp"
     patches = options.patches or sorted((options.root / "tests" / "mutations").glob("*.patch"))
-    with ThreadPoolExecutor(options.jobs) as pool:
+    with ThreadPoolExecutor(options.jobs) as pool, tempfile.TemporaryDirectory() as folder:
+        options.main = Path(folder, "main.o")
+        subprocess.run([options.compiler, *FLAGS, "-c", options.root / "tests" / "main.cpp", "-o", options.main],
+                       check=True)
         return report(patches, pool, options)
 
 
