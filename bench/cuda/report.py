@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the rows of moiety_bench_cuda to one JSON and one table.
 
-report.py OUT.json ROWS.jsonl... [key=value ...]   writes OUT.json (key=value: device, commit, driver, ...), prints the table
+report.py OUT.json ROWS.jsonl... [key=value ...]   writes OUT.json (key=value: device, commit, ...), prints the table
 report.py --self                                   the same from rows made up
 
 The floor of a row is the larger of its bytes at the rate of the copy and its FLOPs at the best rate of cuBLAS in the same
@@ -69,7 +69,8 @@ def table(result):
                 else f"{row['bytes'] / row['us'] / 1e6:.2f} TB/s")
         dense = f"{100 * row['dense_ratio']:.0f} %" if "dense_ratio" in row else ""
         lines.append(f"{row['name']:44} {row['us']:11.1f} {row['p90']:11.1f} {row['floor_us']:11.1f} "
-                     f"{100 * row['of_floor']:6.0f} % {row['bound_by']:>8} {rate:>14} {dense:>8} {row['clock_after']:5.0f}")
+                     f"{100 * row['of_floor']:6.0f} % {row['bound_by']:>8} {rate:>14} {dense:>8} "
+                     f"{row['clock_after']:5.0f}")
     return "\n".join(lines + [f"left out: {what}" for what in result["left_out"]])
 
 

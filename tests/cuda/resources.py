@@ -107,7 +107,7 @@ def main(arguments):
             table[arch] = {kernel: used for (of, kernel), used in sorted(registers.items()) if of == arch}
         TABLE.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     faults = compare(registers, spills, table)
-    print("\n".join(faults) if faults else f"{len(registers)} kernels, none spills, none takes more than its registers")
+    print("\n".join(faults) if faults else f"{len(registers)} kernels, none takes more registers or spills more than the table says")
     return 1 if faults or not registers else 0
 
 
