@@ -38,7 +38,7 @@ def build_and_run(options, include, sources, folder):
         ran = subprocess.run([program], capture_output=True, text=True, timeout=RUN_SECONDS)
     except subprocess.TimeoutExpired:
         return False, f"ran more than {RUN_SECONDS} s"
-    failed = re.findall(r"^.*ERROR: (.*)$", ran.stdout, re.M)
+    failed = re.findall(r"^(?:.*ERROR: |cuda_on_cpu: )(.*)$", ran.stderr + ran.stdout, re.M)
     return ran.returncode == 0, failed[0] if failed else f"exit status {ran.returncode}"
 
 

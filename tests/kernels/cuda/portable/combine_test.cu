@@ -24,8 +24,12 @@ TEST_CASE_TEMPLATE("sums over slots have the bits of the host, with and without 
   struct shape {
     std::int64_t tokens, slots, cols, row_stride, y_stride;
   };
-  for (shape const s :
-       {shape{0, 2, 8, 8, 8}, {1, 1, 1, 1, 1}, {70, 2, 64, 64, 64}, {40, 6, 1100, 1104, 1100}, {33, 5, 13, 17, 15}})
+  for (shape const s : {shape{0, 2, 8, 8, 8},
+                        {1, 1, 1, 1, 1},
+                        {70, 2, 64, 64, 64},
+                        {40, 6, 1100, 1104, 1100},
+                        {33, 5, 13, 17, 15},
+                        {5000, 2, 3, 3, 3}})
     for (int const kind : {0, 1, 2, 3}) {
       testing::permutation_case order(s.tokens, 7, s.slots, mo::seed{number});
       testing::device_permutation const device(order);

@@ -20,7 +20,7 @@ TEST_CASE_TEMPLATE("normals on a device are those of the host", T, float, double
   struct shape {
     std::int64_t rows, cols, stride, first;
   };
-  for (shape const s : {shape{0, 5, 5, 0}, {1, 1, 1, 3}, {37, 13, 16, 1001}, {3, 700, 700, 2}}) {
+  for (shape const s : {shape{0, 5, 5, 0}, {1, 1, 1, 3}, {37, 13, 16, 1001}, {3, 700, 700, 2}, {50, 800, 800, 5}}) {
     std::vector<T> wanted(static_cast<std::size_t>(s.rows * s.stride), testing::poison<T>());
     testing::device_values<T> got(wanted);
     mo::kernels::fill_normal<T>(cpu, {wanted.data(), s.rows, s.cols, s.stride}, 0.3, mo::seed{number}, 5, s.first);

@@ -23,7 +23,8 @@ TEST_CASE_TEMPLATE("rows are copied on a device as on the host, and no others ar
   struct shape {
     std::int64_t tokens, cols, x_stride, out_stride;
   };
-  for (shape const s : {shape{0, 8, 8, 8}, {1, 1, 1, 1}, {90, 64, 64, 64}, {50, 1100, 1100, 1104}, {33, 13, 17, 15}}) {
+  for (shape const s :
+       {shape{0, 8, 8, 8}, {1, 1, 1, 1}, {90, 64, 64, 64}, {50, 1100, 1100, 1104}, {33, 13, 17, 15}, {5000, 3, 3, 3}}) {
     testing::permutation_case order(s.tokens, 6, 4, mo::seed{number});
     testing::device_permutation const device(order);
     std::vector<T> x(static_cast<std::size_t>(s.tokens * s.x_stride));
