@@ -20,8 +20,9 @@ namespace {
 
 constexpr int width = 8, room = 24;
 
-/// Columns from `first` on, doubled on the way; `seen` holds what was read.
+/// Columns from `first` on, doubled on the way; `seen` holds what was read, and last whether it moved wide.
 template <class T> __global__ void double_columns(T const* from, int first, int count, T* to, mo::sum_t<T>* seen) {
+  seen[width] = mo::kernels::gpu::moves_wide<width>(from + first, count) ? 1 : 0;
   mo::sum_t<T> values[width];
   mo::kernels::gpu::load_columns<width>(from + first, count, values);
   for (int i = 0; i < width; ++i) seen[i] = values[i], values[i] = 2 * values[i];
@@ -41,13 +42,14 @@ TEST_CASE_TEMPLATE("columns that exist are read and written, from any place; oth
       CAPTURE(first);
       CAPTURE(count);
       std::vector<T> wanted(room, testing::poison<T>());
-      std::vector<S> values(width, S{0});
+      std::vector<S> values(width + 1, S{0});
+      values[width] = count == width && first * static_cast<int>(sizeof(T)) % 16 == 0 ? 1 : 0;
       for (int i = 0; i < count; ++i) {
         values[static_cast<std::size_t>(i)] = static_cast<S>(first + i + 1);
         wanted[static_cast<std::size_t>(first + i)] = static_cast<T>(static_cast<S>(2 * (first + i + 1)));
       }
       device_values<T> to(std::int64_t{room});
-      device_values<S> seen(std::int64_t{width});
+      device_values<S> seen(std::int64_t{width + 1});
       cudaLaunchConfig_t config{};
       config.gridDim = dim3(1), config.blockDim = dim3(1);
       testing::succeed(
