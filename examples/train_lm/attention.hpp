@@ -3,9 +3,10 @@
 //
 //   [q k v] = x Wᵀ;   q, k turned by their position;   p = softmax over j ≤ i of q_i · k_j / √d;   y = (p v) Woᵀ
 //
-// x, y [T × H], T = sequences · length, d = H / heads even. Each (sequence, head) is one group of the grouped products,
-// so q, k, v and p are [groups · length × …]. The tape keeps q, k, v, p and the heads' merged output; x is the caller's.
-// Backward overwrites dx.
+// x, y [T × H], T = sequences · length, d = H / heads even. Each (sequence, head) is one group of the grouped products. The
+// queries of a group are cut into blocks, which products take one after another, each with the keys up to its end: those
+// behind are not seen. k and v are [groups · length × …]; q, p and heads are [blocks · groups · length / blocks × …]. The
+// tape keeps q, k, v, p and the heads' merged output; x is the caller's. Backward overwrites dx.
 #pragma once
 
 #include "gemm.hpp"
@@ -30,9 +31,9 @@ template <class Context> class attention {
     real cos, sin;
   };
   struct tape {
-    std::int64_t length = 0;
-    std::vector<std::int64_t> groups;
-    std::vector<turn> turns;  // [length × d/2]
+    std::int64_t length = 0, blocks = 1;
+    std::vector<std::int64_t> groups;  // of the rows of one block
+    std::vector<turn> turns;           // [length × d/2]
     matrix qkv, q, k, v, p, heads, merged;
   };
 
@@ -51,9 +52,11 @@ template <class Context> class attention {
     shape(saved, x.rows(), length);
     qkv_.forward(x, saved.qkv);
     split(saved);
-    multiply_nt(*ctx_, saved.groups, saved.q, saved.k, saved.p);
+    for (std::int64_t b = 0; b < saved.blocks; ++b)
+      multiply_nt(*ctx_, saved.groups, block(saved, saved.q, b), saved.k, seen_by(saved, saved.p, b));
     causal_softmax(saved);
-    multiply_nn(*ctx_, saved.groups, saved.p, saved.v, saved.heads);
+    for (std::int64_t b = 0; b < saved.blocks; ++b)
+      multiply_nn(*ctx_, saved.groups, seen_by(saved, saved.p, b), saved.v, block(saved, saved.heads, b));
     merge(saved);
     out_.forward(saved.merged, y);
   }
@@ -62,11 +65,18 @@ template <class Context> class attention {
     shape(d_, x.rows(), saved.length);
     out_.backward(saved.merged, dy, d_.merged);
     split_gradient();
-    multiply_tn(*ctx_, saved.groups, saved.p, d_.heads, d_.v);
-    multiply_nt(*ctx_, saved.groups, d_.heads, saved.v, d_.p);
+    // The last block sees all keys, so it overwrites their gradients, and the others add.
+    for (std::int64_t b = saved.blocks - 1; b >= 0; --b) {
+      bool const add = b + 1 < saved.blocks;
+      multiply_tn(*ctx_, saved.groups, seen_by(saved, saved.p, b), block(saved, d_.heads, b), d_.v, add);
+      multiply_nt(*ctx_, saved.groups, block(saved, d_.heads, b), saved.v, seen_by(saved, d_.p, b));
+    }
     softmax_backward(saved);
-    multiply_nn(*ctx_, saved.groups, d_.p, saved.k, d_.q);
-    multiply_tn(*ctx_, saved.groups, d_.p, saved.q, d_.k);
+    for (std::int64_t b = saved.blocks - 1; b >= 0; --b) {
+      bool const add = b + 1 < saved.blocks;
+      multiply_nn(*ctx_, saved.groups, seen_by(saved, d_.p, b), saved.k, block(saved, d_.q, b));
+      multiply_tn(*ctx_, saved.groups, seen_by(saved, d_.p, b), block(saved, saved.q, b), d_.k, add);
+    }
     merge_gradient();
     qkv_.backward(x, d_.qkv, dx);
   }
@@ -81,8 +91,10 @@ template <class Context> class attention {
     std::int64_t const groups = tokens / length * heads_, rows = groups * length;
     if (saved.length != length) saved.turns = turns(length);
     saved.length = length;
+    saved.blocks = length % query_block == 0 ? length / query_block : 1;
     saved.groups.resize(static_cast<std::size_t>(groups + 1));
-    for (std::int64_t first = -length; std::int64_t & offset : saved.groups) offset = first += length;
+    std::int64_t const each = length / saved.blocks;
+    for (std::int64_t first = -each; std::int64_t & offset : saved.groups) offset = first += each;
     reshape(*ctx_, saved.qkv, tokens, 3 * hidden_);
     reshape(*ctx_, saved.merged, tokens, hidden_);
     reshape(*ctx_, saved.p, rows, length);
@@ -102,13 +114,31 @@ template <class Context> class attention {
     return table;
   }
 
-  /// Calls f(token, first column of the head, row of the groups, turns of the position) for every row of the groups.
+  /// The rows of block b of q, p or heads.
+  static view<Context> block(tape const& saved, matrix const& of, std::int64_t b) {
+    std::int64_t const rows = of.rows() / saved.blocks;
+    return const_cast<matrix&>(of).rows(b * rows, rows);
+  }
+  /// Those of p, with the columns of the keys that they see.
+  static view<Context> seen_by(tape const& saved, matrix const& of, std::int64_t b) {
+    view<Context> const all = block(saved, of, b);
+    return {all.data(), all.rows(), (b + 1) * (saved.length / saved.blocks), all.stride()};
+  }
+
+  /// Where a row of p stands in its sequence.
+  static std::int64_t position(tape const& saved, std::int64_t row) {
+    std::int64_t const each = saved.length / saved.blocks;
+    return row / (saved.p.rows() / saved.blocks) * each + row % each;
+  }
+
+  /// Calls f(token, first column of the head, row of q, row of k, turns of the position) for every row of the groups.
   template <class Function> void for_each_head_row(tape const& saved, Function&& f) const {
     std::int64_t const length = saved.length;
     ctx_->engine().parallel(count(saved.groups), [&](std::int64_t group, int) {
-      std::int64_t const head = group % heads_, first = group / heads_ * length;
+      std::int64_t const head = group % heads_, first = group / heads_ * length, each = length / saved.blocks;
       for (std::int64_t i = 0; i < length; ++i)
-        f(first + i, head * size_, group * length + i, saved.turns.data() + i * (size_ / 2));
+        f(first + i, head * size_, (i / each * count(saved.groups) + group) * each + i % each, group * length + i,
+          saved.turns.data() + i * (size_ / 2));
     });
   }
 
@@ -134,67 +164,70 @@ template <class Context> class attention {
   real scale() const { return real{1} / std::sqrt(static_cast<real>(size_)); }
 
   void split(tape& saved) const {
-    for_each_head_row(saved, [&](std::int64_t t, std::int64_t column, std::int64_t row, turn const* turns) {
-      real const* const in = saved.qkv.row(t) + column;
-      rotate(in, saved.q.row(row), turns, scale());
-      rotate(in + hidden_, saved.k.row(row), turns, real{1});
-      std::copy_n(in + 2 * hidden_, size_, saved.v.row(row));
-    });
+    for_each_head_row(saved,
+                      [&](std::int64_t t, std::int64_t column, std::int64_t row, std::int64_t key, turn const* turns) {
+                        real const* const in = saved.qkv.row(t) + column;
+                        rotate(in, saved.q.row(row), turns, scale());
+                        rotate(in + hidden_, saved.k.row(key), turns, real{1});
+                        std::copy_n(in + 2 * hidden_, size_, saved.v.row(key));
+                      });
   }
 
   void merge(tape& saved) const {
-    for_each_head_row(saved, [&](std::int64_t t, std::int64_t column, std::int64_t row, turn const*) {
+    for_each_head_row(saved, [&](std::int64_t t, std::int64_t column, std::int64_t row, std::int64_t, turn const*) {
       std::copy_n(saved.heads.row(row), size_, saved.merged.row(t) + column);
     });
   }
 
   void split_gradient() {
-    for_each_head_row(d_, [&](std::int64_t t, std::int64_t column, std::int64_t row, turn const*) {
+    for_each_head_row(d_, [&](std::int64_t t, std::int64_t column, std::int64_t row, std::int64_t, turn const*) {
       std::copy_n(d_.merged.row(t) + column, size_, d_.heads.row(row));
     });
   }
 
   void merge_gradient() {
-    for_each_head_row(d_, [&](std::int64_t t, std::int64_t column, std::int64_t row, turn const* turns) {
-      real* const out = d_.qkv.row(t) + column;
-      rotate_back(d_.q.row(row), out, turns, scale());
-      rotate_back(d_.k.row(row), out + hidden_, turns, real{1});
-      std::copy_n(d_.v.row(row), size_, out + 2 * hidden_);
-    });
+    for_each_head_row(d_,
+                      [&](std::int64_t t, std::int64_t column, std::int64_t row, std::int64_t key, turn const* turns) {
+                        real* const out = d_.qkv.row(t) + column;
+                        rotate_back(d_.q.row(row), out, turns, scale());
+                        rotate_back(d_.k.row(key), out + hidden_, turns, real{1});
+                        std::copy_n(d_.v.row(key), size_, out + 2 * hidden_);
+                      });
   }
 
   void causal_softmax(tape& saved) const {
-    std::int64_t const length = saved.length;
+    std::int64_t const each = saved.length / saved.blocks;
     ctx_->engine().for_blocks(saved.p.rows(), block_rows, [&](std::int64_t first, std::int64_t last, int) {
       for (std::int64_t row = first; row < last; ++row) {
         real* const p = saved.p.row(row);
-        std::int64_t const seen = row % length + 1;
+        std::int64_t const seen = position(saved, row) + 1;
         real const top = largest(p, seen);
         for (std::int64_t j = 0; j < seen; ++j) p[j] = mo::exp(p[j] - top);
         real const inverse = real{1} / sum(p, seen);
         for (std::int64_t j = 0; j < seen; ++j) p[j] *= inverse;
-        std::fill(p + seen, p + length, real{0});
+        std::fill(p + seen, p + (seen + each - 1) / each * each, real{0});
       }
     });
   }
 
   /// d_.p, the gradient of p, becomes that of the scores.
   void softmax_backward(tape const& saved) {
-    std::int64_t const length = saved.length;
+    std::int64_t const each = saved.length / saved.blocks;
     ctx_->engine().for_blocks(saved.p.rows(), block_rows, [&](std::int64_t first, std::int64_t last, int) {
       for (std::int64_t row = first; row < last; ++row) {
         real const* const p = saved.p.row(row);
         real* const d = d_.p.row(row);
-        std::int64_t const seen = row % length + 1;
+        std::int64_t const seen = position(saved, row) + 1;
         real const mean = dot(p, d, seen);
         for (std::int64_t j = 0; j < seen; ++j) d[j] = p[j] * (d[j] - mean);
-        std::fill(d + seen, d + length, real{0});
+        std::fill(d + seen, d + (seen + each - 1) / each * each, real{0});
       }
     });
   }
 
   static constexpr double rotary_base = 10000;
-  static constexpr std::int64_t block_rows = 64;
+  static constexpr std::int64_t block_rows = 64;   // of a task of softmax
+  static constexpr std::int64_t query_block = 64;  // fewer would leave the products few rows
 
   Context* ctx_;
   std::int64_t hidden_, heads_, size_;

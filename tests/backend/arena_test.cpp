@@ -8,6 +8,7 @@
 #include <deque>
 #include <memory_resource>
 #include <new>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -100,6 +101,43 @@ TEST_CASE("threads share an arena") {
     });
   for (std::thread& t : threads) t.join();
   arena.release();
+  CHECK(hook.live == 0);
+}
+
+namespace {
+struct recording final : mo::arena {
+  using mo::arena::arena;
+  bool on = false;
+  bool records() const override { return on; }
+  void refuse_in_recording(std::size_t) const override { throw std::logic_error("refused"); }
+};
+}  // namespace
+
+TEST_CASE("a recording gets waiting blocks only, and keeps them from all others") {
+  counting hook;
+  {
+    recording arena(hook);
+    void* const first = arena.allocate(1000, 64);
+    void* const other = arena.allocate(5000, 64);
+    arena.deallocate(first, 1000, 64);
+    arena.on = true;
+    CHECK_THROWS_AS((void)arena.allocate(1001, 64), std::logic_error);
+    CHECK(hook.live == 6000);  // nothing went back
+    CHECK(arena.allocate(900, 64) == first);
+    arena.deallocate(first, 900, 64);
+    CHECK(arena.allocate(800, 64) == first);  // by the same recording or the next
+    arena.deallocate(first, 800, 64);
+    arena.on = false;
+    void* const fresh = arena.allocate(900, 64);
+    CHECK(fresh != first);
+    arena.deallocate(fresh, 900, 64);
+    arena.deallocate(other, 5000, 64);
+    arena.release();
+    CHECK(hook.live == 1000);
+    arena.on = true;
+    CHECK(arena.allocate(1000, 64) == first);
+    arena.deallocate(first, 1000, 64);
+  }
   CHECK(hook.live == 0);
 }
 

@@ -105,7 +105,7 @@ TEST_CASE("the gradients of rms_norm; dx is added") {
 
 TEST_CASE("the gradients of attention, two sequences") {
   context ctx;
-  for (std::int64_t const length : {1, 7, 33}) {
+  for (std::int64_t const length : {1, 7, 33, 192}) {  // the last in three blocks of queries
     CAPTURE(length);
     lm::attention<context> attention(ctx, "attention", 16, 2, mo::seed{5});
     lm::attention<context>::tape tape;
@@ -119,6 +119,21 @@ TEST_CASE("the gradients of attention, two sequences") {
     check_gradient(loss, {x.data(), x.size()}, all(dx));
     attention.for_each_parameter(
         [&](lm::parameter<double>& p, bool) { check_gradient(loss, p.values(), p.gradients()); });
+  }
+}
+
+TEST_CASE("blocks of queries change nothing that a query sees") {
+  context ctx;
+  lm::attention<context> attention(ctx, "attention", 16, 2, mo::seed{5});
+  lm::attention<context>::tape whole, part;
+  matrix x = normal(ctx, 192, 16, 8), y = ctx.matrix(192, 16);
+  attention.forward(x, y, 192, whole);
+  CHECK(whole.blocks == 3);
+  for (std::int64_t const length : {33, 100, 191}) {
+    matrix alone = ctx.matrix(length, 16);
+    attention.forward(x.rows(0, length), alone, length, part);
+    CHECK(part.blocks == 1);
+    CHECK(std::equal(alone.begin(), alone.end(), y.begin()));
   }
 }
 

@@ -85,20 +85,21 @@ void run(Engine& engine, extents const& e, buffers<T, Mlp, Values>& b, bool keep
                             static_cast<T const*>(b.scaled.data()), matrices<Mlp>(g, e), accumulate);
 }
 
-/// The same bits for chains of float and double; for tensor cores within the rounding of the element type.
-template <class T, class V> void compare(char const* what, std::vector<V> const& wanted, std::vector<V> const& got) {
+/// The same bits for chains of float and double, where erf is not asked for; else within the rounding of the element type.
+template <class T, class Mlp, class V>
+void compare(char const* what, std::vector<V> const& wanted, std::vector<V> const& got) {
   CAPTURE(std::string(what));
   REQUIRE(wanted.size() == got.size());
-  if constexpr (std::same_as<T, float> || std::same_as<T, double>) {
+  constexpr bool wide = std::same_as<T, float> || std::same_as<T, double>;
+  if constexpr (wide && !std::same_as<typename Mlp::activation, mo::gelu>) {
     CHECK(std::memcmp(wanted.data(), got.data(), wanted.size() * sizeof(V)) == 0);
   } else {
     double error = 0, norm = 0;
     for (std::size_t i = 0; i < wanted.size(); ++i) {
-      auto const a = static_cast<double>(static_cast<float>(wanted[i])),
-                 b = static_cast<double>(static_cast<float>(got[i]));
+      auto const a = static_cast<double>(wanted[i]), b = static_cast<double>(got[i]);
       error += (a - b) * (a - b), norm += a * a;
     }
-    CHECK(std::sqrt(error) <= 4e-3 * std::sqrt(norm));
+    CHECK(std::sqrt(error) <= (wide ? 1e-6 : 4e-3) * std::sqrt(norm));
   }
 }
 
@@ -150,15 +151,15 @@ template <class T, class Mlp> void check(extents const& e, std::vector<std::int6
   mo::cuda_engine gpu{mo::cuda{}};
   run<mo::host>(cpu, e, host, keep);
   run<mo::cuda>(gpu, e, device, keep);
-  compare<T>("a", host.a, device.a.host());
-  compare<T>("o", host.o, device.o.host());
+  compare<T, Mlp>("a", host.a, device.a.host());
+  compare<T, Mlp>("o", host.o, device.o.host());
   if (!keep) return;
-  compare<T>("z", host.z, device.z.host());
-  compare<T>("dz", host.dz, device.dz.host());
-  compare<T>("scaled a", host.scaled, device.scaled.host());
-  compare<T>("dx", host.dx, device.dx.host());
+  compare<T, Mlp>("z", host.z, device.z.host());
+  compare<T, Mlp>("dz", host.dz, device.dz.host());
+  compare<T, Mlp>("scaled a", host.scaled, device.scaled.host());
+  compare<T, Mlp>("dx", host.dx, device.dx.host());
   for (std::size_t i = 0; i < host.gradients.size(); ++i)
-    compare<T>("a weight gradient", host.gradients[i], device.gradients[i].host());
+    compare<T, Mlp>("a weight gradient", host.gradients[i], device.gradients[i].host());
   auto const parts = device.parts.host();
   double error = 0, norm = 0;
   for (std::int64_t r = 0; r < e.rows; ++r) {
@@ -174,8 +175,9 @@ template <class T, class Mlp> void check(extents const& e, std::vector<std::int6
 }  // namespace
 
 TEST_CASE_TEMPLATE("experts on a device are those of the host", Case, of<float, mo::gated_mlp<mo::silu>>,
-                   of<double, mo::mlp<mo::gelu>>, of<mo::bf16, mo::gated_mlp<mo::silu>>,
-                   of<mo::fp16, mo::mlp<mo::relu_squared>>, of<mo::bf16, mo::mlp<mo::gelu_tanh>>) {
+                   of<double, mo::mlp<mo::gelu_quick>>, of<float, mo::mlp<mo::gelu>>,
+                   of<mo::bf16, mo::gated_mlp<mo::silu>>, of<mo::fp16, mo::mlp<mo::relu_squared>>,
+                   of<mo::bf16, mo::mlp<mo::gelu_tanh>>) {
   check<typename Case::T, typename Case::Mlp>({3, 21, 270, 11, 14}, {0, 9, 9, 14});  // nothing is aligned
   check<typename Case::T, typename Case::Mlp>({4, 64, 136, 40, 171}, {0, 129, 129, 170, 171});
   check<typename Case::T, typename Case::Mlp>({2, 32, 48, 5, 33}, {0, 0, 33}, false);  // nothing is kept

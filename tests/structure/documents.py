@@ -13,7 +13,7 @@ from pathlib import Path
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
-SCRIPT = re.compile(r"(?<![\w/])scripts/\w+")
+SCRIPT = re.compile(r"(?<![\w/])scripts/[\w-]+")
 ELLIPSIS = "// ..."
 
 
@@ -50,7 +50,7 @@ def check(root):
     def lines_under(*folders):
         for folder in folders:
             for path in sorted((root / folder).rglob("*")):
-                if path.suffix in (".cpp", ".hpp"):
+                if path.suffix in (".cpp", ".hpp", ".cu", ".cuh"):
                     if path not in sources:
                         sources[path] = [l.rstrip() for l in path.read_text(encoding="utf-8").splitlines() if l.strip()]
                     yield sources[path]

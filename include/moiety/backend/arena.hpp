@@ -3,8 +3,9 @@
 //
 // An arena is a std::pmr::memory_resource over another one, the hook. A freed block waits in the arena, and serves the
 // next request of at most its size and at least half of it; blocks may be freed in any order. A request that no waiting
-// block serves goes to the hook, after the waiting blocks that it outgrew went back there. Blocks of 2 MiB and more are
-// aligned to huge pages. Safe to use from several threads.
+// block serves goes to the hook, after the waiting blocks that it outgrew went back there. Blocks of the host of 2 MiB and
+// more are aligned to huge pages. A block that a recording used (a call captured into a graph) serves recordings alone from
+// then on, and goes back when the arena ends: replays use it. Safe to use from several threads.
 //
 // The memory may be a device's. Host code reads and writes it through three functions, whose work is done in the order
 // of the calls of the back end:
@@ -36,12 +37,12 @@ class arena : public std::pmr::memory_resource {
   explicit arena(std::pmr::memory_resource& hook) : hook_(hook) {}
   arena(arena const&) = delete;
   arena& operator=(arena const&) = delete;
-  ~arena() override { release(); }
+  ~arena() override { give_back_all(); }
 
-  /// Gives every waiting block back to the hook.
+  /// Gives every waiting block back to the hook, but for those of recordings.
   void release() {
     std::scoped_lock const lock(mutex_);
-    while (!waiting_.empty()) give_back(waiting_.begin());
+    while (!waiting_.empty()) give_back(waiting_, waiting_.begin());
   }
 
   virtual void zero(void* to, std::int64_t bytes) { std::memset(to, 0, static_cast<std::size_t>(bytes)); }
@@ -49,6 +50,16 @@ class arena : public std::pmr::memory_resource {
   virtual void load(void* to, void const* from, std::int64_t bytes) { copy(to, from, bytes); }
 
  protected:
+  static constexpr std::size_t huge_page = std::size_t{2} << 20;
+
+  /// Whether calls are being recorded, to be replayed later.
+  virtual bool records() const { return false; }
+  /// Throws where a recording would need a new block.
+  virtual void refuse_in_recording(std::size_t) const {}
+  virtual std::size_t alignment_of(std::size_t bytes) const {
+    return bytes >= huge_page ? huge_page : memory_alignment;
+  }
+
   /// A new block of the hook is at hand: host memory asks for huge pages.
   virtual void taken_from_hook([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
 #if defined(__linux__)
@@ -56,35 +67,47 @@ class arena : public std::pmr::memory_resource {
 #endif
   }
 
- private:
-  using waiting_blocks = std::multimap<std::size_t, void*>;
-  static constexpr std::size_t huge_page = std::size_t{2} << 20;
-
-  static std::size_t alignment_of(std::size_t bytes) { return bytes >= huge_page ? huge_page : memory_alignment; }
+  void give_back_all() {
+    std::scoped_lock const lock(mutex_);
+    for (waiting_blocks* blocks : {&waiting_, &recorded_})
+      while (!blocks->empty()) give_back(*blocks, blocks->begin());
+  }
 
   void* do_allocate(std::size_t bytes, std::size_t alignment) override {
     if (alignment > memory_alignment) throw std::bad_alloc();
     std::scoped_lock const lock(mutex_);
-    auto fit = waiting_.lower_bound(bytes);
-    if (fit != waiting_.end() && fit->first / 2 <= bytes) {
+    bool const recorded = records();
+    for (waiting_blocks* blocks : {&recorded_, &waiting_}) {
+      if (blocks == &recorded_ && !recorded) continue;
+      auto const fit = blocks->lower_bound(bytes);
+      if (fit == blocks->end() || fit->first / 2 > bytes) continue;
       auto const [size, block] = *fit;
-      taken_.emplace(block, size);
-      waiting_.erase(fit);
+      blocks->erase(fit);
+      taken_.emplace(block, taken_block{size, recorded});
       return block;
     }
-    for (auto outgrown = waiting_.lower_bound(bytes / 2); outgrown != fit;) give_back(outgrown++);
+    if (recorded) refuse_in_recording(bytes);
+    for (auto outgrown = waiting_.lower_bound(bytes / 2); outgrown != waiting_.lower_bound(bytes);)
+      give_back(waiting_, outgrown++);
     void* const block = hook_.allocate(bytes, alignment_of(bytes));
     taken_from_hook(block, bytes);
-    taken_.emplace(block, bytes);
+    taken_.emplace(block, taken_block{bytes, recorded});
     return block;
   }
 
   void do_deallocate(void* block, std::size_t, std::size_t) override {
     std::scoped_lock const lock(mutex_);
     auto const taken = taken_.find(block);
-    waiting_.emplace(taken->second, block);
+    (taken->second.recorded ? recorded_ : waiting_).emplace(taken->second.size, block);
     taken_.erase(taken);
   }
+
+ private:
+  using waiting_blocks = std::multimap<std::size_t, void*>;
+  struct taken_block {
+    std::size_t size;
+    bool recorded;
+  };
 
   bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
 
@@ -92,15 +115,15 @@ class arena : public std::pmr::memory_resource {
     if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
 
-  void give_back(waiting_blocks::iterator block) {
+  void give_back(waiting_blocks& blocks, waiting_blocks::iterator block) {
     hook_.deallocate(block->second, block->first, alignment_of(block->first));
-    waiting_.erase(block);
+    blocks.erase(block);
   }
 
   std::pmr::memory_resource& hook_;
   std::mutex mutex_;
-  waiting_blocks waiting_;
-  std::unordered_map<void*, std::size_t> taken_;
+  waiting_blocks waiting_, recorded_;
+  std::unordered_map<void*, taken_block> taken_;
 };
 
 }  // namespace moiety

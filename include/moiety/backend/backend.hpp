@@ -14,6 +14,7 @@
 #include <moiety/core/config.hpp>
 
 #include <concepts>
+#include <type_traits>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -41,6 +42,13 @@ template <class T>
 concept complete = requires {
   sizeof(T);
 };
+
+/// Called by components that read and write their results on the host.
+template <class Context> consteval bool check_host() {
+  static_assert(std::is_same_v<typename Context::backend, host>,
+                "a component by itself runs on mo::host; on mo::cuda it runs inside a layer.");
+  return true;
+}
 }  // namespace detail
 
 }  // namespace moiety

@@ -6,11 +6,13 @@
 //
 // device   its number; compute capability 8.0 or newer
 // stream   null makes a stream; cudaStreamLegacy is the default stream
-// memory   the hook that every block of the context comes from: device memory; null is cudaMallocAsync on the stream
+// memory   the hook that every block of the context comes from: device memory, which goes back while work of the stream may
+//          still use it, so the hook hands it out again only behind that work; null is cudaMallocAsync on the stream
 //
-// Calls return when their work is in the stream; nothing waits for the device but synchronize() and what copies to the
-// host. A call of a layer without a report may be captured into a CUDA graph. A fault is a cuda_error that holds the text
-// of CUDA and the name of what failed; one that only the device can see comes out of the next synchronize().
+// Calls return when their work is in the stream; nothing waits for the device but synchronize(), what copies to the host,
+// and copies of more than 128 KiB from it. A call of a layer without a report may be captured into a CUDA graph. A fault is
+// a cuda_error that holds the text of CUDA and the name of what failed; one that only the device can see comes out of the
+// next synchronize(), and then y, dx and gradients were written.
 #pragma once
 
 #include <moiety/backend/arena.hpp>
@@ -101,12 +103,13 @@ class cuda_engine {
   explicit cuda_engine(cuda const& options)
       : device_(options.device),
         stream_(options),
-        hook_(stream_.get()),
+        hook_(device_, stream_.get()),
         arena_(options.memory != nullptr ? *options.memory : hook_, device_, stream_.get()),
         scratch_(scratch_bytes + static_cast<std::int64_t>(sizeof(cuda_faults)), arena_) {
     int count = 0;
     detail::expect(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device_), "asking for processors");
     multiprocessors_ = count;
+    check_memory("mo::cuda", "a block of its hook", scratch());
     launch("the first kernel (is the program compiled for this device?)", detail::reset_faults<>, {1, 1}, faults());
   }
 
@@ -122,6 +125,8 @@ class cuda_engine {
   void launch(char const* name, void (*kernel)(Parameters...), launch_shape const& shape,
               Arguments const&... arguments) {
     if (shape.blocks == 0) return;
+    detail::require<cuda_error>(shape.blocks <= std::numeric_limits<std::int32_t>::max(), name, " needs ", shape.blocks,
+                                " blocks, more than a launch can have.");
     detail::device_scope const scope(device_);
     constexpr std::int64_t without_asking = 48 << 10;
     if (shape.shared_bytes > without_asking)
@@ -149,15 +154,23 @@ class cuda_engine {
   }
 
   /// Later work waits for an event of the caller; an event of the caller marks the work so far.
-  void wait(cudaEvent_t event) { detail::expect(cudaStreamWaitEvent(stream(), event, 0), "waiting for an event"); }
-  void record(cudaEvent_t event) { detail::expect(cudaEventRecord(event, stream()), "recording an event"); }
+  void wait(cudaEvent_t event) {
+    detail::device_scope const scope(device_);
+    detail::expect(cudaStreamWaitEvent(stream(), event, 0), "waiting for an event");
+  }
+  void record(cudaEvent_t event) {
+    detail::device_scope const scope(device_);
+    detail::expect(cudaEventRecord(event, stream()), "recording an event");
+  }
 
   /// Throws unless the device can read the memory, and every call before succeeded.
   void check_memory(char const* call, char const* name, void const* memory) const {
-    detail::expect(cudaPeekAtLastError(), detail::sentence(call, " came after a CUDA call that failed").c_str());
+    if (cudaError_t const before = cudaPeekAtLastError(); before != cudaSuccess)
+      detail::expect(before, detail::sentence(call, " came after a CUDA call that failed").c_str());
     if (memory == nullptr) return;
     cudaPointerAttributes about{};
-    detail::expect(cudaPointerGetAttributes(&about, memory), detail::sentence(call, " was given ", name).c_str());
+    if (cudaError_t const result = cudaPointerGetAttributes(&about, memory); result != cudaSuccess)
+      detail::expect(result, detail::sentence(call, " was given ", name).c_str());
     bool const of_host = about.type != cudaMemoryTypeDevice && about.type != cudaMemoryTypeManaged;
     detail::require<cuda_error>(!of_host, call, " was given ", name, " in host memory; mo::cuda needs device memory.");
     detail::require<cuda_error>(about.type == cudaMemoryTypeManaged || about.device == device_, call, " was given ",

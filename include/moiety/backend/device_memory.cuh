@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Device memory in the order of a stream, and the text of what goes wrong.
 //
-//   stream_memory   a std::pmr::memory_resource over cudaMallocAsync and cudaFreeAsync; gives none to a graph's capture,
-//                   as blocks of a graph end with it
-//   device_arena    an arena of device memory; small stores travel with a kernel, so they neither wait nor break a capture
+//   stream_memory   a std::pmr::memory_resource over cudaMallocAsync and cudaFreeAsync
+//   device_arena    an arena of device memory. Stores of up to 128 KiB travel with kernels, so they neither wait nor break a
+//                   capture; larger ones wait. A capture gets blocks that wait here, and none of the hook.
 #pragma once
 
 #include <moiety/backend/arena.hpp>
@@ -57,24 +57,28 @@ template <int = 0> __global__ void store_carried(unsigned char* to, carried_valu
 /// Device memory in the order of a stream.
 class stream_memory final : public std::pmr::memory_resource {
  public:
-  explicit stream_memory(cudaStream_t stream) : stream_(stream) {}
+  stream_memory(int device, cudaStream_t stream) : device_(device), stream_(stream) {}
 
  private:
   void* do_allocate(std::size_t bytes, std::size_t) override {
-    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    expect(cudaStreamIsCapturing(stream_, &capture), "asking for a stream's state");
-    require<cuda_error>(capture == cudaStreamCaptureStatusNone, "a call that is captured into a graph asked for ",
-                        bytes, " bytes of device memory: make the call once before it is captured.");
+    device_scope const scope(device_);
     void* block = nullptr;
-    if (cudaError_t const result = cudaMallocAsync(&block, bytes, stream_); result != cudaSuccess)
+    cudaError_t const result = cudaMallocAsync(&block, bytes, stream_);
+    if (result == cudaErrorMemoryAllocation)
       expect(result, sentence("out of memory: ", bytes, " bytes of device memory could not be allocated").c_str());
+    expect(result, "allocating device memory");
     return block;
   }
   void do_deallocate(void* block, std::size_t, std::size_t) override {
-    static_cast<void>(cudaFreeAsync(block, stream_));
+    int before = 0;
+    static_cast<void>(cudaGetDevice(&before));
+    static_cast<void>(cudaSetDevice(device_));
+    if (cudaFreeAsync(block, stream_) != cudaSuccess) static_cast<void>(cudaGetLastError());
+    static_cast<void>(cudaSetDevice(before));
   }
   bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
 
+  int device_;
   cudaStream_t stream_;
 };
 
@@ -83,6 +87,7 @@ class device_arena final : public arena {
  public:
   device_arena(std::pmr::memory_resource& hook, int device, cudaStream_t stream)
       : arena(hook), device_(device), stream_(stream) {}
+  ~device_arena() override { give_back_all(); }
 
   void zero(void* to, std::int64_t bytes) override {
     device_scope const scope(device_);
@@ -91,9 +96,11 @@ class device_arena final : public arena {
 
   void store(void* to, void const* from, std::int64_t bytes) override {
     device_scope const scope(device_);
-    if (bytes > 8 * carried_values::most) {
+    if (bytes > most_carried) {
+      require<cuda_error>(!records(), "a copy of ", bytes, " bytes from the host cannot be captured into a graph.");
       auto const size = static_cast<std::size_t>(bytes);
-      return expect(cudaMemcpyAsync(to, from, size, cudaMemcpyHostToDevice, stream_), "a copy to the device");
+      expect(cudaMemcpyAsync(to, from, size, cudaMemcpyHostToDevice, stream_), "a copy to the device");
+      return expect(cudaStreamSynchronize(stream_), "a copy to the device");
     }
     auto const* source = static_cast<unsigned char const*>(from);
     auto* target = static_cast<unsigned char*>(to);
@@ -116,9 +123,26 @@ class device_arena final : public arena {
   }
 
  protected:
+  bool records() const override {
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    expect(cudaStreamIsCapturing(stream_, &capture), "asking for a stream's state");
+    return capture != cudaStreamCaptureStatusNone;
+  }
+  void refuse_in_recording(std::size_t bytes) const override {
+    throw cuda_error(sentence("a call that is captured into a graph asked for ", bytes,
+                              " bytes of device memory: make the call once before it is captured."));
+  }
+  std::size_t alignment_of(std::size_t) const override { return 256; }
   void taken_from_hook(void*, std::size_t) override {}
 
+  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+    device_scope const scope(device_);
+    return arena::do_allocate(bytes, alignment);
+  }
+
  private:
+  static constexpr std::int64_t most_carried = 64 * carried_values::most;
+
   int device_;
   cudaStream_t stream_;
 };

@@ -48,9 +48,20 @@ inline int thread_count(int requested) {
   return processors;
 }
 
+namespace detail {
+/// Tells the processor that this thread waits for another.
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+}  // namespace detail
+
 class thread_pool {
  public:
-  explicit thread_pool(int threads) {
+  explicit thread_pool(int threads) : awake_turns_(threads <= available_processors() ? 2000 : 0) {
     for (int worker = 1; worker < threads; ++worker) others_.emplace_back([this, worker] { serve(worker); });
   }
   thread_pool(thread_pool const&) = delete;
@@ -85,7 +96,7 @@ class thread_pool {
     }
     work(0);
     if (!alone)
-      for (int left = busy_.load(); left != 0; left = busy_.load()) busy_.wait(left);
+      for (int left = busy_.load(); left != 0; left = busy_.load()) await_change(busy_, left);
     if (failure_) std::rethrow_exception(failure_);
   }
 
@@ -97,12 +108,21 @@ class thread_pool {
 
   void serve(int worker) {
     for (std::uint64_t seen = 0;;) {
-      epoch_.wait(seen);
+      await_change(epoch_, seen);
       seen = epoch_.load();
       if (stop_.load()) return;
       work(worker);
       if (busy_.fetch_sub(1) == 1) busy_.notify_all();
     }
+  }
+
+  /// Returns once the value is another: awake for a while, as to wake a thread takes longer than most tasks, then asleep.
+  template <class T> void await_change(std::atomic<T> const& value, T seen) const {
+    for (int turn = 0; turn < awake_turns_; ++turn) {
+      if (value.load(std::memory_order_acquire) != seen) return;
+      detail::relax();
+    }
+    value.wait(seen);
   }
 
   void work(int worker) {
@@ -117,6 +137,7 @@ class thread_pool {
     running_in() = nullptr;
   }
 
+  int awake_turns_;  // some 50 µs; none where threads share a processor
   std::mutex turn_;
   void const* function_ = nullptr;
   void (*invoke_)(void const*, std::int64_t, int) = nullptr;

@@ -41,6 +41,9 @@ inline cublasHandle_t cublas_handle(int device) {
     cublasHandle_t made = nullptr;
     expect(cublasCreate(&made), "making a handle of cuBLAS");
     known.reset(made);
+    auto const sums_in_full =
+        static_cast<cublasMath_t>(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
+    expect(cublasSetMathMode(made, sums_in_full), "setting up cuBLAS");
   }
   return known.get();
 }

@@ -38,6 +38,7 @@ struct counting_sort {
 struct radix_sort;
 
 template <class Context> permutation permute(Context& ctx, routing_view<typename Context::sum> const& routes) {
+  static_assert(detail::check_host<Context>());
   routes.check();
   permutation result(routes.tokens, routes.experts, routes.slots, ctx.memory());
   kernels::build_permutation(ctx.engine(), routes, result.view());

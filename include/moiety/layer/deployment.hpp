@@ -3,12 +3,12 @@
 //
 //   struct in_double : mo::deployment<> { using element = double; };
 //
-//   backend      mo::host
+//   backend      mo::host, or mo::cuda of <moiety/cuda.cuh>
 //   element      float, double, bf16 or fp16: activations and expert weights. Router weights, logits, gradients and sums
 //                are sum_t<element>: double for double, else float
 //   transport    mo::self: one rank
 //   dispatcher   mo::local: every expert on this rank
-//   weight_layout  mo::row_major: products read the weights as they lie; or mo::packed_forward, mo::packed
+//   weight_layout  mo::row_major: products read the weights as they lie; or mo::packed_forward, mo::packed, with mo::host
 //   index_builder  mo::counting_sort: what builds permutations; or mo::radix_sort of CUB, with mo::cuda
 //   expert_products  mo::grouped_products: what multiplies in experts; or mo::cublas_products, with mo::cuda
 //   numerics     mo::numerics::invariant: the order of a sum is a function of type, dims and policy, never of the batch
@@ -51,8 +51,9 @@ namespace detail {
 /// A policy, or after the sentence about one that cannot be used, another that keeps the compiler quiet.
 template <class Policy, class Backend, class Instead> struct policy_of {
   static constexpr bool known = complete<Policy>;
-  static_assert(known, "this deployment names mo::radix_sort or mo::cublas_products: include "
-                       "<moiety/kernels/cuda/radix_sort.cuh> or <moiety/experts/cublas.cuh>, compiled by nvcc.");
+  static_assert(known,
+                "this deployment names mo::radix_sort or mo::cublas_products: include "
+                "<moiety/kernels/cuda/radix_sort.cuh> or <moiety/experts/cublas.cuh>, compiled by nvcc.");
   static constexpr bool runs() {
     if constexpr (known)
       return Policy::template runs_on<Backend>;
@@ -61,6 +62,13 @@ template <class Policy, class Backend, class Instead> struct policy_of {
   }
   static_assert(runs(), "mo::radix_sort and mo::cublas_products need 'using backend = mo::cuda' in the deployment.");
   using type = std::conditional_t<known && runs(), Policy, Instead>;
+};
+
+/// Packed weights are for the host's products: after the sentence, weights as they lie keep the compiler quiet.
+template <class Layout, class Backend> struct weight_layout_of {
+  static constexpr bool fits = std::is_same_v<Backend, host> || std::is_same_v<Layout, row_major>;
+  static_assert(fits, "a packed 'using weight_layout' is for mo::host: mo::cuda reads the weights as they lie.");
+  using type = std::conditional_t<fits, Layout, row_major>;
 };
 
 }  // namespace detail

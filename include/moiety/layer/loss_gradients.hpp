@@ -23,7 +23,7 @@ template <class Spec> struct loss_gradients {
   double batch_weight;  // as in batch_statistics::weight
   float loss_scale;
 
-  /// z are the logits; dp and dz, which refer to their values as all rows do, take what reaches a loss through the probabilities, and through z itself.
+  /// z are the logits. Rows refer to their values: dp takes what reaches a loss through the probabilities, dz the rest.
   template <score_row Row> MOIETY_HD void operator()(std::int64_t token, Row z, Row dp, Row dz) const {
     losses.for_each([&]<class Loss>(Loss const& loss) {
       if (loss.coefficient == 0) return;

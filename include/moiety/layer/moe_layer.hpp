@@ -13,6 +13,7 @@
 // sums over tokens, nothing averaged. A layer is a function of explicit state; layers and calls share nothing but the
 // context. Faults throw before y, dx or gradients are written: data_error (shapes, null or misaligned
 // memory, aliasing, non-finite logits, a router that gives too few experts), state_error (tapes), config_error (options).
+// On a device the faults of a token come out of the next ctx.synchronize() instead, and values were written.
 #pragma once
 
 #include <moiety/batch/batch.hpp>
@@ -58,7 +59,8 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
  public:
   using spec = Spec;
   using deployment = Deployment;
-  using weights_type = layer_weights<Spec, T, typename Deployment::weight_layout>;
+  using weights_type =
+      layer_weights<Spec, T, typename detail::weight_layout_of<typename Deployment::weight_layout, backend>::type>;
   using gradients_type = layer_gradients<Spec, T>;
   using tape_type = layer_tape<Spec, T>;
 
@@ -75,7 +77,11 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
 
   /// Weights in memory of the caller: bind(parameter) gives a pointer to parameter.size() values.
   template <class Bind> weights_type bind_weights(Bind&& bind) const {
-    return weights_type(weights_type::bound(std::forward<Bind>(bind)), ctx_->memory());
+    weights_type weights(weights_type::bound(std::forward<Bind>(bind)), ctx_->memory());
+    std::as_const(weights).for_each([this](parameter const& p, auto values) {
+      ctx_->engine().check_memory("bind_weights", p.name.c_str(), values.data());
+    });
+    return weights;
   }
 
   void initialise(weights_type& weights, seed key) const {
@@ -86,7 +92,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   /// To be called after every change of weights in a packed layout, see experts/weight_layout.hpp.
   void pack(weights_type& weights) const { weights.pack(ctx_->engine()); }
 
-  /// Zero gradients, in the sum type.
+  /// Gradients of nothing yet, in the sum type.
   gradients_type make_gradients() const {
     return gradients_type(gradients_type::allocate(ctx_->memory()), ctx_->memory());
   }
@@ -149,7 +155,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     kernels::gather_weight_gradients<S>(engine, order, parts, column_blocks<S, backend>(read::ffn), dweights);
     matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), dx.rows(), read::experts};
     kernels::route_backward<router_type, S, experts>(engine, tape.options().router, tape.logits(), tape.routing(),
-                                                   dweights, losses_of(tape), dlogits, false);
+                                                     dweights, losses_of(tape), dlogits, false);
     kernels::router_input_gradient<S>(engine, dlogits, weights.router(), dx_router);
     kernels::combine<T>(engine, order, all_rows(dx_rows, order), nullptr, dx_router, dx);
     tape.advance(tape_state::input_half_done);
@@ -196,11 +202,12 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     kernels::router_logits<T>(engine, tape.x, weights.router(), tape.logits());
     auto const policy = options_.non_finite.value_or(backend::default_non_finite);
     kernels::route<router_type, S, experts>(engine, options_.router, tape.logits(), about, policy, tape.routing(),
-                                          options_.name);
+                                            options_.name);
     permutation_view const& order = tape.permutation();
     index_builder::template build<S>(engine, tape.routing(), order);
     if (keep) {
-      kernels::accumulate<router_type, S, experts>(engine, options_.router, tape.logits(), tape.routing(), tape.units());
+      kernels::accumulate<router_type, S, experts>(engine, options_.router, tape.logits(), tape.routing(),
+                                                   tape.units());
       kernels::list_routed(engine, tape.routing().states, order.tokens, tape.routed_tokens(), tape.routed_offsets());
     }
     forward_plan<Spec, T> const plan(tape.size());

@@ -7,7 +7,7 @@
 //   experts.down     [E × H × I]   element type
 //
 // Rows are outputs. for_each_parameter(weights, gradients, f) calls f(parameter, span of weights, span of gradients) for
-// each: the door for optimisers, clipping, freezing and checkpoints. Gradients are sum type throughout and know when
+// each: the door for optimisers, clipping, freezing and checkpoints. The spans lie in memory of the back end. Gradients are sum type throughout and know when
 // they are empty: a first backward overwrites, later ones add.
 #pragma once
 

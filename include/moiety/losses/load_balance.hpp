@@ -36,7 +36,8 @@ template <loss_unit Over = over::micro_batch> struct load_balance {
     using S = typename Row::value_type;
     double const scale = static_cast<double>(factor) * normaliser(of);
     dprobabilities.map_indexed([&](S old, int e) {
-      return old + static_cast<S>(scale * static_cast<double>(of.experts[static_cast<std::size_t>(e)].count));
+      double const count = static_cast<double>(of.experts[static_cast<std::size_t>(e)].count);
+      return static_cast<S>(fma(scale, count, static_cast<double>(old)));
     });
   }
 

@@ -57,6 +57,7 @@ void add_loss_gradient(Context& ctx, Loss const& loss, statistics_view const& un
                        matrix_view<typename Context::sum const> logits, Router const& router,
                        matrix_view<typename Context::sum> dlogits) {
   using S = typename Context::sum;
+  static_assert(detail::check_host<Context>());
   detail::require<data_error>(dlogits.rows() == logits.rows() && dlogits.cols() == logits.cols(),
                               "the gradient of logits ", detail::shape(logits.rows(), logits.cols()),
                               " was given the shape ", detail::shape(dlogits.rows(), dlogits.cols()), '.');
@@ -101,6 +102,7 @@ inline constexpr bool sound_losses<losses<Losses...>> = sizeof(losses<Losses...>
 template <class Context, class Router>
 routing_statistics statistics(Context& ctx, matrix_view<typename Context::sum const> logits, Router const& router,
                               routing_view<typename Context::sum> const& routes) {
+  static_assert(detail::check_host<Context>());
   detail::require<data_error>(routes.tokens == logits.rows() && routes.experts == logits.cols(),
                               "the statistics of logits ", detail::shape(logits.rows(), logits.cols()),
                               " were given a routing of the shape ", detail::shape(routes.tokens, routes.experts), '.');

@@ -77,6 +77,7 @@ template <class... Roles> class router {
   template <class Context>
   routing<typename Context::sum> forward(Context& ctx, matrix_view<typename Context::sum const> logits,
                                          non_finite policy = Context::backend::default_non_finite) const {
+    static_assert(detail::check_host<Context>());
     routing<typename Context::sum> result(logits.rows(), logits.cols(), slots, ctx.memory());
     kernels::route(ctx.engine(), *this, logits, {}, policy, result.view());
     return result;

@@ -83,15 +83,11 @@ __global__ void load_matrices(int const* rows, std::uint32_t* out) {
   for (int i = lane; i < 512; i += 32) elements[i] = static_cast<std::uint16_t>(i);
   __syncthreads();
   void const* const address = elements + rows[lane];
-  std::uint32_t four[4], two[2];
+  std::uint32_t four[4];
   ldmatrix_x4(four, address);
-  for (int i = 0; i < 4; ++i) out[lane * 12 + i] = four[i];
+  for (int i = 0; i < 4; ++i) out[lane * 8 + i] = four[i];
   ldmatrix_x4_trans(four, address);
-  for (int i = 0; i < 4; ++i) out[lane * 12 + 4 + i] = four[i];
-  ldmatrix_x2(two, address);
-  for (int i = 0; i < 2; ++i) out[lane * 12 + 8 + i] = two[i];
-  ldmatrix_x2_trans(two, address);
-  for (int i = 0; i < 2; ++i) out[lane * 12 + 10 + i] = two[i];
+  for (int i = 0; i < 4; ++i) out[lane * 8 + 4 + i] = four[i];
 }
 
 /// Each thread copies chunk by chunk through two stages; chunk i has counts[i] bytes.
@@ -128,22 +124,22 @@ TEST_CASE("ldmatrix loads rows and their transposes from where each lane points"
   std::vector<int> rows(32);
   for (int& row : rows) row = static_cast<int>(random() % 64) * 8;
   device_values<int> const there(rows);
-  device_values<std::uint32_t> out(32 * 12);
+  device_values<std::uint32_t> out(32 * 8);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(1), config.blockDim = dim3(32), config.dynamicSmemBytes = 1024;
   testing::succeed(cudaLaunchKernelEx(&config, &load_matrices, there.data(), out.data()));
   auto const got = out.host();
   for (int lane = 0; lane < 32; ++lane)
-    for (int reg = 0; reg < 12; ++reg) {
-      bool const transposed = (reg >= 4 && reg < 8) || reg >= 10;
-      int const matrix = reg < 8 ? reg % 4 : reg % 2;
+    for (int reg = 0; reg < 8; ++reg) {
+      bool const transposed = reg >= 4;
+      int const matrix = reg % 4;
       std::uint32_t expected = 0;
       for (int half = 0; half < 2; ++half) {
         gpu::element const at = gpu::loaded_element(lane, half, transposed);
         int const value = rows[static_cast<std::size_t>(matrix * 8 + at.row)] + at.col;
         expected |= static_cast<std::uint32_t>(value) << (16 * half);
       }
-      CHECK(got[static_cast<std::size_t>(lane * 12 + reg)] == expected);
+      CHECK(got[static_cast<std::size_t>(lane * 8 + reg)] == expected);
     }
 }
 

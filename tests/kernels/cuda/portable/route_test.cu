@@ -49,7 +49,7 @@ struct nan_if_raised {
   MOIETY_HD void backward(mo::score_row auto const&, mo::score_row auto&) const {}
 };
 
-enum class kind { normal, ties, wild, one_hot, far_apart };
+enum class kind { normal, ties, wild, one_hot, far_apart, tiny };
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr std::int64_t no_token = std::numeric_limits<std::int64_t>::max();
@@ -65,6 +65,8 @@ template <class S> std::vector<S> draw(kind of, std::int64_t rows, std::int64_t 
     if (of == kind::wild && i / cols % 7 == 3) v = word % 2 == 0 ? -infinity : std::nan("");
     if (of == kind::one_hot) v = i % cols == i / cols % cols ? 40 : 0;
     if (of == kind::far_apart) v *= 300;
+    // In 0 … 1, often an odd multiple of 2⁻⁶⁵, half of what an exact sum counts.
+    if (of == kind::tiny) v = std::ldexp(static_cast<double>(word >> 41), -23 - static_cast<int>(word % 70));
     values.push_back(static_cast<S>(v));
   }
   return values;
@@ -219,7 +221,7 @@ using renormalised = mo::router<mo::softmax, mo::top_k<8>, mo::renormalised>;
 using sigmoid = mo::router<mo::sigmoid, mo::top_k<2>, mo::renormalised, mo::scale<>>;
 using of_selected = mo::router<mo::softmax, mo::top_k<3>, mo::softmax_of_selected>;
 using tempered = mo::router<tempered_softmax, mo::top_k<3>>;
-constexpr kind kinds[] = {kind::normal, kind::ties, kind::wild, kind::one_hot, kind::far_apart};
+constexpr kind kinds[] = {kind::normal, kind::ties, kind::wild, kind::one_hot, kind::far_apart, kind::tiny};
 
 }  // namespace
 

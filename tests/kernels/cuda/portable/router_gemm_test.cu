@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/kernels/cuda/portable/router_gemm.cuh>
 
+#include <moiety/backend/host.hpp>
 #include <moiety/kernels/fill_normal.hpp>
 
 #include "device_memory.hpp"
@@ -8,85 +9,65 @@
 #include <doctest/doctest.h>
 
 #include <cstdint>
+#include <cstring>
 #include <random>
 #include <vector>
 
 namespace mo = moiety;
-using testing::device_values;
-using testing::poison;
-using testing::same_bits;
 
 namespace {
 
-mo::host_engine& cpu() {
-  static mo::host_engine only{mo::host{.threads = 1}};
-  return only;
-}
-
-template <class V> std::vector<V> normals(std::int64_t count, std::uint64_t key, std::uint64_t stream) {
-  std::vector<V> values(static_cast<std::size_t>(count));
-  mo::kernels::fill_normal<V>(cpu(), {values.data(), 1, count}, 1, mo::seed{key}, stream, 0);
-  return values;
-}
-
-/// The three products, on matrices with distances between rows; `every`: one token in that many is not in the list.
-template <class T> void check(std::int64_t tokens, std::int64_t experts, std::int64_t hidden, std::int64_t every) {
-  using S = mo::sum_t<T>;
-  std::uint64_t const key = std::random_device{}();
-  INFO("seed ", key, ", ", tokens, " tokens, ", experts, " experts, ", hidden, " columns, 1 of ", every, " left out");
-  mo::cuda_engine gpu{mo::cuda{}};
-  std::int64_t const x_stride = hidden + 3, w_stride = hidden + 4, z_stride = experts + 1;
-  auto x = normals<T>(tokens * x_stride, key, 1);
-  auto const w = normals<S>(experts * w_stride, key, 2);
-  auto const blank = [](std::int64_t count) { return std::vector<S>(static_cast<std::size_t>(count), poison<S>()); };
-  device_values<T> d_x(x);
-  device_values<S> const d_w(w);
-
-  auto z = blank(tokens * z_stride);
-  device_values<S> d_z(z);
-  mo::kernels::router_logits<T>(cpu(), {x.data(), tokens, hidden, x_stride}, {w.data(), experts, hidden, w_stride},
-                                {z.data(), tokens, experts, z_stride});
-  mo::kernels::router_logits<T>(gpu, {d_x.data(), tokens, hidden, x_stride}, {d_w.data(), experts, hidden, w_stride},
-                                {d_z.data(), tokens, experts, z_stride});
-  CHECK(same_bits(d_z.host(), z));
-
-  auto dz = normals<S>(tokens * z_stride, key, 3);
-  auto dx = blank(tokens * hidden);
-  device_values<S> d_dz(dz), d_dx(dx);
-  mo::kernels::router_input_gradient<S>(cpu(), {dz.data(), tokens, experts, z_stride},
-                                        {w.data(), experts, hidden, w_stride}, dx.data());
-  mo::kernels::router_input_gradient<S>(gpu, {d_dz.data(), tokens, experts, z_stride},
-                                        {d_w.data(), experts, hidden, w_stride}, d_dx.data());
-  CHECK(same_bits(d_dx.host(), dx));
-
-  std::vector<std::int32_t> list;
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    if (t % every != 0) list.push_back(static_cast<std::int32_t>(t));
-    for (std::int64_t c = 0; c < x_stride && t % every == 0; ++c)
-      x[static_cast<std::size_t>(t * x_stride + c)] = poison<T>();
-  }
-  std::vector<std::int64_t> const offsets{0, static_cast<std::int64_t>(list.size())};
-  d_x = device_values<T>(x);
-  device_values<std::int32_t> const d_list(list);
-  device_values<std::int64_t> const d_offsets(offsets);
-  auto dw = blank(experts * w_stride);
-  device_values<S> d_dw(dw);
-  for (bool const accumulate : {false, true}) {
-    mo::kernels::router_weight_gradient<T>(cpu(), {dz.data(), tokens, experts, z_stride},
-                                           {x.data(), tokens, hidden, x_stride}, list.data(), offsets.data(),
-                                           {dw.data(), experts, hidden, w_stride}, accumulate);
-    mo::kernels::router_weight_gradient<T>(gpu, {d_dz.data(), tokens, experts, z_stride},
-                                           {d_x.data(), tokens, hidden, x_stride}, d_list.data(), d_offsets.data(),
-                                           {d_dw.data(), experts, hidden, w_stride}, accumulate);
-    CHECK(same_bits(d_dw.host(), dw));
-  }
+template <class V> bool same_bits(std::vector<V> const& a, std::vector<V> const& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(V)) == 0);
 }
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("products of a router have the bits of the host", T, float, mo::bf16) {
-  check<T>(75, 24, 70, 4);
-  check<T>(200, 264, 40, 7);  // large tiles
-  check<T>(9, 3, 5, 1);       // no token in the list
-  check<T>(0, 8, 16, 2);
+TEST_CASE_TEMPLATE("products of a router have the bits of the host, for every element type", T, float, double, mo::bf16,
+                   mo::fp16) {
+  using S = mo::sum_t<T>;
+  mo::cuda_engine gpu{mo::cuda{}};
+  mo::host_engine cpu{mo::host{.threads = 1}};
+  std::uint64_t const number = std::random_device{}();
+  INFO("seed ", number);
+  struct shape {
+    std::int64_t tokens, experts, hidden, x_stride;
+  };
+  for (shape const s : {shape{0, 4, 8, 8}, {1, 1, 1, 1}, {70, 8, 64, 64}, {130, 40, 33, 35}}) {
+    auto const random = [&]<class V>(std::vector<V> values, std::uint64_t stream) {
+      auto const count = static_cast<std::int64_t>(values.size());
+      mo::kernels::fill_normal<V>(cpu, {values.data(), 1, count}, 1, mo::seed{number}, stream, 0);
+      return values;
+    };
+    auto const size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+    auto const x = random(std::vector<T>(size(s.tokens * s.x_stride)), 1);
+    auto const w = random(std::vector<S>(size(s.experts * s.hidden)), 2);
+    auto const dz = random(std::vector<S>(size(s.tokens * s.experts)), 3);
+    std::vector<std::int32_t> list;
+    for (std::int32_t t = 0; t < s.tokens; t += 1 + t % 3) list.push_back(t);
+    std::vector<std::int64_t> const offsets{0, static_cast<std::int64_t>(list.size())};
+    std::vector<S> z(dz.size(), testing::poison<S>()), dx(size(s.tokens * s.hidden), testing::poison<S>()),
+        dw(w.size(), testing::poison<S>());
+    testing::device_values<T> const d_x(x);
+    testing::device_values<S> const d_w(w), d_dz(dz);
+    testing::device_values<std::int32_t> const d_list(list);
+    testing::device_values<std::int64_t> const d_offsets(offsets);
+    testing::device_values<S> d_z(z), d_dx(dx), d_dw(dw);
+    auto const all = [&](auto& engine, T const* x_, S const* w_, S const* dz_, std::int32_t const* list_,
+                         std::int64_t const* offsets_, S* z_, S* dx_, S* dw_) {
+      mo::matrix_view<S const> const weights{w_, s.experts, s.hidden}, dlogits{dz_, s.tokens, s.experts};
+      mo::matrix_view<T const> const rows{x_, s.tokens, s.hidden, s.x_stride};
+      mo::kernels::router_logits<T>(engine, rows, weights, {z_, s.tokens, s.experts});
+      mo::kernels::router_input_gradient<S>(engine, dlogits, weights, dx_);
+      for (bool const accumulate : {false, true})
+        mo::kernels::router_weight_gradient<T>(engine, dlogits, rows, list_, offsets_, {dw_, s.experts, s.hidden},
+                                               accumulate);
+    };
+    all(cpu, x.data(), w.data(), dz.data(), list.data(), offsets.data(), z.data(), dx.data(), dw.data());
+    all(gpu, d_x.data(), d_w.data(), d_dz.data(), d_list.data(), d_offsets.data(), d_z.data(), d_dx.data(),
+        d_dw.data());
+    CHECK(same_bits(z, d_z.host()));
+    CHECK(same_bits(dx, d_dx.host()));
+    CHECK(same_bits(dw, d_dw.host()));
+  }
 }

@@ -3,11 +3,13 @@
 
 #include <kernels/cuda/portable/gemm_cases.hpp>
 
-#include <type_traits>
+#include <algorithm>
+#include <cstddef>
+#include <vector>
 
 using namespace gemm_cases;
 
-namespace {
+namespace tile_epilogue_cases {
 
 /// Each thread returns the chain of its columns times scale; takes the sums of rows.
 template <class S> struct weigh {
@@ -38,7 +40,9 @@ template <class S> S folded(std::vector<S> const& sums, std::vector<S> const& sc
   return blocks[0];
 }
 
-}  // namespace
+}  // namespace tile_epilogue_cases
+
+using namespace tile_epilogue_cases;
 
 TEST_CASE_TEMPLATE("sums of rows have one order, whatever the tile", T, mo::bf16, mo::fp16, float, double) {
   INFO("seed ", seed);

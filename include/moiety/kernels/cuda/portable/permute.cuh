@@ -2,7 +2,7 @@
 // build_permutation on a CUDA device, in three launches and without a host read: a counting sort that keeps token order.
 //
 //   count   each block counts the slots of its tokens by expert, in shared memory
-//   scan    one block turns the counts of all blocks into the rows at which each block's slots of an expert begin
+//   scan    one block turns the counts, expert after expert, into the rows at which each block's slots of an expert begin
 //   place   each warp of a block takes a part of its tokens and gives its slots rows in their order
 //
 // A row depends on the routing alone, not on the number of blocks. list_routed is a permutation of one expert.
@@ -27,7 +27,7 @@ namespace moiety::inline MOIETY_ABI::kernels {
 
 namespace gpu {
 
-inline constexpr int index_threads = 256, index_warps = index_threads / 32;
+inline constexpr int index_threads = 256, index_warps = index_threads / 32, scan_threads = 1024;
 inline constexpr std::int64_t most_indexed_experts = 12288;  // whose counts fit in the shared memory of a block
 
 /// The slots of tokens that are to be sorted: those of dispatched tokens, by expert.
@@ -90,7 +90,7 @@ __device__ inline slot_range slots_of_warp(slot_range const& block, int warp, in
   return {first < block.last ? first : block.last, last < block.last ? last : block.last};
 }
 
-/// counts[block][e]
+/// counts[e][block]
 template <class Slots>
 __global__ void __launch_bounds__(index_threads) count_slots(Slots const of, token_cut const cut, int* counts) {
   int* const mine = reinterpret_cast<int*>(dynamic_shared());
@@ -100,12 +100,13 @@ __global__ void __launch_bounds__(index_threads) count_slots(Slots const of, tok
   for (std::int64_t slot = range.first + threadIdx.x; slot < range.last; slot += index_threads)
     if (int const e = of.expert(slot); e >= 0) atomicAdd(&mine[e], 1);
   __syncthreads();
-  int* const out = counts + std::int64_t{blockIdx.x} * of.experts;
-  for (int e = static_cast<int>(threadIdx.x); e < of.experts; e += index_threads) out[e] = mine[e];
+  for (int e = static_cast<int>(threadIdx.x); e < of.experts; e += index_threads)
+    counts[e * cut.blocks + blockIdx.x] = mine[e];
 }
 
-/// The sum of `value` over the threads before this one, and over all; every thread of the block calls it.
-__device__ inline int sum_before(int value, int* warp_sums, int& all) {
+/// The sum of `value` over the threads of the block before this one; every thread calls it once.
+template <int Threads> __device__ int sum_before(int value) {
+  __shared__ int warp_sums[static_cast<unsigned>(Threads) / 32];
   int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   int sum = value;
   MOIETY_REGISTERS
@@ -116,41 +117,29 @@ __device__ inline int sum_before(int value, int* warp_sums, int& all) {
   if (lane == 31) warp_sums[warp] = sum;
   __syncthreads();
   int base = 0;
-  all = 0;
-  for (int w = 0; w < index_warps; ++w) {
-    if (w < warp) base += warp_sums[w];
-    all += warp_sums[w];
-  }
-  __syncthreads();
+  for (int w = 0; w < warp; ++w) base += warp_sums[w];
   return base + sum - value;
 }
 
-/// counts[block][e] becomes the first row of the block's slots of e; starts[e] that of all slots of e.
+/// counts[e][block] becomes the first row of the block's slots of e; starts[e] that of all slots of e. A thread has
+/// consecutive counts: it adds them, waits for the sum of those before, and goes through them again.
 template <int Threads>
 __global__ void __launch_bounds__(Threads)
     scan_counts(int* counts, std::int64_t blocks, int experts, std::int64_t* starts) {
-  __shared__ int warp_sums[index_warps];
-  int rows = 0;
-  for (int first = 0; first < experts; first += Threads) {
-    int const e = first + static_cast<int>(threadIdx.x);
-    int count = 0, all = 0;
-    if (e < experts)
-      for (std::int64_t b = 0; b < blocks; ++b) count += counts[b * experts + e];
-    int row = rows + sum_before(count, warp_sums, all);
-    rows += all;
-    if (e >= experts) continue;
-    starts[e] = row;
-    for (std::int64_t b = 0; b < blocks; ++b) {
-      int const here = counts[b * experts + e];
-      counts[b * experts + e] = row;
-      row += here;
-    }
+  std::int64_t const all = blocks * experts, each = (all + Threads - 1) / Threads;
+  std::int64_t const first = threadIdx.x * each < all ? threadIdx.x * each : all;
+  std::int64_t const last = first + each < all ? first + each : all;
+  int sum = 0;
+  for (std::int64_t i = first; i < last; ++i) sum += counts[i];
+  int row = sum_before<Threads>(sum);
+  for (std::int64_t i = first; i < last; ++i) {
+    int const here = counts[i];
+    counts[i] = row;
+    if (i % blocks == 0) starts[i / blocks] = row;
+    row += here;
   }
-  if (threadIdx.x == 0) starts[experts] = rows;
+  if (last == all && first < all) starts[experts] = row;
 }
-
-/// Lanes of this one's value, as a mask; every lane of the warp calls it.
-__device__ inline unsigned lanes_alike(int value) { return __match_any_sync(0xffffffffu, value); }
 
 template <class Slots>
 __global__ void __launch_bounds__(index_threads)
@@ -166,7 +155,7 @@ __global__ void __launch_bounds__(index_threads)
     if (int const e = of.expert(slot); e >= 0) atomicAdd(&mine[e], 1);
   __syncthreads();
   for (int e = static_cast<int>(threadIdx.x); e < of.experts; e += index_threads) {
-    int row = first_rows[std::int64_t{blockIdx.x} * of.experts + e];
+    int row = first_rows[e * cut.blocks + blockIdx.x];
     for (int w = 0; w < cut.warps; ++w) {
       int const here = next[w * of.experts + e];
       next[w * of.experts + e] = row;
@@ -178,7 +167,7 @@ __global__ void __launch_bounds__(index_threads)
     std::int64_t const slot = first + lane;
     bool const exists = slot < range.last;
     int const e = exists ? of.expert(slot) : -1;
-    unsigned const alike = lanes_alike(e);
+    unsigned const alike = __match_any_sync(0xffffffffu, e);
     int const before = __popc(alike & ((1u << lane) - 1u));
     int const row = e >= 0 ? mine[e] + before : -1;
     __syncwarp();
@@ -194,8 +183,8 @@ template <class Slots> void sort_slots(cuda_engine& engine, Slots const& of, per
   std::int64_t const row_bytes = of.experts * static_cast<std::int64_t>(sizeof(int));
   engine.launch("build_permutation: count", count_slots<Slots>, {cut.blocks, index_threads, row_bytes}, of, cut,
                 counts);
-  engine.launch("build_permutation: scan", scan_counts<index_threads>, {1, index_threads}, counts, cut.blocks,
-                of.experts, out.starts);
+  engine.launch("build_permutation: scan", scan_counts<scan_threads>, {1, scan_threads}, counts, cut.blocks, of.experts,
+                out.starts);
   engine.launch("build_permutation: place", place_slots<Slots>, {cut.blocks, index_threads, cut.warps * row_bytes}, of,
                 cut, static_cast<int const*>(counts), out);
 }

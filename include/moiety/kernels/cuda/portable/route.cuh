@@ -96,7 +96,7 @@ template <int Slots> __device__ __forceinline__ bool each_found(std::int32_t con
 }
 
 template <class Router, class S, int N, int Experts>
-__global__ void __launch_bounds__(route_threads)
+__global__ void __launch_bounds__(route_threads, 1)
     route_tokens(Router const router, matrix_view<S const> const logits, std::uint8_t const* mask, bool const reject,
                  routing_view<S> const out, cuda_faults* faults) {
   constexpr int slots = Router::slots;
@@ -154,7 +154,7 @@ struct run_units {
   }
 };
 
-/// Σ of probabilities in [0, 1], at most 2³² of them, in fewer registers than exact_sum.
+/// Σ of probabilities in [0, 1], at most 2³² of them, with the bits of exact_sum but in fewer registers.
 struct probability_sum {
   std::uint64_t fraction = 0;
   std::uint32_t whole = 0;
@@ -162,8 +162,25 @@ struct probability_sum {
   __device__ __forceinline__ void add(double p) {
     exact_sum term;
     term.add(p);
-    fraction += term.fraction();
-    whole += static_cast<std::uint32_t>(term.whole()) + (fraction < term.fraction() ? 1u : 0u);
+    add(static_cast<std::uint32_t>(term.whole()), term.fraction());
+  }
+
+  /// In integers: not every device is quick in double. p is mantissa · 2^(exponent − 150).
+  __device__ __forceinline__ void add(float p) {
+    std::uint32_t const bits = moiety::detail::bit_cast<std::uint32_t>(p) & 0x7fffffffu, field = bits >> 23;
+    std::uint32_t const mantissa = (bits & 0x7fffffu) | (field != 0u ? 0x800000u : 0u),
+                        exponent = field | (field == 0u);
+    constexpr std::uint32_t of_integers = 86;  // the exponent whose mantissas count multiples of 2⁻⁶⁴
+    if (exponent >= of_integers) return add(p == 1.0f ? 1u : 0u, std::uint64_t{mantissa} << (exponent - of_integers));
+    std::uint32_t const shift = of_integers - exponent < 25u ? of_integers - exponent : 25u;
+    std::uint32_t const integer = mantissa >> shift, rest = mantissa & ((1u << shift) - 1u), half = 1u << (shift - 1u);
+    add(0u, integer + (rest > half || (rest == half && (integer & 1u) != 0u) ? 1u : 0u));
+  }
+
+ private:
+  __device__ __forceinline__ void add(std::uint32_t w, std::uint64_t f) {
+    fraction += f;
+    whole += w + (fraction < f ? 1u : 0u);
   }
 };
 
@@ -200,7 +217,6 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
   int const warp = static_cast<int>(threadIdx.x / 32u), lane = lane_of_thread();
   registers_of<probability_sum, N> sums;
   exact_sum lse_squared;
-  std::int64_t tokens = 0;
   shared.clear();
   __syncthreads();
   for (std::int64_t t = begin + warp; t < end; t += route_warps) {
@@ -210,12 +226,11 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
     load_row(row, logits.row(t));
     double const lse = detail::log_sum_exp(row);
     lse_squared.add(lse * lse);
-    ++tokens;
     router.probability_row(row);
     MOIETY_REGISTERS
     for (int r = 0; r < N; ++r) {
       int const e = lane + r * warp_lanes;
-      double const p = e < experts ? static_cast<double>(values[r]) : 0.0;
+      S const p = e < experts ? values[r] : S{0};
       if (p >= 0 && p <= 1)
         sums[r].add(p);
       else
@@ -227,6 +242,9 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
     }
     for (std::int64_t j = lane; j < routing.slots; j += warp_lanes) atomicAdd(&shared.count[routing.expert(t, j)], 1u);
   }
+  unsigned tokens = 0;  // counted here, so that no register holds it above
+  for (std::int64_t t = begin + warp; t < end; t += route_warps)
+    tokens += routing.states[t] == token_state::routed ? 1u : 0u;
   for (int w = 0; w < route_warps; ++w) {
     if (w == warp) {
       MOIETY_REGISTERS
@@ -238,7 +256,7 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
   if (lane == 0)
     units.each([&](statistics_view const& unit) {
       lse_squared.add_to(unit.unit->lse_squared, add_atomically{});
-      add_count(unit.unit->tokens, static_cast<std::uint64_t>(tokens));
+      add_count(unit.unit->tokens, tokens);
     });
   __syncthreads();
 }
@@ -259,7 +277,7 @@ __device__ inline void count_states(token_state const* states, std::int64_t begi
 
 /// A block has `span` tokens in a row, cut where a sequence ends.
 template <class Router, class S, int N, int Experts>
-__global__ void __launch_bounds__(route_threads)
+__global__ void __launch_bounds__(route_threads, 1)
     accumulate_tokens(Router const router, matrix_view<S const> const logits, routing_view<S> const routing,
                       std::int64_t const span, batch_statistics const into) {
   __shared__ run_sums<N> shared;
@@ -279,7 +297,7 @@ __global__ void __launch_bounds__(route_threads)
 }
 
 template <class Router, class S, int N, int Experts, class AddLosses>
-__global__ void __launch_bounds__(route_threads)
+__global__ void __launch_bounds__(route_threads, 1)
     route_tokens_backward(Router const router, matrix_view<S const> const logits, routing_view<S> const routing,
                           S const* dweights, AddLosses const add_losses, matrix_view<S> const dlogits,
                           bool const accumulate) {

@@ -67,12 +67,12 @@ struct matrix_load {
   std::uint32_t* to;
 };
 
-template <int Count, bool Transposed> void load_matrices(std::uint32_t* to, void const* shared) {
+template <bool Transposed> void load_matrices(std::uint32_t* to, void const* shared) {
   require_aligned(shared, "it gives ldmatrix an address that is no multiple of 16 bytes");
   matrix_load mine{static_cast<std::byte const*>(shared), to};
   cuda_on_cpu::warp_together(whole_warp, mine, [](auto const& lanes) {
     for (int lane = 0; lane < 32; ++lane)
-      for (int i = 0; i < 2 * Count; ++i) {
+      for (int i = 0; i < 8; ++i) {
         gpu::element const at = gpu::loaded_element(lane, i % 2, Transposed);
         std::uint16_t value;
         std::memcpy(&value, lanes[i / 2 * 8 + at.row]->from + at.col * 2, 2);
@@ -123,14 +123,8 @@ template <class T> void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uin
   cuda_on_cpu::warp_together(emulated::whole_warp, mine, [](auto const& lanes) { emulated::multiply<T>(lanes); });
 }
 
-inline void ldmatrix_x4(std::uint32_t (&to)[4], void const* shared) { emulated::load_matrices<4, false>(to, shared); }
-inline void ldmatrix_x4_trans(std::uint32_t (&to)[4], void const* shared) {
-  emulated::load_matrices<4, true>(to, shared);
-}
-inline void ldmatrix_x2(std::uint32_t (&to)[2], void const* shared) { emulated::load_matrices<2, false>(to, shared); }
-inline void ldmatrix_x2_trans(std::uint32_t (&to)[2], void const* shared) {
-  emulated::load_matrices<2, true>(to, shared);
-}
+inline void ldmatrix_x4(std::uint32_t (&to)[4], void const* shared) { emulated::load_matrices<false>(to, shared); }
+inline void ldmatrix_x4_trans(std::uint32_t (&to)[4], void const* shared) { emulated::load_matrices<true>(to, shared); }
 
 inline void copy_async_16(void* shared, void const* global, int bytes) {
   emulated::require_aligned(shared, "it copies to an address that is no multiple of 16 bytes");
