@@ -18,10 +18,11 @@ namespace gpu = mo::kernels::gpu;
 
 namespace {
 
-/// Columns of `from`, plus one, at the same place of `to`.
-template <int N, class T, class S> __global__ void copy_plus_one(T const* from, int count, T* to) {
+/// Columns of `from`, plus one, at the same place of `to`; `read` is what was read.
+template <int N, class T, class S> __global__ void copy_plus_one(T const* from, int count, T* to, S* read) {
   S values[N];
   gpu::load_columns<N>(from, count, values);
+  for (int i = 0; i < N; ++i) read[i] = values[i];
   for (S& v : values) v += 1;
   gpu::store_columns<N>(to, count, values);
 }
@@ -34,8 +35,12 @@ template <class T, int N> void check(mo::cuda_engine& engine) {
   for (int first = 0; first <= N; ++first)  // aligned and not
     for (int count = 0; count <= N; ++count) {
       testing::device_values<T> to(3 * N);
-      engine.launch("copy", copy_plus_one<N, T, S>, {1, 1}, from.data() + first, count, to.data() + first);
+      testing::device_values<S> read(N);
+      engine.launch("copy", copy_plus_one<N, T, S>, {1, 1}, from.data() + first, count, to.data() + first, read.data());
       auto const got = to.host();
+      std::vector<S> there(N, S{0});
+      for (int i = 0; i < count; ++i) there[static_cast<std::size_t>(i)] = static_cast<S>(first + i);
+      REQUIRE(testing::same_bits(read.host(), there));
       for (int i = 0; i < 3 * N; ++i) {
         T const wanted = i >= first && i < first + count ? static_cast<T>(static_cast<S>(i + 1)) : testing::poison<T>();
         REQUIRE(std::memcmp(&wanted, &got[static_cast<std::size_t>(i)], sizeof(T)) == 0);
