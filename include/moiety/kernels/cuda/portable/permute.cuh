@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(Threads)
 }
 
 template <class Slots>
-__global__ void __launch_bounds__(index_threads)
+__global__ void __launch_bounds__(index_threads, 1)
     place_slots(Slots const of, token_cut const cut, int const* first_rows, permutation_view const out) {
   int* const next = reinterpret_cast<int*>(dynamic_shared());  // [warps][experts]: the next row of an expert's slots
   int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;

@@ -22,6 +22,13 @@
 
 namespace moiety::inline MOIETY_ABI::kernels::gpu {
 
+/// Blocks of a multiprocessor that share its registers: as many as its shared memory takes of the rings of the large tile.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
+inline constexpr int tensor_blocks = 1;
+#else
+inline constexpr int tensor_blocks = 2;
+#endif
+
 /// Warps stand in row_warps x 4; each has warp_rows x 32 sums.
 template <int Rows> struct tensor_tile {
   static_assert(Rows == 128 || Rows == 32);
@@ -326,7 +333,7 @@ __device__ typename Operands::shape::staged tensor_sums(Operands& operands, std:
 
 /// One tile of grouped_gemm_nt or _nn.
 template <class T, class Operands, bool Wide, class Epilogue>
-__global__ void __launch_bounds__(Operands::shape::threads, Wide ? 2 : 1)
+__global__ void __launch_bounds__(Operands::shape::threads, Wide ? tensor_blocks : 1)
     tensor_rows(typename Operands::product const __grid_constant__ of, Epilogue const __grid_constant__ epilogue) {
   using shape = typename Operands::shape;
   tile const at = warp_find_tile(of.rows, blockIdx.x, shape::rows, tiles_of(of.n, Operands::width));
@@ -338,7 +345,7 @@ __global__ void __launch_bounds__(Operands::shape::threads, Wide ? 2 : 1)
 
 /// One tile of grouped_gemm_tn.
 template <class T, bool Wide>
-__global__ void __launch_bounds__(tensor_tn<T>::shape::threads, Wide ? 2 : 1)
+__global__ void __launch_bounds__(tensor_tn<T>::shape::threads, Wide ? tensor_blocks : 1)
     tensor_matrix(matrix_product<T, T, float> const __grid_constant__ of) {
   using shape = typename tensor_tn<T>::shape;
   matrix_tile const at = find_matrix_tile(blockIdx.x, tiles_of(of.n, shape::rows), tiles_of(of.k, shape::columns));
