@@ -1,6 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""headers.py INCLUDE NVCC: every .cuh compiles alone, for sm_90a and without a warning. Two at a time."""
+"""What nvcc takes, for sm_90a and without a warning; two at a time.
+
+headers.py INCLUDE NVCC         every .cuh, alone
+headers.py INCLUDE NVCC TESTS   every *_test.cu under the folder TESTS
+"""
 import subprocess
 import sys
 import tempfile
@@ -12,28 +16,30 @@ FLAGS = ["-std=c++20", "-gencode=arch=compute_90a,code=sm_90a", "-Werror", "all-
          "-Wall,-Wextra,-Wconversion,-Wshadow", "-x", "cu", "-c"]
 
 
-def compile_alone(include, nvcc, header, folder):
-    source = Path(folder, header.relative_to(include).as_posix().replace("/", "_") + ".cu")
-    source.write_text(f"#include <{header.relative_to(include).as_posix()}>\n", encoding="utf-8")
+def compile_alone(include, nvcc, top, path, folder):
+    name = path.relative_to(top).as_posix()
+    source = Path(folder, name.replace("/", "_") + ".cu")
+    source.write_text(f"#include <{name}>\n", encoding="utf-8")
     begin = time.monotonic()
-    done = subprocess.run([nvcc, *FLAGS, "-I", str(include), str(source), "-o", str(source.with_suffix(".o"))],
-                          capture_output=True, text=True)
+    done = subprocess.run([nvcc, *FLAGS, "-I", str(include), "-I", str(top), "-I", str(path.parent), str(source), "-o",
+                           str(source.with_suffix(".o"))], capture_output=True, text=True)
     return done.returncode, time.monotonic() - begin, (done.stdout + done.stderr).strip()
 
 
-def main(include, nvcc):
-    include = Path(include).resolve()
-    headers = sorted(include.rglob("*.cuh"))
+def main(include, nvcc, tests=None):
+    top = Path(tests or include).resolve()
+    paths = sorted(top.rglob("*_test.cu" if tests else "*.cuh"))
+    paths = [path for path in paths if "cuda_on_cpu" not in path.parts]
     failed = 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        for header, (status, seconds, text) in zip(
-                headers, pool.map(lambda header: compile_alone(include, nvcc, header, folder), headers)):
-            print(f"{'ok    ' if status == 0 else 'FAILED'} {seconds:5.1f} s  {header.relative_to(include).as_posix()}")
+        results = pool.map(lambda path: compile_alone(Path(include).resolve(), nvcc, top, path, folder), paths)
+        for path, (status, seconds, text) in zip(paths, results):
+            print(f"{'ok    ' if status == 0 else 'FAILED'} {seconds:5.1f} s  {path.relative_to(top).as_posix()}")
             if status != 0:
                 failed += 1
                 print("\n".join(text.splitlines()[:12]))
-    print(f"{len(headers)} headers, {failed} failed")
-    return failed != 0 or not headers
+    print(f"{len(paths)} files, {failed} failed")
+    return failed != 0 or not paths
 
 
 if __name__ == "__main__":

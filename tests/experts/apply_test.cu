@@ -40,7 +40,6 @@ template <class T> std::vector<T> normals(std::int64_t count, mo::seed key, std:
 /// Rows of tokens, and everything that the three calls read and write, in vectors of one kind of memory.
 template <class T, class Mlp, template <class> class Values> struct buffers {
   using S = mo::sum_t<T>;
-  static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
   Values<T> x, dy;
   std::vector<Values<T>> weights;
   Values<S> row_weights;

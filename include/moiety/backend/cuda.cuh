@@ -109,7 +109,7 @@ class cuda_engine {
     int count = 0;
     detail::expect(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device_), "asking for processors");
     multiprocessors_ = count;
-    check_memory("mo::cuda", "a block of its hook", scratch());
+    check_place("mo::cuda", "a block of its hook", scratch());
     launch("the first kernel (is the program compiled for this device?)", detail::reset_faults<>, {1, 1}, faults());
   }
 
@@ -167,14 +167,7 @@ class cuda_engine {
   void check_memory(char const* call, char const* name, void const* memory) const {
     if (cudaError_t const before = cudaPeekAtLastError(); before != cudaSuccess)
       detail::expect(before, detail::sentence(call, " came after a CUDA call that failed").c_str());
-    if (memory == nullptr) return;
-    cudaPointerAttributes about{};
-    if (cudaError_t const result = cudaPointerGetAttributes(&about, memory); result != cudaSuccess)
-      detail::expect(result, detail::sentence(call, " was given ", name).c_str());
-    bool const of_host = about.type != cudaMemoryTypeDevice && about.type != cudaMemoryTypeManaged;
-    detail::require<cuda_error>(!of_host, call, " was given ", name, " in host memory; mo::cuda needs device memory.");
-    detail::require<cuda_error>(about.type == cudaMemoryTypeManaged || about.device == device_, call, " was given ",
-                                name, " on CUDA device ", about.device, ", but runs on ", device_, '.');
+    if (memory != nullptr) check_place(call, name, memory);
   }
 
   /// A named range of the host's time line, as profilers show it.
@@ -187,6 +180,16 @@ class cuda_engine {
   };
 
  private:
+  void check_place(char const* call, char const* name, void const* memory) const {
+    cudaPointerAttributes about{};
+    if (cudaError_t const result = cudaPointerGetAttributes(&about, memory); result != cudaSuccess)
+      detail::expect(result, detail::sentence(call, " was given ", name).c_str());
+    bool const of_host = about.type != cudaMemoryTypeDevice && about.type != cudaMemoryTypeManaged;
+    detail::require<cuda_error>(!of_host, call, " was given ", name, " in host memory; mo::cuda needs device memory.");
+    detail::require<cuda_error>(about.type == cudaMemoryTypeManaged || about.device == device_, call, " was given ",
+                                name, " on CUDA device ", about.device, ", but runs on ", device_, '.');
+  }
+
   int device_, multiprocessors_ = 0;
   detail::stream_of_context stream_;
   detail::stream_memory hook_;
