@@ -14,7 +14,7 @@ FILES = {
     "tests/blind_test.cpp": "#include <one.hpp>\nbool test() { return one() > 0; }\n",
     "tests/sick_test.cpp": "bool test() { return false; }\n",
     "tests/cuda_on_cpu/cuda_runtime.h": "#define __global__\n",
-    "tests/one_test.cu": "#include <cuda_runtime.h>\n#include <one.hpp>\n__global__ bool test() { return one() < 2; }\n",
+    "tests/one_test.cu": "#include <cuda_runtime.h>\n#include <one.hpp>\nbool test() { return one() < 2; }\n",
     "tests/half_test.cu": "#include <cuda_runtime.h>\n#include <one.hpp>\n__global__ int two() { return 2 * one(); }\n",
     "tests/half_test.cpp": "int two();\nbool test() { return two() == 2; }\n",
 }
