@@ -223,7 +223,7 @@ template <class Spec> class model {
                   [&](int s) {
                     mo::kernels::grouped_gemm_nt<S>(engine(), E, offsets(s), most,
                                                     mo::kernels::rows_of<T>{out.a.data(), I}, down, H, I,
-                                                    mo::detail::store_rows<T>{out.o.data(), H});
+                                                    mo::kernels::gpu::store_rows<T, mo::sum_t<T>>{out.o.data(), H});
                   },
                   [&](int) {
                     multiply.template nt<T, T>({count, H, I}, {out.a.data(), I}, {down[0].data, I}, {out.dx.data(), H});
@@ -242,7 +242,7 @@ template <class Spec> class model {
     run_.measure({prefix + "gemm_up_backward", 4 * r * H * I, b * (2 * r * I + used * 2 * H * I + r * H), true, 64,
                   [&](int s) {
                     mo::kernels::grouped_gemm_nn<S>(engine(), E, offsets(s), most, std::array{gate, second}, up, H, I,
-                                                    mo::detail::store_rows<T>{out.dx.data(), H});
+                                                    mo::kernels::gpu::store_rows<T, mo::sum_t<T>>{out.dx.data(), H});
                   },
                   [&](int) {
                     multiply.template nn<T, T>({count, H, 2 * I}, {out.dz.data(), 2 * I}, {up[0].data, H},

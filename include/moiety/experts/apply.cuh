@@ -14,6 +14,7 @@
 #include <moiety/experts/matrices.hpp>
 #include <moiety/kernels/cuda/portable/columns.cuh>
 #include <moiety/kernels/cuda/portable/grouped_gemm.cuh>
+#include <moiety/kernels/cuda/portable/tile_epilogue.cuh>
 
 #include <array>
 #include <cstddef>
@@ -110,18 +111,6 @@ template <class Mlp, scalar T> struct differentiate {
   }
 };
 
-/// Epilogue that stores rows of an element type.
-template <scalar T> struct store_rows {
-  using S = sum_t<T>;
-  T* to;
-  std::int64_t columns;
-
-  template <int N>
-  __device__ void operator()(std::int64_t, std::int64_t row, std::int64_t col, int count, S const (&sums)[1][N]) const {
-    kernels::gpu::store_columns(to + row * columns + col, count, sums[0]);
-  }
-};
-
 }  // namespace detail
 
 template <class Mlp> struct apply_experts<Mlp, cuda> {
@@ -135,7 +124,8 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
     kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, x, weights.forward_inputs(), of.ffn, of.hidden,
                                 detail::activate<Mlp, T>{z, a, of.ffn});
     kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, kernels::rows_of<T>{a, of.ffn},
-                                weights.forward_down(), of.hidden, of.ffn, detail::store_rows<T>{o, of.hidden});
+                                weights.forward_down(), of.hidden, of.ffn,
+                                kernels::gpu::store_rows<T, S>{o, of.hidden});
   }
 
   template <scalar T>
@@ -150,7 +140,7 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
     for (std::size_t i = 0; i < inputs; ++i)
       gradients[i] = {dz + static_cast<std::int64_t>(i) * of.ffn, Mlp::inputs * of.ffn};
     kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, of.most, gradients, weights.backward_inputs(),
-                                of.hidden, of.ffn, detail::store_rows<T>{dx, of.hidden});
+                                of.hidden, of.ffn, kernels::gpu::store_rows<T, S>{dx, of.hidden});
   }
 
   template <scalar T>

@@ -7,8 +7,8 @@
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
-#include <moiety/kernels/cuda/portable/columns.cuh>
 #include <moiety/kernels/cuda/portable/grouped_gemm.cuh>
+#include <moiety/kernels/cuda/portable/tile_epilogue.cuh>
 #include <moiety/kernels/router_gemm.hpp>
 
 #include <array>
@@ -16,34 +16,20 @@
 
 namespace moiety::inline MOIETY_ABI::kernels {
 
-namespace detail {
-
-template <class S> struct store_router_rows {
-  S* to;
-  std::int64_t stride;
-
-  template <int N>
-  __device__ void operator()(std::int64_t, std::int64_t row, std::int64_t col, int count, S const (&sums)[1][N]) const {
-    gpu::store_columns(to + row * stride + col, count, sums[0]);
-  }
-};
-
-}  // namespace detail
-
 template <scalar T>
 void router_logits(cuda_engine& engine, matrix_view<T const> x, matrix_view<sum_t<T> const> w,
                    matrix_view<sum_t<T>> logits) {
   using S = sum_t<T>;
   grouped_gemm_nt<S>(engine, 1, nullptr, x.rows(), rows_of<T>{x.data(), x.stride()},
                      std::array{grouped_matrix<S const>{w.data(), 0, w.stride()}}, w.rows(), w.cols(),
-                     detail::store_router_rows<S>{logits.data(), logits.stride()});
+                     gpu::store_rows<S, S>{logits.data(), logits.stride()});
 }
 
 template <class S>
 void router_input_gradient(cuda_engine& engine, matrix_view<S const> dlogits, matrix_view<S const> w, S* dx) {
   grouped_gemm_nn<S>(engine, 1, nullptr, dlogits.rows(), std::array{rows_of<S>{dlogits.data(), dlogits.stride()}},
                      std::array{grouped_matrix<S const>{w.data(), 0, w.stride()}}, w.cols(), w.rows(),
-                     detail::store_router_rows<S>{dx, w.cols()});
+                     gpu::store_rows<S, S>{dx, w.cols()});
 }
 
 template <scalar T>

@@ -16,6 +16,7 @@
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/kernels/cuda/portable/columns.cuh>
 #include <moiety/kernels/cuda/tiles.hpp>
 
 #include <cuda_runtime.h>
@@ -95,34 +96,33 @@ __device__ void hand_over(staged_tile<S, Rows, Columns> const& staged, tile cons
   }
 }
 
+/// Writes sums as rows of T.
+template <class T, class S> struct store_rows {
+  T* to;
+  std::int64_t stride;
+
+  template <int N>
+  __device__ void operator()(std::int64_t, std::int64_t row, std::int64_t col, int count, S const (&sums)[1][N]) const {
+    store_columns<N>(to + row * stride + col, count, sums[0]);
+  }
+};
+
 /// Writes sums as rows of a matrix of each group, or adds them to what is there.
 template <class S> struct store_matrix {
   S* data;
   std::int64_t group_stride, row_stride;
   bool add;
 
-  template <std::size_t N>
+  template <int N>
   __device__ void operator()(std::int64_t group, std::int64_t row, std::int64_t col, int count,
                              S const (&sums)[1][N]) const {
     S* const to = data + group * group_stride + row * row_stride + col;
-    constexpr std::size_t wide = 16 / sizeof(S);
-    struct alignas(16) vector {
-      S values[wide];
-    };
-    if (count == static_cast<int>(N) && reinterpret_cast<std::uintptr_t>(to) % 16 == 0) {
-      MOIETY_REGISTERS
-      for (std::size_t i = 0; i < N / wide; ++i) {
-        vector part = add ? reinterpret_cast<vector const*>(to)[i] : vector{};
-        MOIETY_REGISTERS
-        for (std::size_t j = 0; j < wide; ++j)
-          part.values[j] = add ? part.values[j] + sums[0][i * wide + j] : sums[0][i * wide + j];
-        reinterpret_cast<vector*>(to)[i] = part;
-      }
-      return;
-    }
+    if (!add) return store_columns<N>(to, count, sums[0]);
+    S total[N];
+    load_columns<N>(to, count, total);
     MOIETY_REGISTERS
-    for (std::size_t c = 0; c < N; ++c)
-      if (static_cast<int>(c) < count) to[c] = add ? to[c] + sums[0][c] : sums[0][c];
+    for (int c = 0; c < N; ++c) total[c] += sums[0][c];
+    store_columns<N>(to, count, total);
   }
 };
 
