@@ -107,22 +107,34 @@ template <class T, class S> struct store_rows {
   }
 };
 
-/// Writes sums as rows of a matrix of each group, or adds them to what is there.
+/// Writes sums as rows of a matrix of each group, or adds them to what is there: in one pass, which spares registers.
 template <class S> struct store_matrix {
   S* data;
   std::int64_t group_stride, row_stride;
   bool add;
 
-  template <int N>
+  template <std::size_t N>
   __device__ void operator()(std::int64_t group, std::int64_t row, std::int64_t col, int count,
                              S const (&sums)[1][N]) const {
     S* const to = data + group * group_stride + row * row_stride + col;
-    if (!add) return store_columns<N>(to, count, sums[0]);
-    S total[N];
-    load_columns<N>(to, count, total);
+    constexpr std::size_t wide = 16 / sizeof(S);
+    struct alignas(16) vector {
+      S values[wide];
+    };
+    if (count == static_cast<int>(N) && reinterpret_cast<std::uintptr_t>(to) % 16 == 0) {
+      MOIETY_REGISTERS
+      for (std::size_t i = 0; i < N / wide; ++i) {
+        vector part = add ? reinterpret_cast<vector const*>(to)[i] : vector{};
+        MOIETY_REGISTERS
+        for (std::size_t j = 0; j < wide; ++j)
+          part.values[j] = add ? part.values[j] + sums[0][i * wide + j] : sums[0][i * wide + j];
+        reinterpret_cast<vector*>(to)[i] = part;
+      }
+      return;
+    }
     MOIETY_REGISTERS
-    for (int c = 0; c < N; ++c) total[c] += sums[0][c];
-    store_columns<N>(to, count, total);
+    for (std::size_t c = 0; c < N; ++c)
+      if (static_cast<int>(c) < count) to[c] = add ? to[c] + sums[0][c] : sums[0][c];
   }
 };
 
