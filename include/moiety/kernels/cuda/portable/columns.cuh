@@ -21,17 +21,19 @@ template <int N, class T> __device__ inline bool moves_wide(T const* at, int cou
   return count == N && reinterpret_cast<std::uintptr_t>(at) % alignof(column_vector<T, N>) == 0;
 }
 
-template <int N, class T, class S> __device__ inline void load_columns(T const* from, int count, S (&to)[N]) {
+/// All N, which lie aligned.
+template <int N, class T, class S> __device__ inline void load_wide(T const* from, S (&to)[N]) {
   using vector = column_vector<T, N>;
-  if (moves_wide<N>(from, count)) {
+  MOIETY_REGISTERS
+  for (int i = 0; i < N; i += vector::count) {
+    vector const part = *reinterpret_cast<vector const*>(from + i);
     MOIETY_REGISTERS
-    for (int i = 0; i < N; i += vector::count) {
-      vector const part = *reinterpret_cast<vector const*>(from + i);
-      MOIETY_REGISTERS
-      for (int j = 0; j < vector::count; ++j) to[i + j] = static_cast<S>(part.elements[j]);
-    }
-    return;
+    for (int j = 0; j < vector::count; ++j) to[i + j] = static_cast<S>(part.elements[j]);
   }
+}
+
+template <int N, class T, class S> __device__ inline void load_columns(T const* from, int count, S (&to)[N]) {
+  if (moves_wide<N>(from, count)) return load_wide(from, to);
   MOIETY_REGISTERS
   for (int i = 0; i < N; ++i) to[i] = i < count ? static_cast<S>(from[i]) : S{0};
 }

@@ -52,20 +52,6 @@ template <class S, int Rows, int Columns> struct staged_tile {
   __device__ S* at(int row, int col) const { return sums + row * pitch + col; }
 };
 
-/// 8 values from 16-byte aligned shared memory.
-template <class S> __device__ inline void load_8(S const* from, S (&to)[8]) {
-  constexpr int wide = 16 / static_cast<int>(sizeof(S));
-  struct alignas(16) vector {
-    several<S, wide> values;
-  };
-  MOIETY_REGISTERS
-  for (int i = 0; i < 8 / wide; ++i) {
-    vector const part = reinterpret_cast<vector const*>(from)[i];
-    MOIETY_REGISTERS
-    for (int j = 0; j < wide; ++j) to[i * wide + j] = part.values[j];
-  }
-}
-
 /// Hands the staged sums of M matrices of n columns over, all threads of the block together.
 template <int M, int Threads, class S, int Rows, int Columns, class Epilogue>
 __device__ void hand_over(staged_tile<S, Rows, Columns> const& staged, tile const& of, std::int64_t n,
@@ -82,7 +68,7 @@ __device__ void hand_over(staged_tile<S, Rows, Columns> const& staged, tile cons
     several<several<S, 8>, M> sums;
     if (exists) {
       MOIETY_REGISTERS
-      for (int m = 0; m < M; ++m) load_8(staged.at(row, m * width + lane * 8), sums[m]);
+      for (int m = 0; m < M; ++m) load_wide(staged.at(row, m * width + lane * 8), sums[m]);
     }
     if constexpr (sums_rows<Epilogue>) {
       static_assert(width == cuda_column_tile, "sums of rows need one matrix");
