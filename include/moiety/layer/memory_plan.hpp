@@ -3,11 +3,11 @@
 // The layer allocates by these plans and describe() reports them, so the two cannot differ.
 //
 //   tape_plan      what forward saves: logits, routing, permutation, pre-activations, statistics
-//   forward_plan   workspace of forward and infer: activations and expert outputs
+//   forward_plan   workspace of forward and infer: activations and expert outputs, and before them that of the routing
 //   pending_plan   what the input half leaves for the weight half: dz, A′, gradient of the logits
 //   backward_plan  workspace of the input half
 //
-// All rows are counted as if every token were dispatched: R = T · k.
+// All rows are counted as if every token were dispatched: R = T · k, or what the router says (spec_of::rows).
 #pragma once
 
 #include <moiety/batch/routing.hpp>
@@ -16,6 +16,7 @@
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/experts/apply.hpp>
+#include <moiety/kernels/route_together.hpp>
 #include <moiety/layer/spec.hpp>
 
 #include <algorithm>
@@ -45,6 +46,8 @@ class block_layout {
     bytes_ += (count * static_cast<std::int64_t>(sizeof(T)) + alignment - 1) / alignment * alignment;
     return offset;
   }
+  /// Room for something that is there before the buffers are.
+  constexpr void at_least(std::int64_t bytes) { bytes_ = bytes > bytes_ ? bytes : bytes_; }
   constexpr std::int64_t bytes() const { return bytes_; }
 
  private:
@@ -73,7 +76,7 @@ template <class Spec, scalar T> struct tape_plan {
     ids = block.add<std::int32_t>(slots);
     states = block.add<token_state>(of.count);
     starts = block.add<std::int64_t>(spec::experts + 1);
-    source_tokens = block.add<std::int32_t>(slots);
+    source_tokens = block.add<std::int32_t>(spec::rows(of.count));
     positions = block.add<std::int32_t>(slots);
     routed_tokens = block.add<std::int32_t>(of.count);
     routed_offsets = block.add<std::int64_t>(2);
@@ -81,7 +84,7 @@ template <class Spec, scalar T> struct tape_plan {
     token_counts = block.add<moiety::token_counts>(1);
     unit = block.add<unit_statistics>(units(of));
     expert_units = block.add<expert_statistics>(units(of) * spec::experts);
-    pre_activation = block.add<T>(with_pre_activation ? slots * spec::inputs * spec::ffn : 0);
+    pre_activation = block.add<T>(with_pre_activation ? spec::rows(of.count) * spec::inputs * spec::ffn : 0);
   }
 
   detail::block_layout block;
@@ -93,8 +96,10 @@ template <class Spec, scalar T> struct forward_plan {
   using spec = spec_of<Spec>;
 
   constexpr explicit forward_plan(tokens of) {
-    activation = block.add<T>(of.count * spec::slots * spec::ffn);
-    output = block.add<T>(of.count * spec::slots * spec::hidden);
+    activation = block.add<T>(spec::rows(of.count) * spec::ffn);
+    output = block.add<T>(spec::rows(of.count) * spec::hidden);
+    if constexpr (spec::router_type::couples_tokens)
+      block.at_least(kernels::route_workspace<typename spec::router_type, sum_t<T>>(of.count, spec::experts));
   }
 
   detail::block_layout block;
@@ -105,7 +110,7 @@ template <class Spec, scalar T> struct pending_plan {
   using spec = spec_of<Spec>;
 
   constexpr explicit pending_plan(tokens of) {
-    std::int64_t const rows = of.count * spec::slots;
+    std::int64_t const rows = spec::rows(of.count);
     pre_activation = block.add<T>(rows * spec::inputs * spec::ffn);
     activation = block.add<T>(rows * spec::ffn);
     logits = block.add<sum_t<T>>(of.count * spec::experts);
@@ -120,10 +125,10 @@ template <class Spec, scalar T, class Backend = host> struct backward_plan {
   using S = sum_t<T>;
 
   constexpr explicit backward_plan(tokens of) {
-    std::int64_t const rows = of.count * spec::slots;
+    std::int64_t const rows = spec::rows(of.count);
     row_weights = block.add<S>(rows);
     weight_parts = block.add<S>(rows * column_blocks<S, Backend>(spec::ffn));
-    weights = block.add<S>(rows);
+    weights = block.add<S>(of.count * spec::slots);
     row_inputs = block.add<T>(rows * spec::hidden);
     router_inputs = block.add<S>(of.count * spec::hidden);
   }

@@ -25,6 +25,7 @@
 #include <moiety/kernels/combine.hpp>
 #include <moiety/kernels/permute.hpp>
 #include <moiety/kernels/route.hpp>
+#include <moiety/kernels/route_together.hpp>
 #include <moiety/kernels/router_gemm.hpp>
 #include <moiety/kernels/row_weights.hpp>
 #include <moiety/layer/arguments.hpp>
@@ -186,23 +187,31 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     about.check(count);
     ctx_->engine().check_memory("a layer", "a mask", about.mask.data());
     ctx_->engine().check_memory("a layer", "token ids", about.ids.data());
+    ctx_->engine().check_memory("a layer", "expert ids", about.experts.data());
+    options_.router.check(about, count, read::experts);
   }
 
   static expert_rows rows_of(permutation_view const& order) {
-    return {read::experts, order.offsets(), read::hidden, read::ffn, order.tokens * order.slots};
+    return {read::experts, order.offsets(), read::hidden, read::ffn, read::rows(order.tokens)};
   }
 
   /// The rows of experts: as many as there would be if every token were dispatched, since only the back end knows more.
   static matrix_view<T const> all_rows(T const* rows, permutation_view const& order) {
-    return {rows, order.tokens * order.slots, read::hidden};
+    return {rows, read::rows(order.tokens), read::hidden};
   }
 
   void run(weights_type const& weights, tape_type& tape, matrix_view<T> y, batch const& about, bool keep) const {
     auto& engine = ctx_->engine();
+    forward_plan<Spec, T> const plan(tape.size());
+    buffer const work(keep ? shared_workspace<Spec, T, backend>(tape.size()) : plan.block.bytes(), ctx_->memory());
     kernels::router_logits<T>(engine, tape.x, weights.router(), tape.logits());
     auto const policy = options_.non_finite.value_or(backend::default_non_finite);
-    kernels::route<router_type, S, experts>(engine, options_.router, tape.logits(), about, policy, tape.routing(),
-                                            options_.name);
+    if constexpr (router_type::couples_tokens)
+      kernels::route_together<router_type, S>(engine, options_.router, tape.logits(), about, policy, tape.routing(),
+                                              work.data(), options_.name);
+    else
+      kernels::route<router_type, S, experts>(engine, options_.router, tape.logits(), about, policy, tape.routing(),
+                                              options_.name);
     permutation_view const& order = tape.permutation();
     index_builder::template build<S>(engine, tape.routing(), order);
     if (keep) {
@@ -210,8 +219,6 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
                                                    tape.units());
       kernels::list_routed(engine, tape.routing().states, order.tokens, tape.routed_tokens(), tape.routed_offsets());
     }
-    forward_plan<Spec, T> const plan(tape.size());
-    buffer const work(keep ? shared_workspace<Spec, T, backend>(tape.size()) : plan.block.bytes(), ctx_->memory());
     T* const output = detail::at<T>(work, plan.output);
     apply::forward(engine, rows_of(order), dispatcher::dispatch(tape.x, order), weights.operands(),
                    keep ? tape.pre_activation() : nullptr, detail::at<T>(work, plan.activation), output);

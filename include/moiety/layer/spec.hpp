@@ -5,6 +5,7 @@
 //     using router  = mo::router<mo::softmax, mo::top_k<8>, mo::renormalised>;     // required
 //     using experts = mo::gated_mlp<mo::silu>;                                     // the default
 //     using losses  = mo::losses<mo::load_balance<>>;                              // none by default
+//     static constexpr bool causal = true;      // refuses routers that look at later tokens; false by default
 //   };
 //
 // spec_of<Spec> reads a spec: its sizes and roles, checked once, with one sentence for each mistake.
@@ -30,6 +31,7 @@ struct dims {
 
 template <dims Size> struct layer_spec {
   static constexpr dims size = Size;
+  static constexpr bool causal = false;
   using router = void;
   using experts = gated_mlp<silu>;
   using losses = moiety::losses<>;
@@ -83,10 +85,22 @@ template <class Spec> class spec_of {
     static_assert(is_losses<spec_losses>, "'using losses' in a spec must name mo::losses<...>.");
     static_assert(Spec::size.hidden >= 1 && Spec::size.ffn >= 1 && Spec::size.experts >= 1,
                   "dims needs hidden, ffn and experts of at least 1.");
-    if constexpr (is_router<spec_router> && Spec::size.experts >= 1)
-      static_assert(spec_router::slots >= 1 && spec_router::slots <= Spec::size.experts,
-                    "mo::top_k<K> needs 1 <= K <= dims.experts.");
+    if constexpr (is_router<spec_router> && Spec::size.experts >= 1) check_router();
     return true;
+  }
+  static consteval void check_router() {
+    using selection = typename spec_router::selection_type;
+    constexpr std::int64_t slots = spec_router::slots_of(Spec::size.experts);
+    static_assert(slots >= 1 && slots <= Spec::size.experts, "mo::top_k<K> needs 1 <= K <= dims.experts.");
+    static_assert(!Spec::causal || !detail::sees_later_tokens<selection>,
+                  "mo::expert_choice lets a token's experts depend on later tokens: a causal spec cannot use it.");
+    if constexpr (spec_router::has_groups) {
+      using groups = typename spec_router::group_type;
+      constexpr bool divide = Spec::size.experts % groups::count_of_groups == 0;
+      static_assert(divide, "mo::groups<G, Kept> needs G to divide dims.experts.");
+      static_assert(!divide || slots * groups::count_of_groups <= Spec::size.experts * groups::kept,
+                    "the groups that mo::groups keeps have fewer experts than mo::top_k<K> selects.");
+    }
   }
   static_assert(check());
 
@@ -98,7 +112,9 @@ template <class Spec> class spec_of {
   static constexpr std::int64_t hidden = Spec::size.hidden;
   static constexpr std::int64_t ffn = Spec::size.ffn;
   static constexpr std::int64_t experts = Spec::size.experts;
-  static constexpr std::int64_t slots = router_type::slots;  // k
+  static constexpr std::int64_t slots = router_type::slots_of(experts);  // k
+  /// The most rows that the experts have in a call of `tokens` tokens: T · k, or what a batch selection can choose.
+  static constexpr std::int64_t rows(std::int64_t tokens) { return router_type::rows_of(tokens, experts); }
   static constexpr std::int64_t inputs = experts_type::inputs;
 };
 
