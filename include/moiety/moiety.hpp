@@ -8,6 +8,7 @@
 #include <moiety/batch/routing.hpp>
 #include <moiety/batch/row.hpp>
 #include <moiety/batch/statistics.hpp>
+#include <moiety/capacity/capacity.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/core/math.hpp>

@@ -76,7 +76,7 @@ template <class Spec, scalar T> struct tape_plan {
     ids = block.add<std::int32_t>(slots);
     states = block.add<token_state>(of.count);
     starts = block.add<std::int64_t>(spec::experts + 1);
-    source_tokens = block.add<std::int32_t>(spec::rows(of.count));
+    source_tokens = block.add<std::int32_t>(spec::rows_asked(of.count));
     positions = block.add<std::int32_t>(slots);
     routed_tokens = block.add<std::int32_t>(of.count);
     routed_offsets = block.add<std::int64_t>(2);

@@ -5,17 +5,20 @@
 //     using router  = mo::router<mo::softmax, mo::top_k<8>, mo::renormalised>;     // required
 //     using experts = mo::gated_mlp<mo::silu>;                                     // the default
 //     using losses  = mo::losses<mo::load_balance<>>;                              // none by default
+//     using capacity = mo::capacity<std::ratio<5, 4>>;                             // mo::dropless by default
 //     static constexpr bool causal = true;      // refuses routers that look at later tokens; false by default
 //   };
 //
 // spec_of<Spec> reads a spec: its sizes and roles, checked once, with one sentence for each mistake.
 #pragma once
 
+#include <moiety/capacity/capacity.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/experts/mlp.hpp>
 #include <moiety/losses/loss.hpp>
 #include <moiety/router/router.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -35,6 +38,7 @@ template <dims Size> struct layer_spec {
   using router = void;
   using experts = gated_mlp<silu>;
   using losses = moiety::losses<>;
+  using capacity = dropless;
 };
 
 /// Another spec with sizes of its own.
@@ -69,6 +73,7 @@ template <class Spec> class spec_of {
   using spec_router = typename Spec::router;
   using spec_experts = typename Spec::experts;
   using spec_losses = typename Spec::losses;
+  using spec_capacity = typename Spec::capacity;
 
   static consteval bool check() {
     static_assert(!detail::names_loss<Spec>, "a spec names its losses 'losses', not 'loss'.");
@@ -83,6 +88,8 @@ template <class Spec> class spec_of {
     static_assert(expert_mlp<spec_experts>,
                   "'using experts' in a spec must name an expert MLP, as mo::gated_mlp<mo::silu>.");
     static_assert(is_losses<spec_losses>, "'using losses' in a spec must name mo::losses<...>.");
+    static_assert(is_capacity<spec_capacity>,
+                  "'using capacity' in a spec must name mo::dropless or mo::capacity<std::ratio<...>, ...>.");
     static_assert(Spec::size.hidden >= 1 && Spec::size.ffn >= 1 && Spec::size.experts >= 1,
                   "dims needs hidden, ffn and experts of at least 1.");
     if constexpr (is_router<spec_router> && Spec::size.experts >= 1) check_router();
@@ -109,12 +116,21 @@ template <class Spec> class spec_of {
   using experts_type = std::conditional_t<expert_mlp<spec_experts>, spec_experts, gated_mlp<silu>>;
   using losses_type = std::conditional_t<detail::sound_losses<spec_losses>, spec_losses, losses<>>;
 
+  using capacity_type = std::conditional_t<is_capacity<spec_capacity>, spec_capacity, dropless>;
+
   static constexpr std::int64_t hidden = Spec::size.hidden;
   static constexpr std::int64_t ffn = Spec::size.ffn;
   static constexpr std::int64_t experts = Spec::size.experts;
   static constexpr std::int64_t slots = router_type::slots_of(experts);  // k
-  /// The most rows that the experts have in a call of `tokens` tokens: T · k, or what a batch selection can choose.
-  static constexpr std::int64_t rows(std::int64_t tokens) { return router_type::rows_of(tokens, experts); }
+  /// The most rows that the router asks for in a call of `tokens` tokens: T · k, or what a batch selection can choose.
+  static constexpr std::int64_t rows_asked(std::int64_t tokens) { return router_type::rows_of(tokens, experts); }
+  /// The most that the experts have: no more than their capacity.
+  static constexpr std::int64_t rows(std::int64_t tokens) {
+    if constexpr (capacity_type::drops)
+      if (!capacity_type::by_sequence)
+        return std::min(rows_asked(tokens), experts * capacity_type::of(tokens, slots, experts));
+    return rows_asked(tokens);
+  }
   static constexpr std::int64_t inputs = experts_type::inputs;
 };
 

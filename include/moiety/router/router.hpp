@@ -124,6 +124,13 @@ template <class... Roles> class router {
     return result;
   }
 
+  /// The same router under a capacity that has the weights that a token keeps renormalised.
+  router with_kept_renormalised() const {
+    router result = *this;
+    result.renormalises_kept_ = true;
+    return result;
+  }
+
   // Each of the functions below is compiled as one piece, policies included: only then do their loops become vectors.
 
   /// Whether the selection sees other values than the scores.
@@ -171,6 +178,13 @@ template <class... Roles> class router {
     finish(weights, ids);
   }
 
+  /// One token after drops: its weights become scale · w / Σ w of the slots kept; those dropped are 0.
+  template <score_row Row> MOIETY_HD void renormalise_kept(Row weights) const {
+    using S = typename Row::value_type;
+    S const factor = static_cast<S>(scale_factor()) / renormalised::divisor(weights);
+    weights.map([&](S w) { return w * factor; });
+  }
+
   /// One token's row of probabilities, as balance losses see it: the scores, normalised to one if the rule does not; 0 of a
   /// rule without.
   template <score_row Row> [[gnu::flatten]] MOIETY_HD void probability_row(Row row) const {
@@ -199,6 +213,7 @@ template <class... Roles> class router {
     copy(inputs, weights);
     roles_.weight_rule.forward(weights);
     scale_weights(dweights);
+    if (renormalises_kept_) renormalise_kept_backward(weights, ids, dweights);
     roles_.weight_rule.backward(inputs, weights, dweights);
     Row const& target = from_scores ? dprobabilities : dlogits;
     for (int slot = 0; slot < count(weights); ++slot)
@@ -247,6 +262,19 @@ template <class... Roles> class router {
         if (!has_expert(ids[slot])) weights[slot] = 0;
   }
 
+  /// From the gradient of r_j / Σ_kept r to that of the weights r before the scale.
+  template <score_row Row>
+  MOIETY_HD static void renormalise_kept_backward(Row const& weights, std::int32_t const* ids, Row& gradient) {
+    using S = typename Row::value_type;
+    S total = static_cast<S>(renormalised::floor), inner = 0;
+    for (int slot = 0; slot < count(weights); ++slot)
+      if (ids[slot] >= 0)
+        total += static_cast<S>(weights[slot]),
+            inner = fma(static_cast<S>(weights[slot]), static_cast<S>(gradient[slot]), inner);
+    for (int slot = 0; slot < count(weights); ++slot)
+      gradient[slot] = ids[slot] >= 0 ? (static_cast<S>(gradient[slot]) - inner / total) / total : S{0};
+  }
+
   template <score_row Row> MOIETY_HD void scale_weights(Row& row) const {
     if constexpr (roles::has_scale) {
       auto const factor = static_cast<typename Row::value_type>(roles_.scale_rule.factor);
@@ -255,6 +283,7 @@ template <class... Roles> class router {
   }
 
   roles roles_{};
+  bool renormalises_kept_ = false;
 };
 
 template <class T> inline constexpr bool is_router = false;

@@ -155,6 +155,11 @@ void accumulate(host_engine& engine, Router const& router, matrix_view<S const> 
                 batch_statistics const& into) {
   std::int64_t const experts = logits.cols();
   std::mutex merging;
+  auto const add_drops = [&](std::int64_t t, statistics_view const& to) {
+    for (std::int64_t j = 0; j < routing.slots; ++j)
+      if (std::int32_t const id = routing.expert(t, j); is_dropped(id))
+        ++to.experts[static_cast<std::size_t>(asked_for(id))].dropped;
+  };
   auto const add_tokens = [&](std::int64_t begin, std::int64_t end, statistics_view const& unit, int worker) {
     scratch_memory scratch(engine.scratch(worker));
     span_row<S> const probabilities = scratch.row<S>(experts);
@@ -162,6 +167,7 @@ void accumulate(host_engine& engine, Router const& router, matrix_view<S const> 
     statistics_view const local{&part, scratch.take<expert_statistics>(experts)};
     detail::probability_sums sums(scratch, experts);
     for (std::int64_t t = begin; t < end; ++t) {
+      if (routing.dispatched(t)) add_drops(t, local);
       if (routing.states[t] != token_state::routed) continue;
       span_row<S> const row(const_cast<S*>(logits.row(t)), experts);  // only read
       probabilities.map(row, [](S, S v) { return v; });
