@@ -23,10 +23,7 @@
 #include <moiety/core/random.hpp>
 #include <moiety/experts/apply.hpp>
 #include <moiety/kernels/combine.hpp>
-#include <moiety/kernels/drop.hpp>
-#include <moiety/kernels/permute.hpp>
 #include <moiety/kernels/route.hpp>
-#include <moiety/kernels/route_together.hpp>
 #include <moiety/kernels/router_gemm.hpp>
 #include <moiety/kernels/row_weights.hpp>
 #include <moiety/layer/arguments.hpp>
@@ -37,11 +34,11 @@
 #include <moiety/layer/options.hpp>
 #include <moiety/layer/parameters.hpp>
 #include <moiety/layer/report.hpp>
+#include <moiety/layer/routing_stage.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
 
 #include <cstdint>
-#include <type_traits>
 #include <utility>
 
 namespace moiety::inline MOIETY_ABI {
@@ -51,13 +48,10 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using T = detail::element_t<Deployment>;
   using S = sum_t<T>;
   using backend = typename context<Deployment>::backend;
-  using index_builder = typename detail::policy_of<typename Deployment::index_builder, backend, counting_sort>::type;
   using products = typename detail::policy_of<typename Deployment::expert_products, backend, grouped_products>::type;
   using apply = typename products::template apply<typename read::experts_type, backend>;
   using router_type = typename read::router_type;
-  using capacity = typename read::capacity_type;
-  static_assert(!capacity::drops || std::is_same_v<backend, host>,
-                "mo::capacity runs on mo::host, not yet on mo::cuda.");
+  using routing = routing_stage<Spec, Deployment>;
   static constexpr int experts = static_cast<int>(read::experts);
   using range = typename backend::engine::range;
   using dispatcher = typename Deployment::dispatcher;
@@ -160,8 +154,8 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
                           detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
     kernels::gather_weight_gradients<S>(engine, order, parts, column_blocks<S, backend>(read::ffn), dweights);
     matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), dx.rows(), read::experts};
-    kernels::route_backward<router_type, S, experts>(engine, router_of(tape.options()), tape.logits(), tape.routing(),
-                                                     dweights, losses_of(tape), dlogits, false);
+    kernels::route_backward<router_type, S, experts>(engine, routing::router_of(tape.options()), tape.logits(),
+                                                     tape.routing(), dweights, losses_of(tape), dlogits, false);
     kernels::router_input_gradient<S>(engine, dlogits, weights.router(), dx_router);
     kernels::combine<T>(engine, order, all_rows(dx_rows, order), nullptr, dx_router, dx);
     tape.advance(tape_state::input_half_done);
@@ -209,36 +203,12 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     auto& engine = ctx_->engine();
     forward_plan<Spec, T> const plan(tape.size());
     buffer const work(keep ? shared_workspace<Spec, T, backend>(tape.size()) : plan.block.bytes(), ctx_->memory());
-    kernels::router_logits<T>(engine, tape.x, weights.router(), tape.logits());
-    auto const policy = options_.non_finite.value_or(backend::default_non_finite);
-    router_type const router = router_of(options_);
-    if constexpr (router_type::couples_tokens)
-      kernels::route_together<router_type, S>(engine, router, tape.logits(), about, policy, tape.routing(), work.data(),
-                                              options_.name);
-    else
-      kernels::route<router_type, S, experts>(engine, router, tape.logits(), about, policy, tape.routing(),
-                                              options_.name);
     permutation_view const& order = tape.permutation();
-    index_builder::template build<S>(engine, tape.routing(), order);
-    if constexpr (capacity::drops) {
-      kernels::drop_beyond<capacity>(engine, router, about, order, tape.routing());
-      index_builder::template build<S>(engine, tape.routing(), order);
-    }
-    if (keep) {
-      kernels::accumulate<router_type, S, experts>(engine, router, tape.logits(), tape.routing(), tape.units());
-      kernels::list_routed(engine, tape.routing().states, order.tokens, tape.routed_tokens(), tape.routed_offsets());
-    }
+    routing::run(engine, routing::router_of(options_), weights.router(), tape, about, work.data(), keep);
     T* const output = detail::at<T>(work, plan.output);
     apply::forward(engine, rows_of(order), dispatcher::dispatch(tape.x, order), weights.operands(),
                    keep ? tape.pre_activation() : nullptr, detail::at<T>(work, plan.activation), output);
     kernels::combine<T>(engine, order, all_rows(output, order), tape.routing().weights, nullptr, y);
-  }
-
-  /// The router with what else its rows need to know.
-  static router_type router_of(layer_options<Spec> const& options) {
-    if constexpr (capacity::drops)
-      if (capacity::renormalises) return options.router.with_kept_renormalised();
-    return options.router;
   }
 
   static loss_gradients<Spec> losses_of(tape_type const& tape) {
