@@ -35,3 +35,9 @@ TEST_CASE("clamped gates: gradients equal differences, with values on either sid
   passes<with<mo::limited_swiglu<std::ratio<1, 2>>>>();
   passes<with<mo::clamped_swiglu<>>>();
 }
+
+TEST_CASE("biases: gradients equal differences, that of the router with the bias of down among them") {
+  passes<with<mo::gated_mlp<mo::silu, mo::biased>>>();
+  passes<with<mo::mlp<mo::gelu_tanh, mo::biased>>>();
+  passes<with<mo::clamped_swiglu<std::ratio<1, 2>, mo::biased>>>();
+}

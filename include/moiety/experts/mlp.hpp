@@ -15,6 +15,7 @@
 // before the activation), their names, and two functions on the z of one unit:
 //   value(z)                  a                      z, dz: mo::array of `inputs` values
 //   derivative(z, da, dz)     dz_i = da · ∂a/∂z_i
+// and of `biased` where it has biases.
 #pragma once
 
 #include <moiety/core/array.hpp>
@@ -35,6 +36,12 @@ template <class M>
 concept has_inputs = requires {
   M::inputs;
 };
+
+/// Whether the products of an MLP have biases.
+template <class M> inline constexpr bool has_biases = false;
+template <class M>
+requires requires { requires M::biased; }
+inline constexpr bool has_biases<M> = true;
 
 template <class M>
 concept expert_mlp = has_inputs<M> && requires(array<float, static_cast<std::size_t>(M::inputs)> z) {
@@ -61,6 +68,7 @@ template <class Act, class... Options> struct gated_mlp {
   static_assert(options::check());
   static constexpr std::string_view name = "gated_mlp";
   static constexpr int inputs = 2;
+  static constexpr bool biased = options::biases;
   static constexpr std::array<std::string_view, 2> input_names{"gate", "up"};
 
   template <std::floating_point S> MOIETY_HD static S value(array<S, 2> const& z) {
@@ -81,6 +89,7 @@ template <class Act, class... Options> struct mlp {
   static_assert(options::check());
   static constexpr std::string_view name = "mlp";
   static constexpr int inputs = 1;
+  static constexpr bool biased = options::biases;
   static constexpr std::array<std::string_view, 1> input_names{"up"};
 
   template <std::floating_point S> MOIETY_HD static S value(array<S, 1> const& z) {

@@ -3,6 +3,7 @@
 //
 //   clamped<L>     gate ← min(gate, L) and up ← clamp(up, −L, L) before the activation; L is a std::ratio above 0
 //   up_offset<C>   up + C in place of up, after the clamp; C is a std::ratio
+//   biased         W x + b in place of W x in every product: b_gate, b_up [E × I], b_down [E × H], in the element type
 //
 // A clamp is torch.clamp: at the limit itself the gradient passes, strictly beyond it is 0, and NaN stays NaN.
 #pragma once
@@ -18,6 +19,7 @@ namespace moiety::inline MOIETY_ABI {
 
 template <class Limit> struct clamped { using limit = Limit; };
 template <class Offset = std::ratio<1>> struct up_offset { using offset = Offset; };
+struct biased {};
 
 namespace detail {
 
@@ -28,12 +30,13 @@ template <class C> inline constexpr bool is_up_offset<up_offset<C>> = true;
 
 template <class O> using clamp_kind = std::bool_constant<is_clamp<O>>;
 template <class O> using offset_kind = std::bool_constant<is_up_offset<O>>;
+template <class O> using bias_kind = std::is_same<O, biased>;
 
 template <template <class> class Kind, class... Options>
 inline constexpr int options_of_kind = (0 + ... + (Kind<Options>::value ? 1 : 0));
 
 template <class O> inline constexpr bool is_gate_option = is_clamp<O> || is_up_offset<O>;
-template <class O> inline constexpr bool is_mlp_option = is_gate_option<O>;
+template <class O> inline constexpr bool is_mlp_option = is_gate_option<O> || bias_kind<O>::value;
 
 /// The options of one MLP.
 template <bool Gated, class... Options> class mlp_options {
@@ -45,13 +48,15 @@ template <bool Gated, class... Options> class mlp_options {
 
  public:
   static constexpr bool clamps = !std::is_void_v<clamp>;
+  static constexpr bool biases = (bias_kind<Options>::value || ...);
 
   static consteval bool check() {
     static_assert((is_mlp_option<Options> && ...),
                   "an expert MLP was given an option that is none of experts/mlp_options.hpp.");
     static_assert(Gated || !(is_gate_option<Options> || ...),
                   "mo::mlp has no gate: mo::clamped and mo::up_offset are for mo::gated_mlp.");
-    static_assert(options_of_kind<clamp_kind, Options...> <= 1 && options_of_kind<offset_kind, Options...> <= 1,
+    static_assert(options_of_kind<clamp_kind, Options...> <= 1 && options_of_kind<offset_kind, Options...> <= 1 &&
+                      options_of_kind<bias_kind, Options...> <= 1,
                   "an expert MLP takes at most one option of a kind.");
     if constexpr (clamps) static_assert(clamp::limit::num > 0, "mo::clamped<L> needs a std::ratio above 0.");
     return true;

@@ -100,6 +100,9 @@ template <class Spec> class spec_of {
   static constexpr std::int64_t experts = Spec::size.experts;
   static constexpr std::int64_t slots = router_type::slots;  // k
   static constexpr std::int64_t inputs = experts_type::inputs;
+
+  /// Rows of all experts, of that many tokens.
+  static constexpr std::int64_t rows(std::int64_t tokens) { return tokens * slots; }
 };
 
 }  // namespace moiety
