@@ -69,6 +69,7 @@ template <class Spec> class difference_problem {
         about_(about) {
     fill_normal(ctx_, x_, seed{key.value + 1});
     fill_normal(ctx_, dy_, seed{key.value + 2});
+    draw_biases(key);
   }
 
   std::vector<gradient_check> run() {
@@ -84,6 +85,15 @@ template <class Spec> class difference_problem {
 
  private:
   using tape_type = typename layer_type::tape_type;
+
+  /// Biases start at 0, where some mistakes do not show.
+  void draw_biases(seed key) {
+    weights_.for_each([&](parameter const& p, auto values) {
+      if (p.fan_in != 0 || !p.trained) return;
+      for (std::size_t i = 0; i < values.size(); ++i) values[i] = 0.5 * normal(key, stream_of(p.name), i);
+    });
+    layer_.pack(weights_);
+  }
 
   /// The experts of each token, whatever their order.
   static std::vector<std::int32_t> ids_of(tape_type const& tape) {

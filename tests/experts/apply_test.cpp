@@ -130,3 +130,79 @@ TEST_CASE_FIXTURE(problem, "an expert has the same bits alone and among others, 
   CHECK(all == unsaved);
   CHECK(std::equal(alone.begin(), alone.end(), all.begin()));
 }
+
+namespace {
+
+/// H = 2, I = 3, two experts of which the first has no row, and two rows; every number is worked by hand.
+template <class T> struct biased_example {
+  using mlp = mo::mlp<mo::relu, mo::biased>;
+  using S = mo::sum_t<T>;
+  mo::host_engine engine{mo::host{.threads = 1}};
+  std::vector<std::int64_t> offsets{0, 0, 2};
+  std::vector<T> x{T(1.0f), T(2.0f), T(-1.0f), T(1.0f)}, dy{T(1.0f), T(-1.0f), T(2.0f), T(.5f)};
+  std::vector<T> up, down, up_bias, down_bias;
+  std::vector<S> row_weights{S(.5), S(2)};
+  S one = 1;
+
+  biased_example() {
+    auto const after_others = [](std::vector<float> const& values) {  // the first expert's are never read
+      std::vector<T> all(values.size(), T(poison));
+      for (float const v : values) all.push_back(T(v));
+      return all;
+    };
+    up = after_others({1, 0, 0, 1, 1, 1}), down = after_others({1, 0, 2, 0, 1, 1});
+    up_bias = after_others({.5f, -1, -4}), down_bias = after_others({.25f, -2});
+  }
+  mo::expert_rows rows() const { return {2, offsets.data(), 2, 3, 2}; }
+  mo::expert_operands<mlp, T> operands() {
+    mo::expert_matrices<mlp, T> m;
+    m.inputs[0] = {up.data(), 6, 2}, m.down = {down.data(), 6, 3};
+    m.input_biases[0] = {up_bias.data(), 3, 1}, m.down_bias = {down_bias.data(), 2, 1};
+    return {m};
+  }
+};
+
+template <class T> std::vector<double> wide(std::vector<T> const& values) {
+  std::vector<double> all;
+  for (T const v : values) all.push_back(static_cast<double>(static_cast<mo::sum_t<T>>(v)));
+  return all;
+}
+
+using doubles = std::vector<double>;
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("biases, worked by hand: z, o, dw, and their gradients over the rows of an expert", T, float, double,
+                   mo::bf16) {
+  biased_example<T> e;
+  using S = mo::sum_t<T>;
+  using apply = mo::apply_experts<typename biased_example<T>::mlp>;
+  auto const blank = [](std::size_t n) { return std::vector<T>(n, T(poison)); };
+  auto z = blank(6), a = blank(6), o = blank(4), dz = blank(6), scaled = blank(6), dx = blank(4);
+  mo::kernels::rows_of<T> const x_rows{e.x.data(), 2}, dy_rows{e.dy.data(), 2};
+  apply::forward(e.engine, e.rows(), x_rows, e.operands(), z.data(), a.data(), o.data());
+  CHECK(wide(z) == doubles{1.5, 1, -1, -.5, 0, -4});  // (1, 2, 3) and (-1, 1, 0), each with (.5, -1, -4)
+  CHECK(wide(a) == doubles{1.5, 1, 0, 0, 0, 0});
+  CHECK(wide(o) == doubles{1.75, -1, .25, -2});  // (1.5, 1) and (0, 0), each with (.25, -2)
+
+  REQUIRE(mo::weight_parts<typename biased_example<T>::mlp, S>(3) == 2);
+  std::vector<S> parts(4, S(poison));
+  apply::backward_input(e.engine, e.rows(), dy_rows, e.operands(), static_cast<T const*>(z.data()),
+                        e.row_weights.data(), dz.data(), scaled.data(), parts.data(), dx.data());
+  // dA' = (1, -1, 1) and (2, .5, 4.5); dw = <dA', a> + <dy, b_down>
+  CHECK(wide(parts) == doubles{.5, 2.25, 0, -.5});
+  CHECK(wide(dz) == doubles{.5, -.5, 0, 0, 0, 0});
+  CHECK(wide(dx) == doubles{.5, -.5, 0, 0});
+
+  std::vector<S> gradients(2 * (6 + 6 + 3 + 2), S(poison));
+  mo::expert_matrices<typename biased_example<T>::mlp, S> g;
+  g.inputs[0] = {gradients.data(), 6, 2}, g.down = {gradients.data() + 12, 6, 3};
+  g.input_biases[0] = {gradients.data() + 24, 3, 1}, g.down_bias = {gradients.data() + 30, 2, 1};
+  for (bool const accumulate : {false, true}) {
+    apply::backward_weights(e.engine, e.rows(), x_rows, dy_rows, static_cast<T const*>(dz.data()),
+                            static_cast<T const*>(scaled.data()), g, accumulate, {e.row_weights.data(), &e.one});
+    double const times = accumulate ? 2 : 1;
+    doubles const biases(gradients.begin() + 24, gradients.end());
+    CHECK(biases == doubles{0, 0, 0, .5 * times, -.5 * times, 0, 0, 0, 4.5 * times, .5 * times});
+  }
+}

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 #include <random>
+#include <ratio>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,9 @@ template <class T, class Mlp, template <class> class Values> struct buffers {
   Values<T> z, a, o, dz, scaled, dx;
   Values<S> parts;
   std::vector<Values<S>> gradients;
+  std::vector<Values<T>> biases;
+  std::vector<Values<S>> bias_gradients;
+  Values<S> one;
 };
 
 struct extents {
@@ -63,6 +67,20 @@ mo::expert_matrices<Mlp, V> matrices(std::array<V*, Mlp::inputs + 1> const& at, 
   return m;
 }
 
+/// Biases of the inputs and of down.
+template <class Mlp, class V>
+void add_biases(mo::expert_matrices<Mlp, V>& m, std::vector<V*> const& at, extents const& e) {
+  for (std::size_t i = 0; i < at.size(); ++i)
+    (i < m.count ? m.input_biases[i] : m.down_bias) =
+        mo::kernels::grouped_matrix<V>{at[i], i < m.count ? e.ffn : e.hidden, 1};
+}
+
+template <class Values> auto data_of(std::vector<Values>& all) {
+  std::vector<decltype(all[0].data())> pointers;
+  for (auto& values : all) pointers.push_back(values.data());
+  return pointers;
+}
+
 /// Forward and both halves of backward, the weight half twice, so that it adds.
 template <class Backend, class T, class Mlp, template <class> class Values, class Engine>
 void run(Engine& engine, extents const& e, buffers<T, Mlp, Values>& b, bool keep) {
@@ -71,7 +89,10 @@ void run(Engine& engine, extents const& e, buffers<T, Mlp, Values>& b, bool keep
   std::array<T*, Mlp::inputs + 1> w;
   std::array<S*, Mlp::inputs + 1> g;
   for (std::size_t i = 0; i < w.size(); ++i) w[i] = b.weights[i].data(), g[i] = b.gradients[i].data();
-  mo::expert_operands<Mlp, T> const operands{.matrices = matrices<Mlp>(w, e)};
+  mo::expert_operands<Mlp, T> operands{.matrices = matrices<Mlp>(w, e)};
+  add_biases(operands.matrices, data_of(b.biases), e);
+  auto sums = matrices<Mlp>(g, e);
+  add_biases(sums, data_of(b.bias_gradients), e);
   mo::expert_rows const rows{e.experts, b.offsets.data(), e.hidden, e.ffn, e.rows + 5};
   mo::kernels::rows_of<T> const x{b.x.data(), e.hidden, b.tokens.data()}, dy{b.dy.data(), e.hidden, b.tokens.data()};
   apply::forward(engine, rows, x, operands, keep ? b.z.data() : nullptr, b.a.data(), b.o.data());
@@ -81,7 +102,8 @@ void run(Engine& engine, extents const& e, buffers<T, Mlp, Values>& b, bool keep
                         b.dx.data());
   for (bool const accumulate : {false, true})
     apply::backward_weights(engine, rows, x, dy, static_cast<T const*>(b.dz.data()),
-                            static_cast<T const*>(b.scaled.data()), matrices<Mlp>(g, e), accumulate);
+                            static_cast<T const*>(b.scaled.data()), sums, accumulate,
+                            {b.row_weights.data(), b.one.data()});
 }
 
 /// The same bits for chains of float and double, where erf is not asked for; else within the rounding of the element type.
@@ -117,18 +139,24 @@ template <class T, class Mlp> void check(extents const& e, std::vector<std::int6
     host.weights.push_back(normals<T>(e.experts * e.ffn * e.hidden, key, static_cast<std::uint64_t>(10 + i),
                                       1 / std::sqrt(static_cast<double>(i < Mlp::inputs ? e.hidden : e.ffn))));
   host.row_weights = normals<S>(e.rows, key, 3, 1);
-  host.offsets = offsets, host.tokens = tokens;
+  host.offsets = offsets, host.tokens = tokens, host.one = {S{1}};
+  for (int i = 0; mo::has_biases<Mlp> && i <= Mlp::inputs; ++i)
+    host.biases.push_back(
+        normals<T>(e.experts * (i < Mlp::inputs ? e.ffn : e.hidden), key, static_cast<std::uint64_t>(20 + i), 1));
   auto const size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
   auto const blank = [&]<class V>(std::vector<V>& v, std::int64_t n) { v.assign(size(n), ::testing::poison<V>()); };
   blank(host.z, e.rows * Mlp::inputs * e.ffn), blank(host.dz, e.rows * Mlp::inputs * e.ffn);
   blank(host.a, e.rows * e.ffn), blank(host.scaled, e.rows * e.ffn);
   blank(host.o, e.rows * e.hidden), blank(host.dx, e.rows * e.hidden);
-  blank(host.parts, e.rows * mo::column_blocks<S>(e.ffn));
+  std::int64_t const blocks = mo::weight_parts<Mlp, S>(e.ffn), tiles = mo::weight_parts<Mlp, S, mo::cuda>(e.ffn);
+  blank(host.parts, e.rows * blocks);
+  host.bias_gradients.resize(host.biases.size());
+  for (std::size_t i = 0; i < host.biases.size(); ++i)
+    blank(host.bias_gradients[i], static_cast<std::int64_t>(host.biases[i].size()));
   host.gradients.resize(Mlp::inputs + 1);
   for (auto& g : host.gradients) blank(g, e.experts * e.ffn * e.hidden);
 
   auto const upload = []<class V>(std::vector<V> const& v) { return device_values<V>(v); };
-  std::int64_t const tiles = mo::column_blocks<S, mo::cuda>(e.ffn);
   buffers<T, Mlp, device_values> device{upload(host.x),
                                         upload(host.dy),
                                         {},
@@ -142,9 +170,14 @@ template <class T, class Mlp> void check(extents const& e, std::vector<std::int6
                                         upload(host.scaled),
                                         upload(host.dx),
                                         device_values<S>(e.rows * tiles),
-                                        {}};
+                                        {},
+                                        {},
+                                        {},
+                                        upload(host.one)};
   for (auto const& w : host.weights) device.weights.push_back(upload(w));
   for (auto const& g : host.gradients) device.gradients.push_back(upload(g));
+  for (auto const& v : host.biases) device.biases.push_back(upload(v));
+  for (auto const& g : host.bias_gradients) device.bias_gradients.push_back(upload(g));
 
   mo::host_engine cpu{mo::host{.threads = 1}};
   mo::cuda_engine gpu{mo::cuda{}};
@@ -159,12 +192,13 @@ template <class T, class Mlp> void check(extents const& e, std::vector<std::int6
   compare<T, Mlp>("dx", host.dx, device.dx.host());
   for (std::size_t i = 0; i < host.gradients.size(); ++i)
     compare<T, Mlp>("a weight gradient", host.gradients[i], device.gradients[i].host());
+  for (std::size_t i = 0; i < host.bias_gradients.size(); ++i)
+    compare<T, Mlp>("a gradient of biases", host.bias_gradients[i], device.bias_gradients[i].host());
   auto const parts = device.parts.host();
   double error = 0, norm = 0;
   for (std::int64_t r = 0; r < e.rows; ++r) {
     double wanted = 0, got = 0;
-    for (std::int64_t p = 0; p < mo::column_blocks<S>(e.ffn); ++p)
-      wanted += host.parts[size(r * mo::column_blocks<S>(e.ffn) + p)];
+    for (std::int64_t p = 0; p < blocks; ++p) wanted += host.parts[size(r * blocks + p)];
     for (std::int64_t p = 0; p < tiles; ++p) got += parts[size(r * tiles + p)];
     error += (wanted - got) * (wanted - got), norm += wanted * wanted;
   }
@@ -176,7 +210,8 @@ template <class T, class Mlp> void check(extents const& e, std::vector<std::int6
 TEST_CASE_TEMPLATE("experts on a device are those of the host", Case, of<float, mo::gated_mlp<mo::silu>>,
                    of<double, mo::mlp<mo::gelu_quick>>, of<float, mo::mlp<mo::gelu>>,
                    of<mo::bf16, mo::gated_mlp<mo::silu>>, of<mo::fp16, mo::mlp<mo::relu_squared>>,
-                   of<mo::bf16, mo::mlp<mo::gelu_tanh>>) {
+                   of<mo::bf16, mo::mlp<mo::gelu_tanh>>, of<float, mo::clamped_swiglu<std::ratio<1>, mo::biased>>,
+                   of<mo::bf16, mo::gated_mlp<mo::silu, mo::biased>>, of<double, mo::mlp<mo::relu, mo::biased>>) {
   check<typename Case::T, typename Case::Mlp>({3, 21, 270, 11, 14}, {0, 9, 9, 14});  // nothing is aligned
   check<typename Case::T, typename Case::Mlp>({4, 64, 136, 40, 171}, {0, 129, 129, 170, 171});
   check<typename Case::T, typename Case::Mlp>({2, 32, 48, 5, 33}, {0, 0, 33}, false);  // nothing is kept

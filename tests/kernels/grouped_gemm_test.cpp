@@ -85,6 +85,24 @@ template <class T> struct weights {
   grouped_matrix<T const> view() const { return {values.data(), group_stride, row_stride}; }
 };
 
+/// The transposes of matrices [rows x cols], in memory of their own.
+template <class T, std::size_t M> struct turned {
+  std::vector<weights<T>> memory;
+  std::array<transposed_matrix<T const>, M> matrices;
+
+  turned(setting const& s, std::array<grouped_matrix<T const>, M> const& from, int64 rows, int64 cols) {
+    for (std::size_t m = 0; m < M; ++m) memory.emplace_back(s, cols, rows, 99);
+    for (std::size_t m = 0; m < M; ++m) {
+      auto& to = memory[m];
+      for (int64 g = 0; g < s.groups(); ++g)
+        for (int64 r = 0; r < rows; ++r)
+          for (int64 c = 0; c < cols; ++c)
+            at(to.values, g * to.group_stride + c * to.row_stride + r) = from[m].group(g)[r * from[m].row_stride + c];
+      matrices[m] = {to.values.data(), to.group_stride, to.row_stride};
+    }
+  }
+};
+
 /// Collects what an epilogue is given, and counts the calls.
 template <class S, std::size_t M> struct collector {
   int64 n, blocks;
@@ -134,7 +152,7 @@ template <class T, std::size_t M> struct packed {
   std::array<std::vector<line>, M> memory;
   std::array<packed_matrix<T>, M> matrices;
 
-  template <class Pack> packed(setting const& s, std::array<grouped_matrix<T const>, M> const& from, Pack const& pack) {
+  template <class Matrix, class Pack> packed(setting const& s, std::array<Matrix, M> const& from, Pack const& pack) {
     int64 const bytes = packed_bytes<T>(s.n, s.k);
     for (std::size_t m = 0; m < M; ++m) {
       memory[m].resize(static_cast<std::size_t>(s.groups() * bytes / 64 + 1));
@@ -181,11 +199,16 @@ template <class S, class A, class B, std::size_t M = 1> void check_nt(setting co
         }
     CHECK(same(got[m], expected));
   }
+  turned<B, M> const other(s, views, s.n, s.k);
+  auto const of_transposes = run(other.matrices);
+  for (std::size_t m = 0; m < M; ++m) CHECK(same(of_transposes[m], got[m]));
   if constexpr (std::is_same_v<A, B> && std::is_same_v<S, mo::sum_t<B>>) {
-    packed<B, M> const kept(
-        s, views, [&](auto& on, auto const& matrix, std::byte* to) { pack_nt(on, s.groups(), matrix, s.n, s.k, to); });
-    auto const again = run(kept.matrices);
-    for (std::size_t m = 0; m < M; ++m) CHECK(same(again[m], got[m]));
+    auto const pack = [&](auto& on, auto const& matrix, std::byte* to) {
+      pack_nt(on, s.groups(), matrix, s.n, s.k, to);
+    };
+    packed<B, M> const kept(s, views, pack), kept_transposes(s, other.matrices, pack);
+    auto const again = run(kept.matrices), of_copies = run(kept_transposes.matrices);
+    for (std::size_t m = 0; m < M; ++m) CHECK((same(again[m], got[m]) && same(of_copies[m], got[m])));
   }
 }
 
@@ -218,10 +241,15 @@ template <class S, class A, class B, std::size_t M = 1> void check_nn(setting co
             sum = step(rows[m].row(r)[k], views[m].group(g)[k * views[m].row_stride + c], sum);
           }
   CHECK(same(got, expected));
+  turned<B, M> const other(s, views, s.k, s.n);
+  CHECK(same(run(other.matrices), got));
   if constexpr (std::is_same_v<A, B> && std::is_same_v<S, mo::sum_t<B>>) {
-    packed<B, M> const kept(
-        s, views, [&](auto& on, auto const& matrix, std::byte* to) { pack_nn(on, s.groups(), matrix, s.n, s.k, to); });
+    auto const pack = [&](auto& on, auto const& matrix, std::byte* to) {
+      pack_nn(on, s.groups(), matrix, s.n, s.k, to);
+    };
+    packed<B, M> const kept(s, views, pack), kept_transposes(s, other.matrices, pack);
     CHECK(same(run(kept.matrices), got));
+    CHECK(same(run(kept_transposes.matrices), got));
   }
 }
 

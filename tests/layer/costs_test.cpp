@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <ratio>
 #include <vector>
 
 namespace mo = moiety;
@@ -25,6 +26,10 @@ struct plain : mo::layer_spec<mo::dims{.hidden = 30, .ffn = 300, .experts = 3}> 
   using experts = mo::mlp<mo::relu>;
 };
 
+struct biased : gated {
+  using experts = mo::clamped_swiglu<std::ratio<7>, mo::biased>;
+};
+
 template <class T> struct in : mo::deployment<> { using element = T; };
 
 }  // namespace
@@ -35,6 +40,9 @@ TEST_CASE("parameters, active parameters and FLOPs are those of the matrices") {
   static_assert(mo::parameters<plain> == 3 * 30 + 3 * 2 * 30 * 300);
   static_assert(mo::forward_flops<gated>(mo::tokens{10}) == 20 * mo::active_parameters<gated>);
   static_assert(mo::backward_flops<gated>(mo::tokens{10}) == 40 * mo::active_parameters<gated>);
+  static_assert(mo::parameters<biased> == mo::parameters<gated> + 6 * (2 * 20 + 48));
+  static_assert(mo::active_parameters<biased> == mo::active_parameters<gated> + 2 * (2 * 20 + 48));
+  static_assert(mo::forward_flops<biased>(mo::tokens{10}) == mo::forward_flops<gated>(mo::tokens{10}));
   CHECK(mo::weight_bytes<gated, in<mo::bf16>> == 6 * 48 * 4 + 6 * 3 * 48 * 20 * 2);
   CHECK(mo::gradient_bytes<gated, in<mo::bf16>> == mo::parameters<gated> * 4);
 }
@@ -103,6 +111,8 @@ TEST_CASE_TEMPLATE("bytes are those that the allocator hook sees", T, float, dou
   check(gated{}, 37, {0, 5, 5, 30, 37});
   check(plain{}, 65, {});
   check(gated{}, 1, {});
+  check(biased{}, 100, {});
+  check(biased{}, 1, {});
 }
 
 TEST_CASE("a tape that no backward takes gives its memory back") {

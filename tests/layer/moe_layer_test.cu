@@ -14,6 +14,8 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <ratio>
+#include <span>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -39,6 +41,10 @@ struct odd : mo::layer_spec<mo::dims{.hidden = 13, .ffn = 135, .experts = 40}> {
   using router = mo::router<mo::sigmoid, mo::top_k<3>, mo::scale<std::ratio<5, 2>>>;
   using experts = mo::mlp<mo::gelu_tanh>;
   using losses = mo::losses<mo::load_balance<>>;
+};
+
+struct biased : swiglu {
+  using experts = mo::clamped_swiglu<std::ratio<1>, mo::biased>;
 };
 
 template <class Spec> mo::layer_options<Spec> options() {
@@ -71,12 +77,24 @@ struct call {
   std::vector<std::int64_t> nan_rows{};  // tokens whose first value is NaN
 };
 
+/// Biases start at 0, where a mistake would not show.
+template <class Engine, class Weights> void draw_biases(Engine& engine, Weights& weights, std::uint64_t number) {
+  weights.for_each([&]<class V>(mo::parameter const& p, std::span<V> values) {
+    if (p.fan_in != 0 || !p.trained) return;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      auto const value = static_cast<V>(static_cast<float>(mo::normal(mo::seed{number}, mo::stream_of(p.name), i)));
+      engine.memory().store(&values[i], &value, sizeof(value));
+    }
+  });
+}
+
 /// Two steps whose gradients add; x is the same in both.
 template <class Spec, class Deployment> auto run(mo::context<Deployment>& ctx, call const& of, std::uint64_t number) {
   using T = typename mo::context<Deployment>::element;
   auto const hidden = mo::spec_of<Spec>::hidden;
   mo::moe_layer<Spec, Deployment> layer{ctx, options<Spec>()};
-  auto const weights = layer.make_weights(mo::seed{number});
+  auto weights = layer.make_weights(mo::seed{number});
+  draw_biases(ctx.engine(), weights, number);
   auto gradients = layer.make_gradients();
   auto x = ctx.matrix(of.tokens, hidden), y = ctx.matrix(of.tokens, hidden), dy = ctx.matrix(of.tokens, hidden),
        dx = ctx.matrix(of.tokens, hidden);
@@ -163,6 +181,10 @@ TEST_CASE_TEMPLATE("a layer on a device is the layer on the host", T, float, mo:
   compare<swiglu, T>({.tokens = 67});
   compare<swiglu, T>({.tokens = 1});
   compare<swiglu, T>({.tokens = 0});
+}
+
+TEST_CASE_TEMPLATE("biased experts on a device are those on the host", T, float, mo::bf16) {
+  for (std::int64_t const tokens : {37, 2, 1, 0}) compare<biased, T>({.tokens = tokens});
 }
 
 TEST_CASE("sizes that are multiples of nothing, in double") { compare<odd, double>({.tokens = 37}); }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <map>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -22,6 +23,26 @@ struct gated : mo::layer_spec<mo::dims{.hidden = 3, .ffn = 5, .experts = 4}> {
 };
 struct plain : gated {
   using experts = mo::mlp<mo::relu>;
+};
+struct gated_biased : gated {
+  using experts = mo::gated_mlp<mo::silu, mo::biased>;
+};
+
+/// A router with a bias of its logits, and one that it selects by.
+struct router_of_biases : mo::router<mo::softmax, mo::top_k<2>> {
+  static constexpr bool has_linear_bias = true, has_selection_bias = true;
+};
+
+}  // namespace
+
+namespace moiety::inline MOIETY_ABI {
+template <> inline constexpr bool is_router<router_of_biases> = true;
+}
+
+namespace {
+
+struct with_router_biases : gated {
+  using router = router_of_biases;
 };
 struct in_bf16 : mo::deployment<> {
   using element = mo::bf16;
@@ -119,4 +140,56 @@ TEST_CASE("misaligned memory is refused by the name of its parameter, and nothin
     for (auto const& [_, values] : memory)
       CHECK(std::all_of(values.begin(), values.end(), [](std::byte b) { return b == std::byte{77}; }));
   }
+}
+
+TEST_CASE("biased experts have biases in the element type, which start at 0") {
+  CHECK(names<gated_biased>() == std::vector<std::string>{"router.weight", "experts.gate", "experts.up", "experts.down",
+                                                          "experts.gate_bias", "experts.up_bias", "experts.down_bias"});
+  mo::context<in_bf16> ctx;
+  mo::moe_layer<gated_biased, in_bf16> layer{ctx};
+  auto const weights = layer.make_weights(mo::seed{1});
+  mo::for_each_parameter(weights, [&](mo::parameter const& p, auto values) {
+    if (p.name.find("bias") == std::string::npos) return;
+    CHECK(p.shape == std::vector<std::int64_t>{4, p.name == "experts.down_bias" ? 3 : 5});
+    CHECK(p.type == "bf16");
+    CHECK(p.trained);
+    CHECK(std::all_of(values.begin(), values.end(), [](auto v) { return static_cast<float>(v) == 0; }));
+  });
+}
+
+TEST_CASE("a router's bias is a parameter in the sum type, its selection bias a state in float without a gradient") {
+  struct in_double : mo::deployment<> {
+    using element = double;
+  };
+  mo::context<in_double> ctx;
+  mo::moe_layer<with_router_biases, in_double> layer{ctx};
+  auto weights = layer.make_weights(mo::seed{1});
+  auto gradients = layer.make_gradients();
+  std::vector<std::string> checkpoint, trained;
+  mo::for_each_parameter(weights, [&]<class V>(mo::parameter const& p, std::span<V> values) {
+    checkpoint.push_back(p.name);
+    CHECK(p.trained == (p.name != "router.selection_bias"));
+    CHECK(std::is_same_v<V, double> == (p.name != "router.selection_bias"));
+    if (p.shape.size() == 1) CHECK(std::all_of(values.begin(), values.end(), [](V v) { return v == 0; }));
+  });
+  CHECK(checkpoint == std::vector<std::string>{"router.weight", "router.bias", "router.selection_bias", "experts.gate",
+                                               "experts.up", "experts.down"});
+  mo::for_each_parameter(weights, gradients, [&](mo::parameter const& p, auto, auto) { trained.push_back(p.name); });
+  CHECK(trained ==
+        std::vector<std::string>{"router.weight", "router.bias", "experts.gate", "experts.up", "experts.down"});
+  CHECK(weights.router_bias() != nullptr);
+  CHECK(weights.selection_bias() != nullptr);
+  CHECK(gradients.router_bias() != nullptr);
+  CHECK(gradients.selection_bias() == nullptr);
+  std::vector<std::string> asked;
+  CHECK_THROWS_AS(layer.bind_weights([&](mo::parameter const& p) -> double* {
+    asked.push_back(p.name);
+    return p.name == "router.selection_bias" ? nullptr : weights.router().data();
+  }),
+                  mo::config_error);
+  CHECK(asked.back() == "router.selection_bias");
+  mo::context<> plain_ctx;
+  auto const plain = mo::moe_layer<gated>{plain_ctx}.make_weights(mo::seed{1});
+  CHECK(plain.router_bias() == nullptr);
+  CHECK(plain.selection_bias() == nullptr);
 }

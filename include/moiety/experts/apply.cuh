@@ -26,6 +26,14 @@ template <class S> inline constexpr std::int64_t part_columns<S, cuda> = kernels
 
 namespace detail {
 
+/// Adds biases to the sums of N columns, of which `count` exist.
+template <class T, class S, int N> __device__ void add_bias(T const* bias, int count, S (&sums)[N]) {
+  S values[N];
+  kernels::gpu::load_columns(bias, count, values);
+  MOIETY_REGISTERS
+  for (int c = 0; c < N; ++c) sums[c] += values[c];
+}
+
 /// Pre-activations of N columns, as they are saved: rounded to the element type.
 template <class T, class S, std::size_t Inputs, int N>
 __device__ void round_to(S const (&sums)[Inputs][N], S (&rounded)[Inputs][N]) {
@@ -43,19 +51,31 @@ template <class S, std::size_t Inputs, int N> __device__ array<S, Inputs> column
   return values;
 }
 
-/// Epilogue of the first product: z where it is kept, and a.
+/// Epilogue of the first product: z where it is kept, and a. Biases are null where there are none.
 template <class Mlp, scalar T> struct activate {
   static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
   using S = sum_t<T>;
   T* z;
   T* a;
   std::int64_t ffn;
+  array<kernels::grouped_matrix<T>, inputs> biases;
 
   template <int N>
-  __device__ void operator()(std::int64_t, std::int64_t row, std::int64_t col, int count,
+  __device__ void operator()(std::int64_t expert, std::int64_t row, std::int64_t col, int count,
                              S const (&sums)[inputs][N]) const {
     S pre[inputs][N], values[N];
-    round_to<T>(sums, pre);
+    if constexpr (has_biases<Mlp>) {
+      S biased[inputs][N];
+      MOIETY_REGISTERS
+      for (std::size_t i = 0; i < inputs; ++i) {
+        MOIETY_REGISTERS
+        for (int c = 0; c < N; ++c) biased[i][c] = sums[i][c];
+        add_bias(biases[i].data + expert * biases[i].group_stride + col, count, biased[i]);
+      }
+      round_to<T>(biased, pre);
+    } else {
+      round_to<T>(sums, pre);
+    }
     MOIETY_REGISTERS
     for (int c = 0; c < N; ++c) values[c] = static_cast<S>(Mlp::value(column_of(pre, c)));
     kernels::gpu::store_columns(a + row * ffn + col, count, values);
@@ -63,6 +83,35 @@ template <class Mlp, scalar T> struct activate {
     MOIETY_REGISTERS
     for (std::size_t i = 0; i < inputs; ++i)
       kernels::gpu::store_columns(z + (row * Mlp::inputs + static_cast<std::int64_t>(i)) * ffn + col, count, pre[i]);
+  }
+};
+
+/// Epilogue of the second product: o with its bias.
+template <scalar T> struct store_biased {
+  using S = sum_t<T>;
+  T* o;
+  std::int64_t hidden;
+  kernels::grouped_matrix<T> bias;
+
+  template <int N>
+  __device__ void operator()(std::int64_t expert, std::int64_t row, std::int64_t col, int count,
+                             S const (&sums)[1][N]) const {
+    S values[N];
+    MOIETY_REGISTERS
+    for (int c = 0; c < N; ++c) values[c] = sums[0][c];
+    add_bias(bias.data + expert * bias.group_stride + col, count, values);
+    kernels::gpu::store_columns(o + row * hidden + col, count, values);
+  }
+};
+
+/// Epilogue of ⟨dy, b_down⟩: the last part of dw.
+template <class S> struct store_part {
+  S* parts;
+  std::int64_t count;
+
+  template <int N>
+  __device__ void operator()(std::int64_t, std::int64_t row, std::int64_t, int, S const (&sums)[1][N]) const {
+    parts[(row + 1) * count - 1] = sums[0][0];
   }
 };
 
@@ -102,7 +151,8 @@ template <class Mlp, scalar T> struct differentiate {
   }
 
   __device__ void row_sum(std::int64_t row, std::int64_t tile, S sum) const {
-    parts[row * ((ffn + kernels::cuda_column_tile - 1) / kernels::cuda_column_tile) + tile] = sum;
+    std::int64_t const tiles = (ffn + kernels::cuda_column_tile - 1) / kernels::cuda_column_tile;
+    parts[row * (tiles + (has_biases<Mlp> ? 1 : 0)) + tile] = sum;
   }
 
  private:
@@ -121,11 +171,18 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
   static void forward(cuda_engine& engine, expert_rows const& of, kernels::rows_of<T> x,
                       expert_operands<Mlp, T> const& weights, T* z, T* a, T* o) {
     using S = sum_t<T>;
+    detail::activate<Mlp, T> activate{z, a, of.ffn, {}};
+    for (std::size_t i = 0; i < inputs; ++i) activate.biases[i] = weights.matrices.input_biases[i];
     kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, x, weights.forward_inputs(), of.ffn, of.hidden,
-                                detail::activate<Mlp, T>{z, a, of.ffn});
-    kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, kernels::rows_of<T>{a, of.ffn},
-                                weights.forward_down(), of.hidden, of.ffn,
-                                kernels::gpu::store_rows<T, S>{o, of.hidden});
+                                activate);
+    auto const down = [&](auto const& epilogue) {
+      kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, kernels::rows_of<T>{a, of.ffn},
+                                  weights.forward_down(), of.hidden, of.ffn, epilogue);
+    };
+    if constexpr (has_biases<Mlp>)
+      down(detail::store_biased<T>{o, of.hidden, weights.matrices.down_bias});
+    else
+      down(kernels::gpu::store_rows<T, S>{o, of.hidden});
   }
 
   template <scalar T>
@@ -136,6 +193,10 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
     kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, of.most, std::array{dy}, weights.backward_down(),
                                 of.ffn, of.hidden,
                                 detail::differentiate<Mlp, T>{z, row_weights, dz, scaled_a, dweight_parts, of.ffn});
+    if constexpr (has_biases<Mlp>)
+      kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, dy,
+                                  bias_rows(weights.matrices.down_bias, of.hidden), 1, of.hidden,
+                                  detail::store_part<S>{dweight_parts, weight_parts<Mlp, S, cuda>(of.ffn)});
     std::array<kernels::rows_of<T>, inputs> gradients;
     for (std::size_t i = 0; i < inputs; ++i)
       gradients[i] = {dz + static_cast<std::int64_t>(i) * of.ffn, Mlp::inputs * of.ffn};
@@ -146,15 +207,22 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
   template <scalar T>
   static void backward_weights(cuda_engine& engine, expert_rows const& of, kernels::rows_of<T> x,
                                kernels::rows_of<T> dy, T const* dz, T const* scaled_a,
-                               expert_matrices<Mlp, sum_t<T>> const& gradients, bool accumulate) {
+                               expert_matrices<Mlp, sum_t<T>> const& gradients, bool accumulate,
+                               bias_factors<sum_t<T>> const& factors = {}) {
     using S = sum_t<T>;
+    auto const sum = [&](auto const& a, auto const& b, kernels::grouped_matrix<S> const& to, std::int64_t n,
+                         std::int64_t k) {
+      kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, of.most, a, b, to, n, k, accumulate);
+    };
     for (std::size_t i = 0; i < inputs; ++i) {
       kernels::rows_of<T> const gradient{dz + static_cast<std::int64_t>(i) * of.ffn, Mlp::inputs * of.ffn};
-      kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, of.most, gradient, x, gradients.inputs[i], of.ffn,
-                                  of.hidden, accumulate);
+      sum(gradient, x, gradients.inputs[i], of.ffn, of.hidden);
+      if constexpr (has_biases<Mlp>)
+        sum(gradient, kernels::rows_of<S>{factors.one, 0}, gradients.input_biases[i], of.ffn, 1);
     }
-    kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, of.most, dy, kernels::rows_of<T>{scaled_a, of.ffn},
-                                gradients.down, of.hidden, of.ffn, accumulate);
+    sum(dy, kernels::rows_of<T>{scaled_a, of.ffn}, gradients.down, of.hidden, of.ffn);
+    if constexpr (has_biases<Mlp>)
+      sum(dy, kernels::rows_of<S>{factors.row_weights, 1}, gradients.down_bias, of.hidden, 1);
   }
 };
 

@@ -7,8 +7,11 @@
 //   backward_weights    dW_i (+)= dz_iᵀ x,  dW_down (+)= dyᵀ A′
 //
 // w is a row's router weight; neither o nor a is kept for backward. The pre-activation is rounded to the element type
-// before the activation, in forward and backward alike. dw is left as one partial sum per column block of the product,
-// to be added in order: [R × column_blocks(I)].
+// before the activation, in forward and backward alike. dw is left as partial sums, one for each column block of the
+// product, to be added in order: [R × weight_parts(I)].
+//
+// With biases z_i and o have b_i and b_down added before they are rounded, dw has one part more, ⟨dy, b_down⟩, and
+// db_i (+)= Σ dz_i, db_down (+)= Σ w dy: chains over the rows of an expert, as its weight gradients are.
 //
 // A deployment names what multiplies:
 //
@@ -48,6 +51,23 @@ template <class S, class Backend = host> constexpr std::int64_t column_blocks(st
   return (columns + part_columns<S, Backend> - 1) / part_columns<S, Backend>;
 }
 
+/// Partial sums of dw of one row.
+template <class Mlp, class S, class Backend = host> constexpr std::int64_t weight_parts(std::int64_t ffn) {
+  return column_blocks<S, Backend>(ffn) + (has_biases<Mlp> ? 1 : 0);
+}
+
+/// What the gradients of biases are sums with: the router weights of the rows, and a 1. Read where an MLP has biases.
+template <class S> struct bias_factors {
+  S const* row_weights = nullptr;
+  S const* one = nullptr;
+};
+
+/// The biases of each expert as the one row of a matrix.
+template <class T>
+std::array<kernels::grouped_matrix<T const>, 1> bias_rows(kernels::grouped_matrix<T> const& bias, std::int64_t size) {
+  return {{{bias.data, bias.group_stride, size}}};
+}
+
 /// The host's; apply.cuh specialises it for mo::cuda.
 template <class Mlp, class Backend = host> struct apply_experts {
   static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
@@ -57,11 +77,13 @@ template <class Mlp, class Backend = host> struct apply_experts {
   static void forward(Engine& engine, expert_rows const& of, kernels::rows_of<T> x,
                       expert_operands<Mlp, T, Layout> const& weights, T* z, T* a, T* o) {
     using S = sum_t<T>;
-    auto const activate = [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols,
+    auto const& biases = weights.matrices.input_biases;
+    auto const activate = [&](std::int64_t expert, std::int64_t row, std::int64_t col, std::int64_t cols,
                               std::array<S const*, inputs> const& sums) {
       block_of<S> pre[inputs];
       for (std::size_t i = 0; i < inputs; ++i)
-        for (std::int64_t c = 0; c < cols; ++c) pre[i][c] = static_cast<S>(static_cast<T>(sums[i][c]));
+        for (std::int64_t c = 0; c < cols; ++c)
+          pre[i][c] = static_cast<S>(static_cast<T>(with_bias(sums[i][c], biases[i], expert, col + c)));
       T* const out = a + row * of.ffn + col;
       for (std::int64_t c = 0; c < cols; ++c) out[c] = static_cast<T>(Mlp::value(column(pre, c)));
       if (z == nullptr) return;
@@ -74,9 +96,11 @@ template <class Mlp, class Backend = host> struct apply_experts {
                                 activate);
     kernels::grouped_gemm_nt<S>(
         engine, of.experts, of.offsets, kernels::rows_of<T>{a, of.ffn}, weights.forward_down(), of.hidden, of.ffn,
-        [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, std::array<S const*, 1> const& sums) {
+        [&](std::int64_t expert, std::int64_t row, std::int64_t col, std::int64_t cols,
+            std::array<S const*, 1> const& sums) {
           T* const to = o + row * of.hidden + col;
-          for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(sums[0][c]);
+          for (std::int64_t c = 0; c < cols; ++c)
+            to[c] = static_cast<T>(with_bias(sums[0][c], weights.matrices.down_bias, expert, col + c));
         });
   }
 
@@ -86,7 +110,7 @@ template <class Mlp, class Backend = host> struct apply_experts {
                              expert_operands<Mlp, T, Layout> const& weights, T const* z, sum_t<T> const* row_weights,
                              T* dz, T* scaled_a, sum_t<T>* dweight_parts, T* dx) {
     using S = sum_t<T>;
-    std::int64_t const parts = column_blocks<S>(of.ffn);
+    std::int64_t const parts = weight_parts<Mlp, S>(of.ffn);
     auto const differentiate = [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, S const* da) {
       S const weight = row_weights[row];
       block_of<S> pre[inputs], gradient[inputs], value;
@@ -118,6 +142,12 @@ template <class Mlp, class Backend = host> struct apply_experts {
     };
     kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, std::array{dy}, weights.backward_down(), of.ffn,
                                 of.hidden, differentiate);
+    if constexpr (has_biases<Mlp>)
+      kernels::grouped_gemm_nt<S>(
+          engine, of.experts, of.offsets, dy, bias_rows(weights.matrices.down_bias, of.hidden), 1, of.hidden,
+          [&](std::int64_t, std::int64_t row, std::int64_t, std::int64_t, std::array<S const*, 1> const& sums) {
+            dweight_parts[(row + 1) * parts - 1] = sums[0][0];
+          });
     std::array<kernels::rows_of<T>, inputs> gradients;
     for (std::size_t i = 0; i < inputs; ++i) gradients[i] = {pre_activation(dz, of, 0, i), Mlp::inputs * of.ffn};
     kernels::grouped_gemm_nn<S>(
@@ -131,14 +161,21 @@ template <class Mlp, class Backend = host> struct apply_experts {
   template <class Engine, scalar T>
   static void backward_weights(Engine& engine, expert_rows const& of, kernels::rows_of<T> x, kernels::rows_of<T> dy,
                                T const* dz, T const* scaled_a, expert_matrices<Mlp, sum_t<T>> const& gradients,
-                               bool accumulate) {
+                               bool accumulate, bias_factors<sum_t<T>> const& factors = {}) {
     using S = sum_t<T>;
-    for (std::size_t i = 0; i < inputs; ++i)
-      kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets,
-                                  kernels::rows_of<T>{pre_activation(dz, of, 0, i), Mlp::inputs * of.ffn}, x,
-                                  gradients.inputs[i], of.ffn, of.hidden, accumulate);
-    kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, dy, kernels::rows_of<T>{scaled_a, of.ffn},
-                                gradients.down, of.hidden, of.ffn, accumulate);
+    auto const sum = [&](auto const& a, auto const& b, kernels::grouped_matrix<S> const& to, std::int64_t n,
+                         std::int64_t k) {
+      kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, a, b, to, n, k, accumulate);
+    };
+    for (std::size_t i = 0; i < inputs; ++i) {
+      kernels::rows_of<T> const gradient{pre_activation(dz, of, 0, i), Mlp::inputs * of.ffn};
+      sum(gradient, x, gradients.inputs[i], of.ffn, of.hidden);
+      if constexpr (has_biases<Mlp>)
+        sum(gradient, kernels::rows_of<S>{factors.one, 0}, gradients.input_biases[i], of.ffn, 1);
+    }
+    sum(dy, kernels::rows_of<T>{scaled_a, of.ffn}, gradients.down, of.hidden, of.ffn);
+    if constexpr (has_biases<Mlp>)
+      sum(dy, kernels::rows_of<S>{factors.row_weights, 1}, gradients.down_bias, of.hidden, 1);
   }
 
  private:
@@ -151,6 +188,15 @@ template <class Mlp, class Backend = host> struct apply_experts {
     array<S, inputs> values;
     for (std::size_t i = 0; i < inputs; ++i) values[i] = block[i][c];
     return values;
+  }
+
+  /// A sum and the bias of its column.
+  template <class S, class T>
+  static S with_bias(S sum, kernels::grouped_matrix<T> const& bias, std::int64_t expert, std::int64_t column) {
+    if constexpr (has_biases<Mlp>)
+      return sum + static_cast<S>(bias.group(expert)[column]);
+    else
+      return sum;
   }
 
   template <class Pointer>

@@ -66,6 +66,7 @@ template <class T> class call_memory {
 }  // namespace detail
 
 template <class Mlp> struct apply_by_cublas {
+  static_assert(!has_biases<Mlp>, "mo::cublas_products multiply experts without biases.");
   static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
 
   /// z may be null.
@@ -120,7 +121,8 @@ template <class Mlp> struct apply_by_cublas {
   template <scalar T>
   static void backward_weights(cuda_engine& engine, expert_rows const& of, kernels::rows_of<T> x,
                                kernels::rows_of<T> dy, T const* dz, T const* scaled_a,
-                               expert_matrices<Mlp, sum_t<T>> const& gradients, bool accumulate) {
+                               expert_matrices<Mlp, sum_t<T>> const& gradients, bool accumulate,
+                               bias_factors<sum_t<T>> const& = {}) {
     detail::counted_rows const rows(engine, of);
     detail::call_memory<T> const x_rows(engine, rows.all() * of.hidden), dy_rows(engine, rows.all() * of.hidden);
     detail::gather_rows(engine, rows.all(), of.hidden, x, x_rows.data());

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The matrices of all experts of a layer, and what products read them through. H hidden, I ffn, E experts.
 //
-//   expert_matrices<Mlp, T>                `inputs` matrices before the activation [E × I × H], and down [E × H × I]
+//   expert_matrices<Mlp, T>                `inputs` matrices before the activation [E × I × H], and down [E × H × I];
+//                                          where the MLP is biased, columns [E × I] and [E × H] beside them
 //   expert_copies<Mlp, T, Layout>          the packed copies that a weight layout asks for; owns their memory
 //   expert_operands<Mlp, T, Layout>        for each product, the matrices or their copies
 #pragma once
@@ -23,6 +24,8 @@ template <class Mlp, class T> struct expert_matrices {
   static constexpr auto count = static_cast<std::size_t>(Mlp::inputs);
   std::array<kernels::grouped_matrix<T>, count> inputs{};
   kernels::grouped_matrix<T> down{};
+  std::array<kernels::grouped_matrix<T>, count> input_biases{};
+  kernels::grouped_matrix<T> down_bias{};
 };
 
 /// E, H and I of the experts of a layer.

@@ -52,6 +52,15 @@ template <class T> struct grouped_matrix {
   T* group(std::int64_t g) const { return data + g * group_stride; }
 };
 
+/// A matrix of each group that lies as its transpose: element (i, j) in column i of row j.
+template <class T> struct transposed_matrix {
+  T* data = nullptr;
+  std::int64_t group_stride = 0, row_stride = 0;
+
+  /// What lies there.
+  grouped_matrix<T> lying() const { return {data, group_stride, row_stride}; }
+};
+
 /// Weights packed for one direction of product, see pack_nt and pack_nn. They hold what the matrices held when packed.
 template <class T> struct packed_matrix {
   std::byte const* data = nullptr;
@@ -73,6 +82,16 @@ void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* of
                      std::array<rows_of<A>, M> const& a, std::array<grouped_matrix<B const>, M> const& w,
                      std::int64_t n, std::int64_t k, Epilogue const& epilogue);
 
+/// The same bits as from matrices that lie as they are: w [n x k] of nt lies as [k x n], w [k x n] of nn as [n x k].
+template <class S, class Engine, class A, class B, std::size_t M, class Epilogue>
+void grouped_gemm_nt(Engine& engine, std::int64_t groups, std::int64_t const* offsets, rows_of<A> a,
+                     std::array<transposed_matrix<B const>, M> const& w, std::int64_t n, std::int64_t k,
+                     Epilogue const& epilogue);
+template <class S, class Engine, class A, class B, std::size_t M, class Epilogue>
+void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* offsets,
+                     std::array<rows_of<A>, M> const& a, std::array<transposed_matrix<B const>, M> const& w,
+                     std::int64_t n, std::int64_t k, Epilogue const& epilogue);
+
 /// out(i, j) = sum over rows r of the group of a(r, i) b(r, j), i < n, j < k; added to what is there if `accumulate`.
 template <class S, class Engine, class A, class B>
 void grouped_gemm_tn(Engine& engine, std::int64_t groups, std::int64_t const* offsets, rows_of<A> a, rows_of<B> b,
@@ -90,6 +109,18 @@ void pack_nt(Engine& engine, std::int64_t groups, grouped_matrix<T const> w, std
 template <class Engine, class T>
 void pack_nn(Engine& engine, std::int64_t groups, grouped_matrix<T const> w, std::int64_t n, std::int64_t k,
              std::byte* to);
+
+/// The same copies of matrices that lie as their transposes.
+template <class Engine, class T>
+void pack_nt(Engine& engine, std::int64_t groups, transposed_matrix<T const> w, std::int64_t n, std::int64_t k,
+             std::byte* to) {
+  pack_nn(engine, groups, w.lying(), n, k, to);
+}
+template <class Engine, class T>
+void pack_nn(Engine& engine, std::int64_t groups, transposed_matrix<T const> w, std::int64_t n, std::int64_t k,
+             std::byte* to) {
+  pack_nt(engine, groups, w.lying(), n, k, to);
+}
 
 /// The same bits as from the matrices that were packed, for rows of the weights' type.
 template <class S, class Engine, class T, std::size_t M, class Epilogue>

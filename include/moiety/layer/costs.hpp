@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a layer costs, as constexpr functions of its spec.
 //
-//   parameters<Spec>             E H + E (inputs + 1) H I
-//   active_parameters<Spec>      E H + k (inputs + 1) H I: those that one token uses
+//   parameters<Spec>             E H + E (inputs + 1) H I, and E (inputs · I + H) of biased experts, E of a biased router
+//   active_parameters<Spec>      the same with k experts in place of E: those that one token uses
 //   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products
 //   backward_flops<Spec>(T)      twice forward: input and weight gradients
 //   weight_bytes<Spec, D>        what make_weights allocates, packed copies included   gradient_bytes<Spec, D>    what make_gradients does
@@ -16,7 +16,9 @@
 #include <moiety/core/numbers.hpp>
 #include <moiety/experts/matrices.hpp>
 #include <moiety/layer/deployment.hpp>
+#include <moiety/layer/expert_parameters.hpp>
 #include <moiety/layer/memory_plan.hpp>
+#include <moiety/layer/parameters.hpp>
 #include <moiety/layer/spec.hpp>
 
 #include <algorithm>
@@ -26,38 +28,57 @@ namespace moiety::inline MOIETY_ABI {
 
 namespace detail {
 
+template <class Spec>
+inline constexpr expert_sizes expert_sizes_of{spec_of<Spec>::experts, spec_of<Spec>::hidden, spec_of<Spec>::ffn};
+
 template <class Spec> constexpr std::int64_t router_parameters() {
-  return spec_of<Spec>::experts * spec_of<Spec>::hidden;
+  using spec = spec_of<Spec>;
+  return spec::experts * (spec::hidden + (has_linear_bias<typename spec::router_type> ? 1 : 0));
 }
 
 /// Parameters of `experts` experts.
-template <class Spec> constexpr std::int64_t expert_parameters(std::int64_t experts) {
-  return experts * (spec_of<Spec>::inputs + 1) * spec_of<Spec>::hidden * spec_of<Spec>::ffn;
+template <class Spec> constexpr std::int64_t expert_parameters_of(std::int64_t experts) {
+  using of = expert_parameters<typename spec_of<Spec>::experts_type, float>;
+  return experts * (of::matrix_values(expert_sizes_of<Spec>) + of::bias_values(expert_sizes_of<Spec>));
+}
+
+/// Values that a token is multiplied with.
+template <class Spec> constexpr std::int64_t multiplied_values() {
+  using spec = spec_of<Spec>;
+  using of = expert_parameters<typename spec::experts_type, float>;
+  return spec::experts * spec::hidden + spec::slots * of::matrix_values(expert_sizes_of<Spec>);
+}
+
+template <class Spec> constexpr std::int64_t state_bytes() {
+  constexpr bool selects = has_selection_bias<typename spec_of<Spec>::router_type>;
+  return selects ? spec_of<Spec>::experts * static_cast<std::int64_t>(sizeof(float)) : 0;
 }
 
 template <class Spec, class RouterType, class ExpertType> constexpr std::int64_t parameter_bytes() {
   return router_parameters<Spec>() * static_cast<std::int64_t>(sizeof(RouterType)) +
-         expert_parameters<Spec>(spec_of<Spec>::experts) * static_cast<std::int64_t>(sizeof(ExpertType));
+         expert_parameters_of<Spec>(spec_of<Spec>::experts) * static_cast<std::int64_t>(sizeof(ExpertType));
 }
 
 }  // namespace detail
 
 template <class Spec>
 inline constexpr std::int64_t parameters =
-    detail::router_parameters<Spec>() + detail::expert_parameters<Spec>(spec_of<Spec>::experts);
+    detail::router_parameters<Spec>() + detail::expert_parameters_of<Spec>(spec_of<Spec>::experts);
 
 template <class Spec>
 inline constexpr std::int64_t active_parameters =
-    detail::router_parameters<Spec>() + detail::expert_parameters<Spec>(spec_of<Spec>::slots);
+    detail::router_parameters<Spec>() + detail::expert_parameters_of<Spec>(spec_of<Spec>::slots);
 
-template <class Spec> constexpr std::int64_t forward_flops(tokens of) { return 2 * of.count * active_parameters<Spec>; }
+template <class Spec> constexpr std::int64_t forward_flops(tokens of) {
+  return 2 * of.count * detail::multiplied_values<Spec>();
+}
 template <class Spec> constexpr std::int64_t backward_flops(tokens of) { return 2 * forward_flops<Spec>(of); }
 
 template <class Spec, class Deployment = deployment<>, class T = detail::element_t<Deployment>>
 inline constexpr std::int64_t weight_bytes =
-    detail::parameter_bytes<Spec, sum_t<T>, T>() +
+    detail::parameter_bytes<Spec, sum_t<T>, T>() + detail::state_bytes<Spec>() +
     expert_copies<typename spec_of<Spec>::experts_type, T, typename Deployment::weight_layout>::bytes(
-        {spec_of<Spec>::experts, spec_of<Spec>::hidden, spec_of<Spec>::ffn});
+        detail::expert_sizes_of<Spec>);
 
 template <class Spec, class Deployment = deployment<>, class T = detail::element_t<Deployment>>
 inline constexpr std::int64_t gradient_bytes = detail::parameter_bytes<Spec, sum_t<T>, sum_t<T>>();

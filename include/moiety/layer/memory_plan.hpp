@@ -4,7 +4,7 @@
 //
 //   tape_plan      what forward saves: logits, routing, permutation, pre-activations, statistics
 //   forward_plan   workspace of forward and infer: activations and expert outputs, and before them that of the routing
-//   pending_plan   what the input half leaves for the weight half: dz, A′, gradient of the logits
+//   pending_plan   what the input half leaves for the weight half: dz, A′, gradient of the logits; for biases w and a 1
 //   backward_plan  workspace of the input half
 //
 // All rows are counted as if every token were dispatched: R = T · k, or what the router says (spec_of::rows).
@@ -108,16 +108,19 @@ template <class Spec, scalar T> struct forward_plan {
 
 template <class Spec, scalar T> struct pending_plan {
   using spec = spec_of<Spec>;
+  static constexpr bool biased = has_biases<typename spec::experts_type>;
 
   constexpr explicit pending_plan(tokens of) {
     std::int64_t const rows = spec::rows(of.count);
     pre_activation = block.add<T>(rows * spec::inputs * spec::ffn);
     activation = block.add<T>(rows * spec::ffn);
     logits = block.add<sum_t<T>>(of.count * spec::experts);
+    row_weights = block.add<sum_t<T>>(biased ? rows : 0);
+    one = block.add<sum_t<T>>(biased ? 1 : 0);
   }
 
   detail::block_layout block;
-  std::int64_t pre_activation, activation, logits;
+  std::int64_t pre_activation, activation, logits, row_weights, one;
 };
 
 template <class Spec, scalar T, class Backend = host> struct backward_plan {
@@ -125,10 +128,10 @@ template <class Spec, scalar T, class Backend = host> struct backward_plan {
   using S = sum_t<T>;
 
   constexpr explicit backward_plan(tokens of) {
-    std::int64_t const rows = spec::rows(of.count);
-    row_weights = block.add<S>(rows);
-    weight_parts = block.add<S>(rows * column_blocks<S, Backend>(spec::ffn));
-    weights = block.add<S>(of.count * spec::slots);
+    std::int64_t const rows = spec::rows(of.count), slots = of.count * spec::slots;
+    row_weights = block.add<S>(pending_plan<Spec, T>::biased ? 0 : rows);
+    weight_parts = block.add<S>(rows * moiety::weight_parts<typename spec::experts_type, S, Backend>(spec::ffn));
+    weights = block.add<S>(slots);
     row_inputs = block.add<T>(rows * spec::hidden);
     router_inputs = block.add<S>(of.count * spec::hidden);
   }

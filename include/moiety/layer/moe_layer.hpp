@@ -53,6 +53,8 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using router_type = typename read::router_type;
   using routing = routing_stage<Spec, Deployment>;
   static constexpr int experts = static_cast<int>(read::experts);
+  static constexpr bool biased = pending_plan<Spec, T>::biased;
+  static constexpr std::int64_t parts_of_weight = weight_parts<typename read::experts_type, S, backend>(read::ffn);
   using range = typename backend::engine::range;
   using dispatcher = typename Deployment::dispatcher;
 
@@ -140,7 +142,8 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
                       ctx_->memory());  // first: it is the block of forward
     tape.pending = buffer(kept.block.bytes(), ctx_->memory());
     tape.dy = dy;
-    auto* const row_weights = detail::at<S>(work, plan.row_weights);
+    auto* const row_weights =
+        biased ? detail::at<S>(tape.pending, kept.row_weights) : detail::at<S>(work, plan.row_weights);
     auto* const parts = detail::at<S>(work, plan.weight_parts);
     auto* const dweights = detail::at<S>(work, plan.weights);
     auto* const dx_rows = detail::at<T>(work, plan.row_inputs);
@@ -149,10 +152,12 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     auto& engine = ctx_->engine();
     permutation_view const& order = tape.permutation();
     kernels::spread_weights<S>(engine, order, tape.routing().weights, row_weights);
+    S const one = 1;
+    if (biased) ctx_->memory().store(detail::at<S>(tape.pending, kept.one), &one, sizeof(one));
     apply::backward_input(engine, rows_of(order), dispatcher::dispatch(dy, order), weights.operands(),
                           tape.pre_activation(), row_weights, detail::at<T>(tape.pending, kept.pre_activation),
                           detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
-    kernels::gather_weight_gradients<S>(engine, order, parts, column_blocks<S, backend>(read::ffn), dweights);
+    kernels::gather_weight_gradients<S>(engine, order, parts, parts_of_weight, dweights);
     matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), dx.rows(), read::experts};
     kernels::route_backward<router_type, S, experts>(engine, routing::router_of(tape.options()), tape.logits(),
                                                      tape.routing(), dweights, losses_of(tape), dlogits, false);
@@ -170,7 +175,8 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     permutation_view const& order = tape.permutation();
     apply::backward_weights(ctx_->engine(), rows_of(order), dispatcher::dispatch(tape.x, order),
                             dispatcher::dispatch(tape.dy, order), detail::at<T>(tape.pending, kept.pre_activation),
-                            detail::at<T>(tape.pending, kept.activation), gradients.experts(), accumulate);
+                            detail::at<T>(tape.pending, kept.activation), gradients.experts(), accumulate,
+                            factors_of(tape.pending, kept));
     matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), tape.x.rows(), read::experts};
     kernels::router_weight_gradient<T>(ctx_->engine(), dlogits, tape.x, tape.routed_tokens(), tape.routed_offsets(),
                                        gradients.router(), accumulate);
@@ -192,6 +198,11 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
 
   static expert_rows rows_of(permutation_view const& order) {
     return {read::experts, order.offsets(), read::hidden, read::ffn, read::rows(order.tokens)};
+  }
+
+  static bias_factors<S> factors_of(buffer const& pending, pending_plan<Spec, T> const& kept) {
+    if (!biased) return {};
+    return {detail::at<S>(pending, kept.row_weights), detail::at<S>(pending, kept.one)};
   }
 
   /// The rows of experts: as many as there would be if every token were dispatched, since only the back end knows more.

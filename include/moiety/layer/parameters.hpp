@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parameters of a layer, and their gradients.
 //
-//   router.weight    [E × H]       sum type
-//   experts.gate     [E × I × H]   element type; gated MLPs only
-//   experts.up       [E × I × H]   element type
-//   experts.down     [E × H × I]   element type
+//   router.weight           [E × H]   sum type
+//   router.bias             [E]       sum type; where the router's logits have a bias
+//   router.selection_bias   [E]       float; where the router selects by one. It is state: it has no gradient, starts at 0
+//   experts.*               element type, see layer/expert_parameters.hpp
 //
 // Rows are outputs. for_each_parameter(weights, gradients, f) calls f(parameter, span of weights, span of gradients) for
-// each: the door for optimisers, clipping, freezing and checkpoints. The spans lie in memory of the back end. Gradients are sum type throughout and know when
-// they are empty: a first backward overwrites, later ones add.
+// each that is trained: the door for optimisers, clipping and freezing; for_each_parameter(weights, f) visits states too:
+// the door for checkpoints. The spans lie in memory of the back end. Gradients are sum type throughout and know when they
+// are empty: a first backward overwrites, later ones add.
 #pragma once
 
 #include <moiety/backend/arena.hpp>
@@ -18,9 +19,9 @@
 #include <moiety/core/numbers.hpp>
 #include <moiety/experts/matrices.hpp>
 #include <moiety/experts/weight_layout.hpp>
+#include <moiety/layer/expert_parameters.hpp>
 #include <moiety/layer/spec.hpp>
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -39,8 +40,9 @@ struct parameter {
   std::string name;                   // unique in its layer
   std::vector<std::int64_t> shape;    // of the whole logical tensor
   std::int64_t first = 0, count = 0;  // this rank's slice of the first axis
-  std::int64_t fan_in = 0;            // inputs of one output
+  std::int64_t fan_in = 0;            // inputs of one output; 0 for what starts at 0: biases and states
   std::string_view type;              // "float", "bf16", …
+  bool trained = true;                // has a gradient; a state has none
 
   /// This rank's elements.
   std::size_t size() const {
@@ -51,64 +53,51 @@ struct parameter {
 
 namespace detail {
 
+template <class Router> inline constexpr bool has_linear_bias = false;
+template <class Router>
+requires requires { requires Router::has_linear_bias; }
+inline constexpr bool has_linear_bias<Router> = true;
+
+template <class Router> inline constexpr bool has_selection_bias = false;
+template <class Router>
+requires requires { requires Router::has_selection_bias; }
+inline constexpr bool has_selection_bias<Router> = true;
+
 /// Memory of every parameter of a layer: router values of type RouterType, expert values of type ExpertType.
-template <class Spec, class RouterType, class ExpertType> class parameter_set {
+template <class Spec, class RouterType, class ExpertType, bool WithStates> class parameter_set {
   using spec = spec_of<Spec>;
-  using mlp_type = typename spec::experts_type;
-  static constexpr auto inputs = static_cast<std::size_t>(spec::inputs);
+  using router_type = typename spec::router_type;
+  using experts_type = expert_parameters<typename spec::experts_type, ExpertType>;
 
  public:
-  static constexpr std::size_t count = inputs + 2;
-  static constexpr std::int64_t router_size = spec::experts * spec::hidden;
-  static constexpr std::int64_t matrix_size = spec::experts * spec::ffn * spec::hidden;
-
-  static parameter describe(std::size_t index) {
-    std::string_view const router_type = name_of<RouterType>, expert_type = name_of<ExpertType>;
-    if (index == 0)
-      return {"router.weight", {spec::experts, spec::hidden}, 0, spec::experts, spec::hidden, router_type};
-    if (index <= inputs)
-      return {"experts." + std::string(mlp_type::input_names[index - 1]),
-              {spec::experts, spec::ffn, spec::hidden},
-              0,
-              spec::experts,
-              spec::hidden,
-              expert_type};
-    return {"experts.down", {spec::experts, spec::hidden, spec::ffn}, 0, spec::experts, spec::ffn, expert_type};
-  }
+  static constexpr expert_sizes sizes{spec::experts, spec::hidden, spec::ffn};
 
   matrix_view<RouterType> router() const { return {router_, spec::experts, spec::hidden}; }
+  /// [E], or null where the router has none.
+  RouterType* router_bias() const { return router_bias_; }
+  float* selection_bias() const { return selection_bias_; }
 
-  expert_matrices<mlp_type, ExpertType> experts() const {
-    expert_matrices<mlp_type, ExpertType> result;
-    for (std::size_t i = 0; i < inputs; ++i) result.inputs[i] = {experts_[i], spec::ffn * spec::hidden, spec::hidden};
-    result.down = {experts_[inputs], spec::ffn * spec::hidden, spec::ffn};
-    return result;
-  }
+  expert_matrices<typename spec::experts_type, ExpertType> experts() const { return experts_.matrices(sizes); }
 
   /// f(parameter, span of its values) for each parameter.
   template <class F> void for_each(F&& f) const {
-    f(describe(0), std::span(router_, static_cast<std::size_t>(router_size)));
-    for (std::size_t i = 0; i <= inputs; ++i)
-      f(describe(i + 1), std::span(experts_[i], static_cast<std::size_t>(matrix_size)));
+    visit(*this, [&](auto* values, parameter const& p) { f(p, std::span(values, p.size())); });
   }
 
   /// Memory of its own, not initialised.
   static parameter_set allocate(std::pmr::memory_resource& memory) {
     parameter_set result;
-    auto const own = [&]<class T>(T*& pointer, std::int64_t size) {
-      result.owned_.emplace_back(size * static_cast<std::int64_t>(sizeof(T)), memory);
+    visit(result, [&]<class T>(T*& pointer, parameter const& p) {
+      result.owned_.emplace_back(static_cast<std::int64_t>(p.size() * sizeof(T)), memory);
       pointer = static_cast<T*>(result.owned_.back().data());
-    };
-    own(result.router_, router_size);
-    for (ExpertType*& expert : result.experts_) own(expert, matrix_size);
+    });
     return result;
   }
 
   /// Memory of the caller: bind(parameter) gives a pointer to size() values, typed or void*.
   template <class Bind> static parameter_set bound(Bind&& bind) {
     parameter_set result;
-    auto const take = [&]<class T>(T*& pointer, std::size_t index) {
-      parameter const p = describe(index);
+    visit(result, [&]<class T>(T*& pointer, parameter const& p) {
       auto* const given = bind(p);
       using Given = std::remove_pointer_t<decltype(given)>;
       require<config_error>(std::is_void_v<Given> || std::is_same_v<Given, T>, "parameter ", p.name, " holds ", p.type,
@@ -117,31 +106,44 @@ template <class Spec, class RouterType, class ExpertType> class parameter_set {
       require<data_error>(is_aligned<T>(given), "bind_weights was given memory for parameter ", p.name,
                           " at an address that is no multiple of ", alignof(T), " bytes.");
       pointer = static_cast<T*>(static_cast<void*>(given));
-    };
-    take(result.router_, 0);
-    for (std::size_t i = 0; i <= inputs; ++i) take(result.experts_[i], i + 1);
+    });
     return result;
   }
 
  private:
+  /// f(pointer, parameter) for each.
+  template <class Self, class F> static void visit(Self& self, F const& f) {
+    constexpr std::int64_t experts = spec::experts;
+    std::string_view const router_name = name_of<RouterType>, expert_name = name_of<ExpertType>;
+    f(self.router_, parameter{"router.weight", {experts, spec::hidden}, 0, experts, spec::hidden, router_name});
+    if constexpr (has_linear_bias<router_type>)
+      f(self.router_bias_, parameter{"router.bias", {experts}, 0, experts, 0, router_name});
+    if constexpr (WithStates && has_selection_bias<router_type>)
+      f(self.selection_bias_, parameter{"router.selection_bias", {experts}, 0, experts, 0, name_of<float>, false});
+    experts_type::visit(self.experts_, "experts", sizes,
+                        [&](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
+                          std::int64_t const count = shape[0];
+                          f(pointer, parameter{std::move(name), std::move(shape), 0, count, fan_in, expert_name});
+                        });
+  }
+
   RouterType* router_ = nullptr;
-  std::array<ExpertType*, inputs + 1> experts_{};
+  RouterType* router_bias_ = nullptr;
+  float* selection_bias_ = nullptr;
+  experts_type experts_;
   std::vector<buffer> owned_;
 };
 
 }  // namespace detail
 
 template <class Spec, scalar T, weight_layout Layout = row_major>
-class layer_weights : public detail::parameter_set<Spec, sum_t<T>, T> {
-  using base = detail::parameter_set<Spec, sum_t<T>, T>;
-  using spec = spec_of<Spec>;
-  using mlp_type = typename spec::experts_type;
+class layer_weights : public detail::parameter_set<Spec, sum_t<T>, T, true> {
+  using base = detail::parameter_set<Spec, sum_t<T>, T, true>;
+  using mlp_type = typename spec_of<Spec>::experts_type;
   static constexpr bool packs = Layout::packs_forward || Layout::packs_backward;
 
  public:
-  static constexpr expert_sizes sizes{spec::experts, spec::hidden, spec::ffn};
-
-  layer_weights(base set, std::pmr::memory_resource& memory) : base(std::move(set)), copies_(sizes, memory) {}
+  layer_weights(base set, std::pmr::memory_resource& memory) : base(std::move(set)), copies_(base::sizes, memory) {}
 
   expert_operands<mlp_type, T, Layout> operands() const { return {base::experts(), &copies_}; }
 
@@ -171,8 +173,8 @@ class layer_weights : public detail::parameter_set<Spec, sum_t<T>, T> {
   bool changed_ = true;
 };
 
-template <class Spec, scalar T> class layer_gradients : public detail::parameter_set<Spec, sum_t<T>, sum_t<T>> {
-  using base = detail::parameter_set<Spec, sum_t<T>, sum_t<T>>;
+template <class Spec, scalar T> class layer_gradients : public detail::parameter_set<Spec, sum_t<T>, sum_t<T>, false> {
+  using base = detail::parameter_set<Spec, sum_t<T>, sum_t<T>, false>;
 
  public:
   layer_gradients(base set, arena& memory) : base(std::move(set)), memory_(&memory) {}
@@ -184,7 +186,7 @@ template <class Spec, scalar T> class layer_gradients : public detail::parameter
 
   /// f(parameter, span of gradients); zeros where nothing was added since the reset.
   template <class F> void for_each(F&& f) {
-    if (empty_) base::for_each([this](parameter const&, auto values) { clear(values); });
+    if (empty_) base::for_each([this](parameter const&, auto values) { this->clear(values); });
     empty_ = false;
     base::for_each(std::forward<F>(f));
   }
@@ -218,7 +220,7 @@ template <class Weights, class Gradients, class F> void for_each_pair(Weights& w
 }
 }  // namespace detail
 
-/// f(parameter, span of weights, span of gradients) for each parameter.
+/// f(parameter, span of weights, span of gradients) for each trained parameter.
 template <class Spec, scalar T, class Layout, class F>
 void for_each_parameter(layer_weights<Spec, T, Layout>& weights, layer_gradients<Spec, T>& gradients, F&& f) {
   detail::for_each_pair(weights, gradients, f);

@@ -8,6 +8,7 @@
 //   nt, few rows       weights, transposed (lane = column)   rows of a, in place             [row][column]
 //   nt, short sums     weights, transposed (lane = column)   rows of a, in place             [row][column]
 //   nn                 weights, copied (lane = column)       rows of a, in place             [row][column]
+//   transposed         nt packs as nn does and nn as nt does with short sums
 //   tn                 rows of b, copied (lane = j)          rows of a, packed in strips     the output
 //
 // Work is one list of tiles (group, column block, row block), sorted by group. The sum over k runs in blocks of steps
@@ -49,6 +50,14 @@ inline constexpr std::int64_t few_rows = most_narrow;
 /// Whether nt packs the weights instead of the rows: where sums are short and rows many, turning the results costs more.
 template <class U> constexpr bool short_sums(std::int64_t rows, std::int64_t k) {
   return steps_of<U>(k) <= blocking<U>::steps && rows >= std::max<std::int64_t>(128, steps_of<U>(k));
+}
+
+/// What lies there.
+template <class T, std::size_t M>
+std::array<grouped_matrix<T>, M> lying(std::array<transposed_matrix<T>, M> const& matrices) {
+  std::array<grouped_matrix<T>, M> all;
+  for (std::size_t m = 0; m < M; ++m) all[m] = matrices[m].lying();
+  return all;
 }
 
 /// Cuts a worker's scratch memory into arrays that begin on cache lines.
@@ -200,6 +209,22 @@ template <class S, class Function> void for_column_blocks(tile const& t, Functio
     f(first, std::min(column_block<S>, t.cols - first));
 }
 
+/// Hands rows of sums to the epilogue: those of M matrices stand `apart` sums from one another, or are one.
+template <bool OneSum, class S, std::size_t M, class Epilogue>
+void give_rows(tile const& t, S const* sums, std::int64_t stride, std::int64_t apart, Epilogue const& epilogue) {
+  for (std::int64_t r = 0; r < t.rows; ++r)
+    for_column_blocks<S>(t, [&](std::int64_t first, std::int64_t cols) {
+      S const* const row = sums + r * stride + first;
+      if constexpr (OneSum) {
+        epilogue(t.group, t.row + r, t.col + first, cols, row);
+      } else {
+        std::array<S const*, M> rows;
+        for (std::size_t m = 0; m < M; ++m) rows[m] = row + static_cast<std::int64_t>(m) * apart;
+        epilogue(t.group, t.row + r, t.col + first, cols, rows);
+      }
+    });
+}
+
 /// Columns of a tile of nt with room for whole squares and strips.
 template <class S> constexpr std::int64_t padded_columns(tile const& t) {
   return round_up(t.cols, std::max(simd::lanes<S>, most_narrow));
@@ -302,17 +327,12 @@ void nt_few_rows_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a,
                    transposing_kernel<U, Rows>(k, rows.row, columns, to, stride);
                  });
     }
-  for (std::int64_t r = 0; r < t.rows; ++r)
-    for_column_blocks<S>(t, [&](std::int64_t first, std::int64_t cols) {
-      std::array<S const*, M> row;
-      for (std::size_t m = 0; m < M; ++m)
-        row[m] = sums + (static_cast<std::int64_t>(m) * few_rows + r) * stride + first;
-      epilogue(t.group, t.row + r, t.col + first, cols, row);
-    });
+  give_rows<false, S, M>(t, sums, stride, few_rows * stride, epilogue);
 }
 
-/// nn for few rows: the weights are read as they lie, a few of their rows at a time over all columns of the tile.
-template <class U, class A, class B, std::size_t M, class Epilogue>
+/// nn for few rows: the weights are read as they lie, a few of their rows at a time over all columns of the tile. As in
+/// rows_tile the sums of M matrices are one, or stand side by side.
+template <class U, bool OneSum, class A, class B, std::size_t M, class Epilogue>
 void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>, M> const& a,
                       std::array<grouped_matrix<B const>, M> const& w, std::int64_t k, Epilogue const& epilogue) {
   using S = sum_of<U>;
@@ -323,16 +343,19 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
   std::int64_t const whole = cut.lanes(), stride = round_up(t.cols, lanes);
   U* const space = memory.take<U>(most_narrow * copied_stride<U>);
   U* const edge = memory.take<U>(lanes * sizes::steps);
-  S* const sums = memory.take<S>(few_rows * stride);
-  if (k == 0) std::fill_n(sums, few_rows * stride, S{0});
+  constexpr std::int64_t results = OneSum ? 1 : static_cast<std::int64_t>(M);
+  S* const sums = memory.take<S>(results * few_rows * stride);
+  if (k == 0) std::fill_n(sums, results * few_rows * stride, S{0});
   bool resume = false;
-  for (std::size_t m = 0; m < M; ++m)
+  for (std::size_t m = 0; m < M; ++m) {
+    S* const out = sums + (OneSum ? 0 : static_cast<std::int64_t>(m) * few_rows * stride);
+    if (!OneSum) resume = false;
     for (std::int64_t k0 = 0; k0 < k; k0 += sizes::values) {
       std::int64_t const count = std::min(sizes::values, k - k0), steps = steps_of<U>(count);
       auto strip = narrow_rows<U>(rows_from(a[m], t.row, k0), 0, t.rows, kernel_rows(t.rows), count, space);
       B const* const from = w[m].group(t.group) + k0 * w[m].row_stride + t.col;
       auto const sums_at = [&](std::int64_t col, bool from_there) {
-        return tile_sums<S>{from_there ? sums + col : nullptr, stride, sums + col, stride};
+        return tile_sums<S>{from_there ? out + col : nullptr, stride, out + col, stride};
       };
       auto const soon_after = [&]([[maybe_unused]] std::int64_t first, [[maybe_unused]] std::int64_t col) {
         if constexpr (values_per_unit < U >> 1) {
@@ -357,10 +380,8 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
         strip.first += together * static_cast<std::int64_t>(sizeof(U));
       }
     }
-  for (std::int64_t r = 0; r < t.rows; ++r)
-    for_column_blocks<S>(t, [&](std::int64_t first, std::int64_t cols) {
-      epilogue(t.group, t.row + r, t.col + first, cols, static_cast<S const*>(sums + r * stride + first));
-    });
+  }
+  give_rows<OneSum, S, M>(t, sums, stride, few_rows * stride, epilogue);
 }
 
 /// Where rows_tile finds the weights of matrix m for a block of k: packed into `wide` as nn and nt go, or packed before.
@@ -424,17 +445,7 @@ void rows_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A
       multiply_rows<U>(rows_from(a[m], t.row, k0), t.rows, count, weights(t, m, k0, count, wide),
                        sums + (OneSum ? 0 : static_cast<std::int64_t>(m) * size), k0 > 0 || (OneSum && m > 0), space);
     }
-  for (std::int64_t r = 0; r < t.rows; ++r)
-    for_column_blocks<S>(t, [&](std::int64_t first, std::int64_t cols) {
-      S const* const row = sums + r * stride + first;
-      if constexpr (OneSum) {
-        epilogue(t.group, t.row + r, t.col + first, cols, row);
-      } else {
-        std::array<S const*, M> rows;
-        for (std::size_t m = 0; m < M; ++m) rows[m] = row + static_cast<std::int64_t>(m) * size;
-        epilogue(t.group, t.row + r, t.col + first, cols, rows);
-      }
-    });
+  give_rows<OneSum, S, M>(t, sums, stride, size, epilogue);
 }
 
 /// Rows [i0, i0 + ni), columns [j0, j0 + nj) of one group's output, from its rows [row, row + rows).
@@ -577,9 +588,44 @@ void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* of
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
     auto const t = tiles[task];
     if (t.rows <= host_gemm::few_rows)
-      host_gemm::nn_few_rows_tile<U>(engine.scratch(worker), t, a, w, k, epilogue);
+      host_gemm::nn_few_rows_tile<U, true>(engine.scratch(worker), t, a, w, k, epilogue);
     else
       host_gemm::rows_tile<U, true>(engine.scratch(worker), t, a, host_gemm::nn_weights<U, B, M>{w, k}, k, epilogue);
+  });
+}
+
+template <class S, class Engine, class A, class B, std::size_t M, class Epilogue>
+void grouped_gemm_nt(Engine& engine, std::int64_t groups, std::int64_t const* offsets, rows_of<A> a,
+                     std::array<transposed_matrix<B const>, M> const& w, std::int64_t n, std::int64_t k,
+                     Epilogue const& epilogue) {
+  using U = host_gemm::unit_of<S, A, B>;
+  static_assert(host_gemm::scratch_needed<U, M>() <= Engine::scratch_bytes);
+  host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads());
+  auto const lying = host_gemm::lying(w);
+  std::array<rows_of<A>, M> rows;
+  rows.fill(a);
+  engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
+    auto const t = tiles[task];
+    if (t.rows <= host_gemm::few_rows)
+      host_gemm::nn_few_rows_tile<U, false>(engine.scratch(worker), t, rows, lying, k, epilogue);
+    else
+      host_gemm::rows_tile<U, false>(engine.scratch(worker), t, rows, host_gemm::nn_weights<U, B, M>{lying, k}, k,
+                                     epilogue);
+  });
+}
+
+template <class S, class Engine, class A, class B, std::size_t M, class Epilogue>
+void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* offsets,
+                     std::array<rows_of<A>, M> const& a, std::array<transposed_matrix<B const>, M> const& w,
+                     std::int64_t n, std::int64_t k, Epilogue const& epilogue) {
+  using U = host_gemm::unit_of<S, A, B>;
+  static_assert(host_gemm::scratch_needed<U, 1>() <= Engine::scratch_bytes);
+  constexpr std::int64_t cols = host_gemm::blocking<U>::cols;
+  host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads(), cols, cols);
+  auto const lying = host_gemm::lying(w);
+  engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
+    host_gemm::rows_tile<U, true>(engine.scratch(worker), tiles[task], a, host_gemm::nt_weights<U, B, M>{lying}, k,
+                                  epilogue);
   });
 }
 

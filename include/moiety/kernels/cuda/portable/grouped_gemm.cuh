@@ -151,6 +151,20 @@ void grouped_gemm_nn(cuda_engine& engine, std::int64_t groups, std::int64_t cons
     gpu::choose_fma_rows<gpu::fma_nn, S, static_cast<int>(M)>(engine, "grouped_gemm_nn", of, epilogue);
 }
 
+/// One matrix that lies as its transpose: what nt reads is an operand of nn, and the other way round.
+template <class S, class A, class B, class Epilogue>
+void grouped_gemm_nt(cuda_engine& engine, std::int64_t groups, std::int64_t const* offsets, std::int64_t rows_bound,
+                     rows_of<A> a, std::array<transposed_matrix<B const>, 1> const& w, std::int64_t n, std::int64_t k,
+                     Epilogue const& epilogue) {
+  grouped_gemm_nn<S>(engine, groups, offsets, rows_bound, std::array{a}, std::array{w[0].lying()}, n, k, epilogue);
+}
+template <class S, class A, class B, class Epilogue>
+void grouped_gemm_nn(cuda_engine& engine, std::int64_t groups, std::int64_t const* offsets, std::int64_t rows_bound,
+                     std::array<rows_of<A>, 1> const& a, std::array<transposed_matrix<B const>, 1> const& w,
+                     std::int64_t n, std::int64_t k, Epilogue const& epilogue) {
+  grouped_gemm_nt<S>(engine, groups, offsets, rows_bound, a[0], std::array{w[0].lying()}, n, k, epilogue);
+}
+
 /// out(i, j) = sum over rows r of the group of a(r, i) b(r, j), i < n, j < k; added to what is there if `accumulate`.
 template <class S, class A, class B>
 void grouped_gemm_tn(cuda_engine& engine, std::int64_t groups, std::int64_t const* offsets, std::int64_t rows_bound,

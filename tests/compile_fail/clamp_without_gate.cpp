@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// expect: mo::mlp has no gate: mo::clamped and mo::up_offset are for mo::gated_mlp.
+#include <moiety/moiety.hpp>
+
+namespace mo = moiety;
+
+struct mistaken : mo::layer_spec<mo::dims{.hidden = 16, .ffn = 32, .experts = 4}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+#ifdef MOIETY_CORRECT
+  using experts = mo::gated_mlp<mo::silu, mo::clamped<std::ratio<7>>>;
+#else
+  using experts = mo::mlp<mo::silu, mo::clamped<std::ratio<7>>>;
+#endif
+};
+
+int main() {
+  mo::context<> ctx;
+  mo::moe_layer<mistaken> layer{ctx};
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/layer/expert_parameters.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+constexpr mo::expert_sizes sizes{.experts = 4, .hidden = 3, .ffn = 5};
+
+using tensors = std::vector<std::pair<std::string, std::vector<std::int64_t>>>;
+
+/// Names and shapes; the memory that is given holds as many values as are counted.
+template <class Mlp> tensors listed() {
+  mo::detail::expert_parameters<Mlp, float> of;
+  tensors all;
+  std::int64_t values = 0;
+  mo::detail::expert_parameters<Mlp, float>::visit(
+      of, "experts", sizes,
+      [&](float*& pointer, std::string const& name, std::vector<std::int64_t> const& shape, std::int64_t fan_in) {
+        CHECK(pointer == nullptr);
+        CHECK((fan_in == 0) == (name.find("bias") != std::string::npos));
+        all.emplace_back(name, shape);
+        std::int64_t size = 1;
+        for (std::int64_t const extent : shape) size *= extent;
+        values += size;
+      });
+  CHECK(values == sizes.experts * (of.matrix_values(sizes) + of.bias_values(sizes)));
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("experts have the tensors of their MLP") {
+  CHECK(listed<mo::gated_mlp<mo::silu>>() ==
+        tensors{{"experts.gate", {4, 5, 3}}, {"experts.up", {4, 5, 3}}, {"experts.down", {4, 3, 5}}});
+  CHECK(listed<mo::mlp<mo::relu, mo::biased>>() == tensors{{"experts.up", {4, 5, 3}},
+                                                           {"experts.down", {4, 3, 5}},
+                                                           {"experts.up_bias", {4, 5}},
+                                                           {"experts.down_bias", {4, 3}}});
+}
