@@ -109,6 +109,7 @@ template <class Spec, scalar T> struct forward_plan {
 template <class Spec, scalar T> struct pending_plan {
   using spec = spec_of<Spec>;
   static constexpr bool biased = has_biases<typename spec::experts_type>;
+  static constexpr bool needs_one = biased || spec::router_type::has_linear_bias;
 
   constexpr explicit pending_plan(tokens of) {
     std::int64_t const rows = spec::rows(of.count);
@@ -116,7 +117,7 @@ template <class Spec, scalar T> struct pending_plan {
     activation = block.add<T>(rows * spec::ffn);
     logits = block.add<sum_t<T>>(of.count * spec::experts);
     row_weights = block.add<sum_t<T>>(biased ? rows : 0);
-    one = block.add<sum_t<T>>(biased ? 1 : 0);
+    one = block.add<sum_t<T>>(needs_one ? 1 : 0);
   }
 
   detail::block_layout block;

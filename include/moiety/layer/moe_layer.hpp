@@ -39,7 +39,9 @@
 #include <moiety/layer/tape.hpp>
 
 #include <cstdint>
+#include <span>
 #include <utility>
+#include <vector>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -93,6 +95,16 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
 
   /// To be called after every change of weights in a packed layout, see experts/weight_layout.hpp.
   void pack(weights_type& weights) const { weights.pack(ctx_->engine()); }
+
+  /// The step of the router's selection bias after a global batch, whose counts are those of report.counts().
+  void update_selection_bias(weights_type& weights,
+                             std::span<std::int64_t const> counts) const requires router_type::has_selection_bias {
+    std::vector<float> bias(static_cast<std::size_t>(read::experts));
+    auto const bytes = static_cast<std::int64_t>(bias.size() * sizeof(float));
+    ctx_->memory().load(bias.data(), weights.selection_bias(), bytes);
+    options_.router.bias().update(counts, bias);
+    ctx_->memory().store(weights.selection_bias(), bias.data(), bytes);
+  }
 
   /// Gradients of nothing yet, in the sum type.
   gradients_type make_gradients() const {
@@ -153,13 +165,14 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     permutation_view const& order = tape.permutation();
     kernels::spread_weights<S>(engine, order, tape.routing().weights, row_weights);
     S const one = 1;
-    if (biased) ctx_->memory().store(detail::at<S>(tape.pending, kept.one), &one, sizeof(one));
+    if (pending_plan<Spec, T>::needs_one)
+      ctx_->memory().store(detail::at<S>(tape.pending, kept.one), &one, sizeof(one));
     apply::backward_input(engine, rows_of(order), dispatcher::dispatch(dy, order), weights.operands(),
                           tape.pre_activation(), row_weights, detail::at<T>(tape.pending, kept.pre_activation),
                           detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
     kernels::gather_weight_gradients<S>(engine, order, parts, parts_of_weight, dweights);
     matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), dx.rows(), read::experts};
-    kernels::route_backward<router_type, S, experts>(engine, routing::router_of(tape.options()), tape.logits(),
+    kernels::route_backward<router_type, S, experts>(engine, routing::router_of(tape.options(), weights), tape.logits(),
                                                      tape.routing(), dweights, losses_of(tape), dlogits, false);
     kernels::router_input_gradient<S>(engine, dlogits, weights.router(), dx_router);
     kernels::combine<T>(engine, order, all_rows(dx_rows, order), nullptr, dx_router, dx);
@@ -180,6 +193,10 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), tape.x.rows(), read::experts};
     kernels::router_weight_gradient<T>(ctx_->engine(), dlogits, tape.x, tape.routed_tokens(), tape.routed_offsets(),
                                        gradients.router(), accumulate);
+    if constexpr (router_type::has_linear_bias)
+      kernels::router_bias_gradient<S>(ctx_->engine(), dlogits, detail::at<S>(tape.pending, kept.one),
+                                       tape.routed_tokens(), tape.routed_offsets(), gradients.router_bias(),
+                                       accumulate);
     gradients.filled();
     tape.advance(tape_state::finished);
   }
@@ -215,7 +232,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     forward_plan<Spec, T> const plan(tape.size());
     buffer const work(keep ? shared_workspace<Spec, T, backend>(tape.size()) : plan.block.bytes(), ctx_->memory());
     permutation_view const& order = tape.permutation();
-    routing::run(engine, routing::router_of(options_), weights.router(), tape, about, work.data(), keep);
+    routing::run(engine, weights, tape, about, work.data(), keep);
     T* const output = detail::at<T>(work, plan.output);
     apply::forward(engine, rows_of(order), dispatcher::dispatch(tape.x, order), weights.operands(),
                    keep ? tape.pre_activation() : nullptr, detail::at<T>(work, plan.activation), output);

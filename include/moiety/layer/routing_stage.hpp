@@ -35,17 +35,21 @@ template <class Spec, class Deployment> class routing_stage {
 
  public:
   /// The router of the options, with what its rows need to know beside them.
-  static router_type router_of(layer_options<Spec> const& options) {
+  template <class Weights> static router_type router_of(layer_options<Spec> const& options, Weights const& weights) {
+    router_type router = options.router;
+    if constexpr (router_type::has_selection_bias) router = router.with_bias(weights.selection_bias());
     if constexpr (capacity::drops)
-      if (capacity::renormalises) return options.router.with_kept_renormalised();
-    return options.router;
+      if (capacity::renormalises) router = router.with_kept_renormalised();
+    return router;
   }
 
   /// `work` is that of forward_plan.
-  static void run(engine_type& engine, router_type const& router, matrix_view<S const> weights,
-                  layer_tape<Spec, T>& tape, batch const& about, void* work, bool keep) {
+  template <class Weights>
+  static void run(engine_type& engine, Weights const& weights, layer_tape<Spec, T>& tape, batch const& about,
+                  void* work, bool keep) {
     layer_options<Spec> const& options = tape.options();
-    kernels::router_logits<T>(engine, tape.x, weights, tape.logits());
+    router_type const router = router_of(options, weights);
+    kernels::router_logits<T>(engine, tape.x, weights.router(), tape.logits(), weights.router_bias());
     auto const policy = options.non_finite.value_or(backend::default_non_finite);
     if constexpr (router_type::couples_tokens)
       kernels::route_together<router_type, S>(engine, router, tape.logits(), about, policy, tape.routing(), work,

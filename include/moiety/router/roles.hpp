@@ -13,18 +13,25 @@
 
 #include <type_traits>
 
-namespace moiety::inline MOIETY_ABI::detail {
+namespace moiety::inline MOIETY_ABI {
+
+/// The logits of a layer's router have a trained bias: z = x Wᵀ + b, with b [E] as "router.bias" (gpt-oss).
+struct linear_bias {};
+
+namespace detail {
 
 template <class T> using is_score_rule = std::bool_constant<score_rule<T>>;
 template <class T> using is_bias_rule = std::bool_constant<bias_rule<T>>;
 template <class T> using is_group_rule = std::bool_constant<group_rule<T>>;
 template <class T> using is_selection = std::bool_constant<selection<T> || batch_selection<T>>;
 template <class T> using is_weight_rule = std::bool_constant<weight_rule<T>>;
+template <class T> using is_linear_bias = std::bool_constant<std::is_same_v<T, linear_bias>>;
 template <class T> using is_scale_role = std::bool_constant<is_scale<T>>;
 
 template <class T>
-inline constexpr bool fits_a_role = is_score_rule<T>::value || is_bias_rule<T>::value || is_group_rule<T>::value ||
-                                    is_selection<T>::value || is_weight_rule<T>::value || is_scale<T>;
+inline constexpr bool fits_a_role =
+    is_score_rule<T>::value || is_bias_rule<T>::value || is_group_rule<T>::value || is_selection<T>::value ||
+    is_weight_rule<T>::value || is_scale<T> || is_linear_bias<T>::value;
 
 template <template <class> class Role, class... Roles>
 inline constexpr int count_role = (0 + ... + (Role<Roles>::value ? 1 : 0));
@@ -40,6 +47,7 @@ template <class... Roles> struct router_roles {
   using selection = typename find_if<is_selection, top_k<2>, Roles...>::type;
   using weight = typename find_if<is_weight_rule, as_scored, Roles...>::type;
   using scale = typename find_if<is_scale_role, moiety::scale<>, Roles...>::type;
+  static constexpr bool has_linear_bias = count_role<is_linear_bias, Roles...> == 1;
   static constexpr bool has_scale = count_role<is_scale_role, Roles...> == 1;
 
   score score_rule{};
@@ -60,7 +68,7 @@ template <class... Roles> struct router_roles {
       selection_rule = role;
     else if constexpr (std::is_same_v<Role, weight>)
       weight_rule = role;
-    else
+    else if constexpr (std::is_same_v<Role, scale>)
       scale_rule = role;
   }
 };
@@ -86,6 +94,7 @@ template <class... Roles> consteval bool check_router() {
                   "mo::router takes exactly one score rule, as in mo::router<mo::softmax, mo::top_k<2>>.");
     static_assert(count_role<is_selection, Roles...> == 1,
                   "mo::router takes exactly one selection, as in mo::router<mo::softmax, mo::top_k<2>>.");
+    static_assert(count_role<is_linear_bias, Roles...> <= 1, "mo::router takes mo::linear_bias at most once.");
     static_assert(count_role<is_bias_rule, Roles...> <= 1, "mo::router takes at most one selection bias.");
     static_assert(count_role<is_group_rule, Roles...> <= 1, "mo::router takes groups at most once.");
     static_assert(count_role<is_weight_rule, Roles...> <= 1, "mo::router takes at most one weight rule.");
@@ -107,4 +116,5 @@ template <class... Roles> consteval bool check_router() {
   return true;
 }
 
-}  // namespace moiety::inline MOIETY_ABI::detail
+}  // namespace detail
+}  // namespace moiety

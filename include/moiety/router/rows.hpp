@@ -34,6 +34,7 @@ template <class... Roles> class router_rows {
   using scale_type = typename roles::scale;
 
   static constexpr bool has_selection_bias = !std::is_same_v<bias_type, detail::no_role>;
+  static constexpr bool has_linear_bias = roles::has_linear_bias;
   static constexpr bool has_groups = !std::is_same_v<group_type, detail::no_role>;
   static constexpr bool couples_tokens = batch_selection<selection_type>;
   /// Whether a slot without an expert is an error.
