@@ -41,6 +41,7 @@
 #include <moiety/router/groups.hpp>
 #include <moiety/router/hash.hpp>
 #include <moiety/router/precomputed.hpp>
+#include <moiety/router/quantile_bias.hpp>
 #include <moiety/router/router.hpp>
 #include <moiety/router/selection_bias.hpp>
 #include <moiety/router/sinkhorn.hpp>

@@ -35,13 +35,14 @@
 #include <moiety/layer/parameters.hpp>
 #include <moiety/layer/report.hpp>
 #include <moiety/layer/routing_stage.hpp>
+#include <moiety/layer/selection_bias_step.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
 
+#include <concepts>
 #include <cstdint>
 #include <span>
 #include <utility>
-#include <vector>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -96,14 +97,16 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   /// To be called after every change of weights in a packed layout, see experts/weight_layout.hpp.
   void pack(weights_type& weights) const { weights.pack(ctx_->engine()); }
 
-  /// The step of the router's selection bias after a global batch, whose counts are those of report.counts().
+  /// The step of the router's selection bias after a global batch: of mo::selection_bias with report.counts(), of
+  /// mo::quantile_bias with the tapes of the batch.
   void update_selection_bias(weights_type& weights,
                              std::span<std::int64_t const> counts) const requires router_type::has_selection_bias {
-    std::vector<float> bias(static_cast<std::size_t>(read::experts));
-    auto const bytes = static_cast<std::int64_t>(bias.size() * sizeof(float));
-    ctx_->memory().load(bias.data(), weights.selection_bias(), bytes);
-    options_.router.bias().update(counts, bias);
-    ctx_->memory().store(weights.selection_bias(), bias.data(), bytes);
+    detail::step_bias_by_counts(ctx_->memory(), options_.router, weights.selection_bias(), counts);
+  }
+  template <std::same_as<tape_type>... Tapes>
+  void update_selection_bias(weights_type& weights, tape_type const& tape,
+                             Tapes const&... tapes) const requires router_type::has_selection_bias {
+    detail::step_bias_by_tapes(ctx_->memory(), options_.router, weights.selection_bias(), tape, tapes...);
   }
 
   /// Gradients of nothing yet, in the sum type.
