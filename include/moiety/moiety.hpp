@@ -40,6 +40,7 @@
 #include <moiety/router/forced.hpp>
 #include <moiety/router/groups.hpp>
 #include <moiety/router/hash.hpp>
+#include <moiety/router/jitter.hpp>
 #include <moiety/router/precomputed.hpp>
 #include <moiety/router/quantile_bias.hpp>
 #include <moiety/router/router.hpp>

@@ -98,6 +98,8 @@ template <class Spec, scalar T> struct forward_plan {
   constexpr explicit forward_plan(tokens of) {
     activation = block.add<T>(spec::rows(of.count) * spec::ffn);
     output = block.add<T>(spec::rows(of.count) * spec::hidden);
+    if constexpr (spec::router_type::has_jitter)
+      block.at_least(of.count * spec::hidden * static_cast<std::int64_t>(sizeof(T)));
     if constexpr (spec::router_type::couples_tokens)
       block.at_least(kernels::route_workspace<typename spec::router_type, sum_t<T>>(of.count, spec::experts));
   }

@@ -178,6 +178,10 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     kernels::route_backward<router_type, S, experts>(engine, routing::router_of(tape.options(), weights), tape.logits(),
                                                      tape.routing(), dweights, losses_of(tape), dlogits, false);
     kernels::router_input_gradient<S>(engine, dlogits, weights.router(), dx_router);
+    if constexpr (router_type::has_jitter) {
+      matrix_view<S> const seen{dx_router, dx.rows(), dx.cols()};
+      kernels::jitter_rows<S>(engine, tape.options().router.jitter(), tape.place(), seen, seen);
+    }
     kernels::combine<T>(engine, order, all_rows(dx_rows, order), nullptr, dx_router, dx);
     tape.advance(tape_state::input_half_done);
   }
@@ -194,7 +198,10 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
                             detail::at<T>(tape.pending, kept.activation), gradients.experts(), accumulate,
                             factors_of(tape.pending, kept));
     matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), tape.x.rows(), read::experts};
-    kernels::router_weight_gradient<T>(ctx_->engine(), dlogits, tape.x, tape.routed_tokens(), tape.routed_offsets(),
+    buffer const work(router_type::has_jitter ? tape.x.rows() * read::hidden * static_cast<std::int64_t>(sizeof(T)) : 0,
+                      ctx_->memory());
+    matrix_view<T const> const seen = routing::seen_by_router(ctx_->engine(), tape.options().router, tape, work.data());
+    kernels::router_weight_gradient<T>(ctx_->engine(), dlogits, seen, tape.routed_tokens(), tape.routed_offsets(),
                                        gradients.router(), accumulate);
     if constexpr (router_type::has_linear_bias)
       kernels::router_bias_gradient<S>(ctx_->engine(), dlogits, detail::at<S>(tape.pending, kept.one),

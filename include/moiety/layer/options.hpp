@@ -48,6 +48,7 @@ template <class Spec> struct layer_options {
                                   "the scale of a router must be finite and not 0, but is ", router.scale_factor(),
                                   '.');
     if constexpr (requires { router.bias().check(); }) router.bias().check();
+    if constexpr (requires { router.jitter().check(); }) router.jitter().check();
   }
 };
 

@@ -7,6 +7,7 @@
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/kernels/drop.hpp>
+#include <moiety/kernels/jitter.hpp>
 #include <moiety/kernels/permute.hpp>
 #include <moiety/kernels/route.hpp>
 #include <moiety/kernels/route_together.hpp>
@@ -43,13 +44,25 @@ template <class Spec, class Deployment> class routing_stage {
     return router;
   }
 
+  /// What the router of a tape that is kept sees of x: x, or x with its jitter in `work`, which has room for it.
+  static matrix_view<T const> seen_by_router(engine_type& engine, router_type const& router,
+                                             layer_tape<Spec, T> const& tape, void* work) {
+    if constexpr (router_type::has_jitter) {
+      matrix_view<T> const noisy{static_cast<T*>(work), tape.x.rows(), tape.x.cols()};
+      kernels::jitter_rows<T>(engine, router.jitter(), tape.place(), tape.x, noisy);
+      return noisy;
+    }
+    return tape.x;
+  }
+
   /// `work` is that of forward_plan.
   template <class Weights>
   static void run(engine_type& engine, Weights const& weights, layer_tape<Spec, T>& tape, batch const& about,
                   void* work, bool keep) {
     layer_options<Spec> const& options = tape.options();
     router_type const router = router_of(options, weights);
-    kernels::router_logits<T>(engine, tape.x, weights.router(), tape.logits(), weights.router_bias());
+    matrix_view<T const> const seen = keep ? seen_by_router(engine, router, tape, work) : tape.x;
+    kernels::router_logits<T>(engine, seen, weights.router(), tape.logits(), weights.router_bias());
     auto const policy = options.non_finite.value_or(backend::default_non_finite);
     if constexpr (router_type::couples_tokens)
       kernels::route_together<router_type, S>(engine, router, tape.logits(), about, policy, tape.routing(), work,

@@ -3,6 +3,7 @@
 //
 //   mo::router<mo::sigmoid, mo::selection_bias, mo::groups<8, 4>, mo::top_k<8>, mo::renormalised, mo::scale<std::ratio<5, 2>>>
 //
+//   jitter           or none   jitter.hpp           noise on what a layer's router sees of x, in training
 //   linear_bias      or none   roles.hpp            a layer's logits have a bias: z = x Wᵀ + b
 //   score rule       one       score.hpp            logits z → scores s
 //   bias             or none   selection_bias.hpp   s → what the selection sees
