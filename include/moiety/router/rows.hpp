@@ -60,8 +60,8 @@ template <class... Roles> class router_rows {
 
   // Each of the functions below is compiled as one piece, policies included: only then do their loops become vectors.
 
-  /// Whether the selection sees other values than the scores.
-  static constexpr bool changes_scores = has_selection_bias || has_groups;
+  /// Whether the selection sees other values than the scores, or makes others of them.
+  static constexpr bool changes_scores = has_selection_bias || has_groups || writes_scores<selection_type>;
 
   /// One token: its ids and weights. `scores` and `candidates` are scratch of E values, `weights` has k; if the selection sees
   /// the scores themselves, candidates may be scores. The id of a slot for which it chose nothing, or no expert of
