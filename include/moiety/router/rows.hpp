@@ -91,7 +91,7 @@ template <class... Roles> class router_rows {
 
   /// One token of a batch selection: what it sees of the scores. `row` holds logits, then that.
   template <score_row Row> [[gnu::flatten]] MOIETY_HD void candidate_row(Row row) const {
-    roles_.score_rule.forward(row);
+    if constexpr (!detail::reads_logits<selection_type>) roles_.score_rule.forward(row);
     limit(row);
   }
 
