@@ -121,9 +121,10 @@ TEST_CASE("a bias far above the scores leaves the weights exact: they are gather
   mo::matrix<float> z(1, 4);
   for (std::int64_t e = 0; e < 4; ++e) z(0, e) = -18.5f - static_cast<float>(e);  // scores from 1e-8 down
   std::array<float, 4> const bias{0, 12, 12.5f, 0};
-  mo::routing const r =
-      mo::router<mo::sigmoid, mo::selection_bias, mo::top_k<2>, mo::renormalised>{mo::selection_bias{.values = bias.data()}}
-          .forward(ctx, z);
+  mo::routing const r = mo::router<mo::sigmoid, mo::selection_bias, mo::top_k<2>, mo::renormalised>{
+      mo::selection_bias{
+          .values =
+              bias.data()}}.forward(ctx, z);
   CHECK(r.expert(0, 0) == 2);
   CHECK(r.expert(0, 1) == 1);
   double const a = std::exp(-20.5), b = std::exp(-19.5);

@@ -32,8 +32,8 @@ inline constexpr int every_expert = 0;
 
 /// What a batch selection is given, and where its answer goes.
 template <std::floating_point S> struct batch_of_scores {
-  matrix_view<S> scores;  // [T × E] as the selection is to see them: biased, NaN where removed; may be changed
-  token_state const* states;    // [T]
+  matrix_view<S> scores;      // [T × E] as the selection is to see them: biased, NaN where removed; may be changed
+  token_state const* states;  // [T]
   token_table tokens;
   std::int64_t slots;
   std::int32_t* ids;     // [T × slots], no_expert throughout
