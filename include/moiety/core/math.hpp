@@ -121,10 +121,10 @@ template <std::floating_point S> MOIETY_HD inline S log(S v) {
 }
 
 template <std::floating_point S> MOIETY_HD inline S log1p(S v) {
-  double const x = v;
-  if (x > 0.375) return static_cast<S>(moiety::log(1 + x));
-  double const s = x / (x + 2);
-  return static_cast<S>(2 * (s + detail::atanh_tail(s)));
+  double const x = v, y = 1 + x;
+  if (x > 0.375) return static_cast<S>(moiety::log(y) + (x < 0x1p53 ? (x - (y - 1)) / y : 0));  // what y has lost of x
+  double const twice = 2 * x / (x + 2);
+  return static_cast<S>(twice + 2 * detail::atanh_tail(twice / 2));
 }
 
 template <std::floating_point S> MOIETY_HD inline S logistic(S v) { return S{1} / (S{1} + moiety::exp(-v)); }

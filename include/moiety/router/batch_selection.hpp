@@ -12,6 +12,7 @@
 //   rows(tokens, experts)      the most rows that its choices can have
 //   workspace_bytes<S>(tokens, experts)
 //   select(engine, scores)     writes the ids of all tokens
+//   reads_logits               if it is there: sees logits in place of scores, finite or −∞ as everywhere
 // Tokens that are not dispatched take no part: they are neither chosen nor counted.
 #pragma once
 
@@ -31,9 +32,8 @@ inline constexpr int every_expert = 0;
 
 /// What a batch selection is given, and where its answer goes.
 template <std::floating_point S> struct batch_of_scores {
-  matrix_view<S const> logits;  // [T × E]
-  matrix_view<S> scores;        // [T × E] as the selection is to see them: biased, NaN where removed; may be changed
-  token_state const* states;    // [T]
+  matrix_view<S> scores;      // [T × E] as the selection is to see them: biased, NaN where removed; may be changed
+  token_state const* states;  // [T]
   token_table tokens;
   std::int64_t slots;
   std::int32_t* ids;     // [T × slots], no_expert throughout

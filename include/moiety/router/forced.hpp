@@ -78,6 +78,7 @@ struct one_hot {
 template <int K, class Imbalance = imbalance::uniform> struct forced {
   static constexpr std::string_view name = "forced";
   static constexpr int count = K;
+  static constexpr bool writes_scores = true;
   seed key{0};
 
   template <class Chosen>

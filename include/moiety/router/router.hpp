@@ -75,9 +75,12 @@ template <class... Roles> class router : public router_rows<Roles...> {
   void check(batch const& about, std::int64_t tokens, std::int64_t experts) const {
     detail::require<config_error>(slots <= experts, "a router of ", slots, " slots cannot choose from ", experts,
                                   " experts.");
-    if constexpr (base::has_groups)
-      detail::require<config_error>(experts % base::group_type::count_of_groups == 0, base::group_type::count_of_groups,
-                                    " groups do not divide ", experts, " experts.");
+    if constexpr (base::has_groups) {
+      constexpr std::int64_t groups = base::group_type::count_of_groups, kept = base::group_type::kept;
+      detail::require<config_error>(experts % groups == 0, groups, " groups do not divide ", experts, " experts.");
+      detail::require<config_error>(slots <= experts / groups * kept, "a router of ", slots,
+                                    " slots cannot choose from ", kept, " groups of ", experts / groups, " experts.");
+    }
     if constexpr (requires { selection_type::needs_ids; })
       detail::require<data_error>(tokens == 0 || !about.ids.empty(), selection_type::name,
                                   " needs token ids in mo::batch{.ids}.");

@@ -62,8 +62,8 @@ template <class... Roles> class router_rows {
 
   // Each of the functions below is compiled as one piece, policies included: only then do their loops become vectors.
 
-  /// Whether the selection sees other values than the scores.
-  static constexpr bool changes_scores = has_selection_bias || has_groups;
+  /// Whether the selection sees other values than the scores, or makes others of them.
+  static constexpr bool changes_scores = has_selection_bias || has_groups || writes_scores<selection_type>;
 
   /// One token: its ids and weights. `scores` and `candidates` are scratch of E values, `weights` has k; if the selection sees
   /// the scores themselves, candidates may be scores. The id of a slot for which it chose nothing, or no expert of
@@ -93,7 +93,7 @@ template <class... Roles> class router_rows {
 
   /// One token of a batch selection: what it sees of the scores. `row` holds logits, then that.
   template <score_row Row> [[gnu::flatten]] MOIETY_HD void candidate_row(Row row) const {
-    roles_.score_rule.forward(row);
+    if constexpr (!detail::reads_logits<selection_type>) roles_.score_rule.forward(row);
     limit(row);
   }
 

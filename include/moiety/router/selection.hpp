@@ -10,7 +10,8 @@
 // A selection is a struct with the constant `count` (k) and the member forward(row, chosen), or forward(row, token, chosen)
 // if it looks at more than the scores (batch/token.hpp). It calls chosen(slot, expert) once for every slot, with distinct
 // experts, before it removes an expert from the row. A slot that is left out, or given an expert outside 0 … E − 1, as
-// argmax gives where none is left, ends in a data_error, unless `static constexpr bool fills_every_slot = false`.
+// argmax gives where none is left, ends in a data_error, unless `static constexpr bool fills_every_slot = false`. One that
+// writes values of its own into the row says `static constexpr bool writes_scores = true`: weights are not read from there.
 //
 // A selection that looks at all tokens of a batch at once is of another kind: see router/batch_selection.hpp.
 #pragma once
@@ -43,6 +44,12 @@ template <class S> inline constexpr bool fills_every_slot = true;
 template <class S>
 requires requires { S::fills_every_slot; }
 inline constexpr bool fills_every_slot<S> = S::fills_every_slot;
+
+/// Whether a selection leaves other scores in the row than it was given, beside removed ones.
+template <class S> inline constexpr bool writes_scores = false;
+template <class S>
+requires requires { S::writes_scores; }
+inline constexpr bool writes_scores<S> = S::writes_scores;
 
 namespace detail {
 

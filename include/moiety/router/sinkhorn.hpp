@@ -38,14 +38,14 @@ template <int K, int Iterations = 16> struct sinkhorn {
     if (n == 0) return;
     double* const balance = reinterpret_cast<double*>(of.workspace);  // b [E]
     double* const parts = balance + experts;                          // Σ_t C_te a_t of each block [blocks × E]
-    each_token(engine, of, [&](std::int64_t, span_row<S> plan, span_row<S> logits) {
-      S const peak = logits.max();
-      plan.map(logits, [&](S, S z) { return moiety::exp(z - peak); });
+    each_token(engine, of, [&](std::int64_t, span_row<S> plan) {
+      S const peak = plan.max();
+      plan.map([&](S z) { return moiety::exp(z - peak); });
     });
     std::fill_n(balance, experts, 1.0);
     for (int i = 0; i < Iterations; ++i) {
       std::fill_n(parts, blocks(tokens) * experts, 0.0);
-      each_token(engine, of, [&](std::int64_t t, span_row<S> plan, span_row<S>) {
+      each_token(engine, of, [&](std::int64_t t, span_row<S> plan) {
         double* const part = parts + t / block * experts;
         double sum = 0;
         for (std::int64_t e = 0; e < experts; ++e) sum += static_cast<double>(plan[e]) * balance[e];
@@ -59,7 +59,7 @@ template <int K, int Iterations = 16> struct sinkhorn {
       }
     }
     double const largest = *std::max_element(balance, balance + experts);
-    each_token(engine, of, [&](std::int64_t t, span_row<S> plan, span_row<S>) {
+    each_token(engine, of, [&](std::int64_t t, span_row<S> plan) {
       plan.map_indexed([&](S c, int e) { return static_cast<S>(static_cast<double>(c) * (balance[e] / largest)); });
       plan.template largest<K>([&](int slot, int e) { of.ids[t * K + slot] = e < 0 ? no_expert : e; });
     });
@@ -70,14 +70,13 @@ template <int K, int Iterations = 16> struct sinkhorn {
   static constexpr double epsilon = 1e-8;
   static constexpr std::int64_t blocks(std::int64_t tokens) { return (tokens + block - 1) / block; }
 
-  /// f(t, row of scores, row of logits) for each token that takes part; a block of tokens in turn, on one thread.
+  /// f(t, row) for each token that takes part; a block of tokens in turn, on one thread.
   template <class S, class Engine, class F>
   static void each_token(Engine& engine, batch_of_scores<S> const& of, F const& f) {
     std::int64_t const experts = of.scores.cols();
     engine.for_blocks(of.scores.rows(), block, [&](std::int64_t t, std::int64_t end, int) {
       for (; t < end; ++t)
-        if (of.takes_part(t))
-          f(t, span_row<S>(of.scores.row(t), experts), span_row<S>(const_cast<S*>(of.logits.row(t)), experts));
+        if (of.takes_part(t)) f(t, span_row<S>(of.scores.row(t), experts));
     });
   }
 };

@@ -28,7 +28,7 @@ template <int Cap, class Mass = std::ratio<9, 10>> struct top_p {
     S const enough = static_cast<S>(mass);
     S total = 0;
     scores.template largest<Cap>([&](int rank, int expert) {
-      if (total >= enough) return;
+      if (expert < 0 || (rank > 0 && total >= enough)) return;
       total += static_cast<S>(scores[expert]);
       chosen(rank, expert);
     });

@@ -58,8 +58,8 @@ void route_together(host_engine& engine, Router const& router, matrix_view<S con
   });
   faults.check(Router::slots, experts);
   router.selection().select(
-      engine, typename Router::template scores_of<S>{logits, scores, out.states, about.tokens(out.slots), out.slots,
-                                                     out.ids, memory + detail::score_bytes<S>(tokens, experts)});
+      engine, typename Router::template scores_of<S>{scores, out.states, about.tokens(out.slots), out.slots, out.ids,
+                                                     memory + detail::score_bytes<S>(tokens, experts)});
   each_token([&](std::int64_t t, token_state state, span_row<S> row, span_row<S> spare) {
     span_row<S> const weights(out.weights + t * out.slots, out.slots);
     weights.map([](S) { return S{0}; });
