@@ -53,8 +53,9 @@ template <class Mlp, class Backend = host> struct apply_experts {
       block_of<S> pre[inputs];
       std::int64_t const unit = col / products::step, units = cols / products::step;
       for (std::size_t i = 0; i < inputs; ++i) {
-        std::size_t const m = products::paired ? 0 : i, first = products::paired ? i : 0;
-        auto const bias = bias_of(weights.matrices.input_biases[m], expert, col + static_cast<std::int64_t>(first));
+        std::size_t const m = products::paired ? 0 : i;
+        auto const first = static_cast<std::int64_t>(products::paired ? i : 0);
+        auto const bias = bias_of(weights.matrices.input_biases[m], expert, col + first);
         for (std::int64_t c = 0; c < units; ++c)
           pre[i][c] =
               static_cast<S>(static_cast<T>(bias.added(sums[m][c * products::step + first], c * products::step)));
