@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect: mo::mlp has no gate: mo::clamped and mo::up_offset are for mo::gated_mlp.
+// expect: mo::mlp has no gate: mo::clamped, mo::up_offset, mo::concatenated and mo::interleaved are for mo::gated_mlp.
 #include <moiety/moiety.hpp>
 
 namespace mo = moiety;

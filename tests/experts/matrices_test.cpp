@@ -106,6 +106,35 @@ TEST_CASE("copies for one direction alone lie inside their memory") {
         backward(on, lying.backward_down()[0], sizes.ffn, sizes.hidden));
 }
 
+TEST_CASE_TEMPLATE("copies of matrices that lie otherwise stand for them too", Mlp,
+                   mo::gated_mlp<mo::silu, mo::in_by_out>, mo::gated_mlp<mo::silu, mo::interleaved>,
+                   mo::gated_mlp<mo::silu, mo::interleaved, mo::in_by_out>) {
+  using products = mo::input_products<Mlp>;
+  constexpr int64 width = products::width(sizes.ffn);
+  static_assert(mo::expert_copies<Mlp, float, mo::packed>::bytes(sizes) > 0);
+  mo::host_engine on(mo::host{.threads = 1});
+  std::vector<float> const values = memory::numbers(4), more = memory::numbers(5);
+  std::vector<float> both(values);
+  both.insert(both.end(), more.begin(), more.end());
+  std::vector<float> down(values);
+  mo::expert_matrices<Mlp, float> matrices;
+  for (auto& input : matrices.inputs)
+    input = {both.data(), width * sizes.hidden, products::transposed ? width : sizes.hidden};
+  matrices.down = {down.data(), sizes.ffn * sizes.hidden, products::transposed ? sizes.hidden : sizes.ffn};
+  mo::expert_copies<Mlp, float, mo::packed> copies(sizes, on.memory());
+  copies.pack(on, matrices);
+  mo::expert_operands<Mlp, float> const lying{matrices};
+  mo::expert_operands<Mlp, float, mo::packed> const packed{matrices, &copies};
+  CHECK(forward(on, packed.forward_inputs()[0], width, sizes.hidden) ==
+        forward(on, lying.forward_inputs()[0], width, sizes.hidden));
+  CHECK(backward(on, packed.backward_inputs()[0], sizes.hidden, width) ==
+        backward(on, lying.backward_inputs()[0], sizes.hidden, width));
+  CHECK(forward(on, packed.forward_down()[0], sizes.hidden, sizes.ffn) ==
+        forward(on, lying.forward_down()[0], sizes.hidden, sizes.ffn));
+  CHECK(backward(on, packed.backward_down()[0], sizes.ffn, sizes.hidden) ==
+        backward(on, lying.backward_down()[0], sizes.ffn, sizes.hidden));
+}
+
 TEST_CASE("copies take the memory that they say, and none in the layout row_major") {
   using none = mo::expert_copies<swiglu, float, mo::row_major>;
   using forth = mo::expert_copies<swiglu, float, mo::packed_forward>;

@@ -45,3 +45,14 @@ TEST_CASE("experts have the tensors of their MLP") {
                                                            {"experts.up_bias", {4, 5}},
                                                            {"experts.down_bias", {4, 3}}});
 }
+
+TEST_CASE("tensors have the names and shapes of how they lie") {
+  CHECK(listed<mo::gated_mlp<mo::silu, mo::concatenated, mo::biased>>() == tensors{{"experts.gate_up", {4, 10, 3}},
+                                                                                   {"experts.down", {4, 3, 5}},
+                                                                                   {"experts.gate_up_bias", {4, 10}},
+                                                                                   {"experts.down_bias", {4, 3}}});
+  CHECK(listed<mo::gated_mlp<mo::silu, mo::interleaved, mo::in_by_out>>() ==
+        tensors{{"experts.gate_up", {4, 3, 10}}, {"experts.down", {4, 5, 3}}});
+  CHECK(listed<mo::gated_mlp<mo::silu, mo::separate, mo::in_by_out>>() ==
+        tensors{{"experts.gate", {4, 3, 5}}, {"experts.up", {4, 3, 5}}, {"experts.down", {4, 5, 3}}});
+}

@@ -47,6 +47,8 @@ struct biased : swiglu {
   using experts = mo::clamped_swiglu<std::ratio<1>, mo::biased>;
 };
 
+template <class Experts> struct stored : odd { using experts = Experts; };
+
 template <class Spec> mo::layer_options<Spec> options() {
   mo::layer_options<Spec> all{.non_finite = mo::non_finite::sanitise, .loss_scale = 2};
   all.losses.for_each([&]<class Loss>(Loss const&) { all.losses.template get<Loss>().coefficient = 0.25f; });
@@ -185,6 +187,14 @@ TEST_CASE_TEMPLATE("a layer on a device is the layer on the host", T, float, mo:
 
 TEST_CASE_TEMPLATE("biased experts on a device are those on the host", T, float, mo::bf16) {
   for (std::int64_t const tokens : {37, 2, 1, 0}) compare<biased, T>({.tokens = tokens});
+}
+
+TEST_CASE("tensors that lie otherwise are read on a device as on the host") {
+  using swiglu_of_gpt_oss = mo::clamped_swiglu<std::ratio<1>, mo::biased, mo::interleaved, mo::in_by_out>;
+  compare<stored<swiglu_of_gpt_oss>, float>({.tokens = 37});
+  compare<stored<swiglu_of_gpt_oss>, mo::bf16>({.tokens = 37});
+  compare<stored<mo::gated_mlp<mo::silu, mo::concatenated, mo::biased>>, float>({.tokens = 37});
+  compare<stored<mo::mlp<mo::gelu_tanh, mo::in_by_out>>, double>({.tokens = 37});
 }
 
 TEST_CASE("sizes that are multiples of nothing, in double") { compare<odd, double>({.tokens = 37}); }

@@ -193,3 +193,26 @@ TEST_CASE("a router's bias is a parameter in the sum type, its selection bias a 
   CHECK(plain.router_bias() == nullptr);
   CHECK(plain.selection_bias() == nullptr);
 }
+
+TEST_CASE("tensors that lie otherwise are used where they lie: memory of a framework, without a copy") {
+  struct fused : gated {
+    using experts = mo::gated_mlp<mo::silu, mo::interleaved, mo::in_by_out>;
+  };
+  mo::context<> ctx;
+  mo::moe_layer<fused> layer{ctx};
+  std::map<std::string, std::vector<float>> memory;
+  auto const weights = layer.bind_weights(
+      [&](mo::parameter const& p) { return memory.try_emplace(p.name, p.size()).first->second.data(); });
+  auto const matrices = weights.experts();
+  CHECK(matrices.inputs[0].data == memory["experts.gate_up"].data());
+  CHECK(matrices.down.data == memory["experts.down"].data());
+  auto x = ctx.matrix(1, 3), y = ctx.matrix(1, 3);
+  x(0, 0) = 2;
+  auto& fused_memory = memory["experts.gate_up"];
+  auto& down = memory["experts.down"];
+  for (std::size_t e = 0; e < 4; ++e) fused_memory[e * 30 + 2] = 1, fused_memory[e * 30 + 3] = 3;  // unit 1, input 0
+  for (std::size_t e = 0; e < 4; ++e) down[e * 15 + 1 * 3 + 2] = 1;                                // unit 1, output 2
+  layer.infer(weights, x, y);
+  CHECK(y(0, 2) == doctest::Approx(0.5 * 2 * .880797 * 6));  // equal logits of four experts: two weights of a quarter
+  CHECK(y(0, 0) == 0);
+}

@@ -35,54 +35,60 @@ template <class T, class S, int N> __device__ void add_bias(T const* bias, int c
 }
 
 /// Pre-activations of N columns, as they are saved: rounded to the element type.
-template <class T, class S, std::size_t Inputs, int N>
-__device__ void round_to(S const (&sums)[Inputs][N], S (&rounded)[Inputs][N]) {
+template <class T, class S, std::size_t M, int N> __device__ void round_to(S const (&sums)[M][N], S (&rounded)[M][N]) {
   MOIETY_REGISTERS
-  for (std::size_t i = 0; i < Inputs; ++i) {
+  for (std::size_t m = 0; m < M; ++m) {
     MOIETY_REGISTERS
-    for (int c = 0; c < N; ++c) rounded[i][c] = static_cast<S>(static_cast<T>(sums[i][c]));
+    for (int c = 0; c < N; ++c) rounded[m][c] = static_cast<S>(static_cast<T>(sums[m][c]));
   }
 }
 
-template <class S, std::size_t Inputs, int N> __device__ array<S, Inputs> column_of(S const (&z)[Inputs][N], int c) {
-  array<S, Inputs> values;
+/// The values of unit c, of blocks that lie as the products of an MLP do.
+template <class Mlp, class S, std::size_t M, int N>
+__device__ array<S, static_cast<std::size_t>(Mlp::inputs)> unit_of_block(S const (&block)[M][N], int c) {
+  array<S, static_cast<std::size_t>(Mlp::inputs)> values;
   MOIETY_REGISTERS
-  for (std::size_t i = 0; i < Inputs; ++i) values[i] = z[i][c];
+  for (int i = 0; i < Mlp::inputs; ++i)
+    values[static_cast<std::size_t>(i)] =
+        input_products<Mlp>::paired ? block[0][c * Mlp::inputs + i] : block[static_cast<std::size_t>(i)][c];
   return values;
 }
 
 /// Epilogue of the first product: z where it is kept, and a. Biases are null where there are none.
 template <class Mlp, scalar T> struct activate {
-  static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
+  using products = input_products<Mlp>;
+  static constexpr auto matrices = static_cast<std::size_t>(products::count);
   using S = sum_t<T>;
   T* z;
   T* a;
   std::int64_t ffn;
-  array<kernels::grouped_matrix<T>, inputs> biases;
+  array<kernels::grouped_matrix<T>, matrices> biases;
 
   template <int N>
   __device__ void operator()(std::int64_t expert, std::int64_t row, std::int64_t col, int count,
-                             S const (&sums)[inputs][N]) const {
-    S pre[inputs][N], values[N];
+                             S const (&sums)[matrices][N]) const {
+    constexpr int units = N / products::step;
+    S pre[matrices][N], values[units];
     if constexpr (has_biases<Mlp>) {
-      S biased[inputs][N];
+      S biased[matrices][N];
       MOIETY_REGISTERS
-      for (std::size_t i = 0; i < inputs; ++i) {
+      for (std::size_t m = 0; m < matrices; ++m) {
         MOIETY_REGISTERS
-        for (int c = 0; c < N; ++c) biased[i][c] = sums[i][c];
-        add_bias(biases[i].data + expert * biases[i].group_stride + col, count, biased[i]);
+        for (int c = 0; c < N; ++c) biased[m][c] = sums[m][c];
+        add_bias(biases[m].data + expert * biases[m].group_stride + col, count, biased[m]);
       }
       round_to<T>(biased, pre);
     } else {
       round_to<T>(sums, pre);
     }
     MOIETY_REGISTERS
-    for (int c = 0; c < N; ++c) values[c] = static_cast<S>(Mlp::value(column_of(pre, c)));
-    kernels::gpu::store_columns(a + row * ffn + col, count, values);
+    for (int c = 0; c < units; ++c) values[c] = static_cast<S>(Mlp::value(unit_of_block<Mlp>(pre, c)));
+    kernels::gpu::store_columns(a + row * ffn + col / products::step, count / products::step, values);
     if (z == nullptr) return;
     MOIETY_REGISTERS
-    for (std::size_t i = 0; i < inputs; ++i)
-      kernels::gpu::store_columns(z + (row * Mlp::inputs + static_cast<std::int64_t>(i)) * ffn + col, count, pre[i]);
+    for (std::size_t m = 0; m < matrices; ++m)
+      kernels::gpu::store_columns(z + row * Mlp::inputs * ffn + static_cast<std::int64_t>(m) * ffn + col, count,
+                                  pre[m]);
   }
 };
 
@@ -117,7 +123,9 @@ template <class S> struct store_part {
 
 /// Epilogue of dA′ = dy W_down: dz, A′, and the part of dw of a column tile.
 template <class Mlp, scalar T> struct differentiate {
-  static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
+  using products = input_products<Mlp>;
+  static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs),
+                        matrices = static_cast<std::size_t>(products::count);
   static constexpr bool sums_rows = true;
   using S = sum_t<T>;
   T const* z;
@@ -129,23 +137,26 @@ template <class Mlp, scalar T> struct differentiate {
 
   template <int N>
   __device__ S operator()(std::int64_t, std::int64_t row, std::int64_t col, int count, S const (&da)[1][N]) const {
+    constexpr int step = products::step;
     S const weight = row_weights[row];
-    S pre[inputs][N], gradient[inputs][N], scaled[N], sum = 0;
+    S pre[matrices][N * step], gradient[matrices][N * step], scaled[N], sum = 0;
     MOIETY_REGISTERS
-    for (std::size_t i = 0; i < inputs; ++i) kernels::gpu::load_columns(z + place(row, i) + col, count, pre[i]);
+    for (std::size_t m = 0; m < matrices; ++m) kernels::gpu::load_columns(z + place(row, m, col), count * step, pre[m]);
     MOIETY_REGISTERS
     for (int c = 0; c < N; ++c) {
-      auto const at = column_of(pre, c);
+      auto const at = unit_of_block<Mlp>(pre, c);
       S const value = static_cast<S>(Mlp::value(at));
       array<S, inputs> slope;
       Mlp::derivative(at, weight * da[0][c], slope);
       MOIETY_REGISTERS
-      for (std::size_t i = 0; i < inputs; ++i) gradient[i][c] = slope[i];
+      for (std::size_t i = 0; i < inputs; ++i)
+        (products::paired ? gradient[0][c * step + static_cast<int>(i)] : gradient[i % matrices][c]) = slope[i];
       scaled[c] = weight * value;
       if (c < count) sum = fma(da[0][c], value, sum);
     }
     MOIETY_REGISTERS
-    for (std::size_t i = 0; i < inputs; ++i) kernels::gpu::store_columns(dz + place(row, i) + col, count, gradient[i]);
+    for (std::size_t m = 0; m < matrices; ++m)
+      kernels::gpu::store_columns(dz + place(row, m, col), count * step, gradient[m]);
     kernels::gpu::store_columns(scaled_a + row * ffn + col, count, scaled);
     return sum;
   }
@@ -156,25 +167,28 @@ template <class Mlp, scalar T> struct differentiate {
   }
 
  private:
-  __device__ std::int64_t place(std::int64_t row, std::size_t input) const {
-    return (row * Mlp::inputs + static_cast<std::int64_t>(input)) * ffn;
+  __device__ std::int64_t place(std::int64_t row, std::size_t matrix, std::int64_t unit) const {
+    return row * Mlp::inputs * ffn + static_cast<std::int64_t>(matrix) * ffn + unit * products::step;
   }
 };
 
 }  // namespace detail
 
 template <class Mlp> struct apply_experts<Mlp, cuda> {
-  static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
+  using products = input_products<Mlp>;
+  static constexpr bool fits = !products::transposed || products::count == 1;
 
   /// z may be null.
   template <scalar T>
   static void forward(cuda_engine& engine, expert_rows const& of, kernels::rows_of<T> x,
                       expert_operands<Mlp, T> const& weights, T* z, T* a, T* o) {
+    static_assert(fits, "on mo::cuda a gated MLP that is stored mo::in_by_out must be mo::interleaved too.");
     using S = sum_t<T>;
     detail::activate<Mlp, T> activate{z, a, of.ffn, {}};
-    for (std::size_t i = 0; i < inputs; ++i) activate.biases[i] = weights.matrices.input_biases[i];
-    kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, x, weights.forward_inputs(), of.ffn, of.hidden,
-                                activate);
+    for (std::size_t m = 0; m < activate.matrices; ++m) activate.biases[m] = weights.matrices.input_biases[m];
+    if constexpr (fits)
+      kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, x, weights.forward_inputs(),
+                                  products::width(of.ffn), of.hidden, activate);
     auto const down = [&](auto const& epilogue) {
       kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, kernels::rows_of<T>{a, of.ffn},
                                   weights.forward_down(), of.hidden, of.ffn, epilogue);
@@ -197,11 +211,10 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
       kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, dy,
                                   bias_rows(weights.matrices.down_bias, of.hidden), 1, of.hidden,
                                   detail::store_part<S>{dweight_parts, weight_parts<Mlp, S, cuda>(of.ffn)});
-    std::array<kernels::rows_of<T>, inputs> gradients;
-    for (std::size_t i = 0; i < inputs; ++i)
-      gradients[i] = {dz + static_cast<std::int64_t>(i) * of.ffn, Mlp::inputs * of.ffn};
-    kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, of.most, gradients, weights.backward_inputs(),
-                                of.hidden, of.ffn, kernels::gpu::store_rows<T, S>{dx, of.hidden});
+    if constexpr (fits)
+      kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, of.most, rows_before<Mlp, T>(dz, of),
+                                  weights.backward_inputs(), of.hidden, products::width(of.ffn),
+                                  kernels::gpu::store_rows<T, S>{dx, of.hidden});
   }
 
   template <scalar T>
@@ -210,19 +223,11 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
                                expert_matrices<Mlp, sum_t<T>> const& gradients, bool accumulate,
                                bias_factors<sum_t<T>> const& factors = {}) {
     using S = sum_t<T>;
-    auto const sum = [&](auto const& a, auto const& b, kernels::grouped_matrix<S> const& to, std::int64_t n,
-                         std::int64_t k) {
-      kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, of.most, a, b, to, n, k, accumulate);
-    };
-    for (std::size_t i = 0; i < inputs; ++i) {
-      kernels::rows_of<T> const gradient{dz + static_cast<std::int64_t>(i) * of.ffn, Mlp::inputs * of.ffn};
-      sum(gradient, x, gradients.inputs[i], of.ffn, of.hidden);
-      if constexpr (has_biases<Mlp>)
-        sum(gradient, kernels::rows_of<S>{factors.one, 0}, gradients.input_biases[i], of.ffn, 1);
-    }
-    sum(dy, kernels::rows_of<T>{scaled_a, of.ffn}, gradients.down, of.hidden, of.ffn);
-    if constexpr (has_biases<Mlp>)
-      sum(dy, kernels::rows_of<S>{factors.row_weights, 1}, gradients.down_bias, of.hidden, 1);
+    sum_over_rows<Mlp, T>(
+        of, x, dy, dz, scaled_a, gradients, factors,
+        [&](auto const& a, auto const& b, kernels::grouped_matrix<S> const& to, std::int64_t n, std::int64_t k) {
+          kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, of.most, a, b, to, n, k, accumulate);
+        });
   }
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Expert MLPs over the rows of a permutation: forward, input gradient and weight gradient, as grouped products with the
-// activation in their epilogues. R rows, H hidden, I ffn; z and dz hold `inputs` blocks of I columns side by side.
+// activation in their epilogues. R rows, H hidden, I ffn; z and dz hold `inputs` blocks of I columns side by side, or where
+// inputs are interleaved the values of one unit side by side: then W_i are one matrix, and dx is summed unit by unit.
 //
 //   forward             z_i = x W_iᵀ,  a = act(z),  o = a W_downᵀ                                (z is stored if wanted)
 //   backward_input      dA′ = dy W_down,  dw = ⟨dA′, a⟩,  dz = ∂a/∂z · w dA′,  A′ = w a,  dx = Σ_i dz_i W_i
@@ -26,6 +27,7 @@
 #include <moiety/core/numbers.hpp>
 #include <moiety/experts/matrices.hpp>
 #include <moiety/experts/mlp.hpp>
+#include <moiety/experts/rows.hpp>
 #include <moiety/kernels/grouped_gemm.hpp>
 
 #include <array>
@@ -35,73 +37,44 @@
 
 namespace moiety::inline MOIETY_ABI {
 
-/// What the rows of one call have in common.
-struct expert_rows {
-  std::int64_t experts;
-  std::int64_t const* offsets;
-  std::int64_t hidden;
-  std::int64_t ffn;
-  std::int64_t most;  // rows if every token were dispatched
-};
-
-/// Columns of one partial sum of dw.
-template <class S, class Backend> inline constexpr std::int64_t part_columns = kernels::column_block<S>;
-
-template <class S, class Backend = host> constexpr std::int64_t column_blocks(std::int64_t columns) {
-  return (columns + part_columns<S, Backend> - 1) / part_columns<S, Backend>;
-}
-
-/// Partial sums of dw of one row.
-template <class Mlp, class S, class Backend = host> constexpr std::int64_t weight_parts(std::int64_t ffn) {
-  return column_blocks<S, Backend>(ffn) + (has_biases<Mlp> ? 1 : 0);
-}
-
-/// What the gradients of biases are sums with: the router weights of the rows, and a 1. Read where an MLP has biases.
-template <class S> struct bias_factors {
-  S const* row_weights = nullptr;
-  S const* one = nullptr;
-};
-
-/// The biases of each expert as the one row of a matrix.
-template <class T>
-std::array<kernels::grouped_matrix<T const>, 1> bias_rows(kernels::grouped_matrix<T> const& bias, std::int64_t size) {
-  return {{{bias.data, bias.group_stride, size}}};
-}
-
 /// The host's; apply.cuh specialises it for mo::cuda.
 template <class Mlp, class Backend = host> struct apply_experts {
   static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
+  using products = input_products<Mlp>;
+  static constexpr auto matrices = static_cast<std::size_t>(products::count);
 
   /// z may be null.
   template <class Engine, scalar T, class Layout>
   static void forward(Engine& engine, expert_rows const& of, kernels::rows_of<T> x,
                       expert_operands<Mlp, T, Layout> const& weights, T* z, T* a, T* o) {
     using S = sum_t<T>;
-    auto const& biases = weights.matrices.input_biases;
     auto const activate = [&](std::int64_t expert, std::int64_t row, std::int64_t col, std::int64_t cols,
-                              std::array<S const*, inputs> const& sums) {
+                              std::array<S const*, matrices> const& sums) {
       block_of<S> pre[inputs];
-      for (std::size_t i = 0; i < inputs; ++i)
-        for (std::int64_t c = 0; c < cols; ++c)
-          pre[i][c] = static_cast<S>(static_cast<T>(with_bias(sums[i][c], biases[i], expert, col + c)));
-      T* const out = a + row * of.ffn + col;
-      for (std::int64_t c = 0; c < cols; ++c) out[c] = static_cast<T>(Mlp::value(column(pre, c)));
-      if (z == nullptr) return;
+      std::int64_t const unit = col / products::step, units = cols / products::step;
       for (std::size_t i = 0; i < inputs; ++i) {
-        T* const to = pre_activation(z, of, row, i) + col;
-        for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(pre[i][c]);
+        std::size_t const m = products::paired ? 0 : i;
+        std::int64_t const first = products::paired ? static_cast<std::int64_t>(i) : 0;
+        auto const bias = bias_of(weights.matrices.input_biases[m], expert, col + first);
+        S const* const from = sums[m] + first;
+        for (std::int64_t c = 0; c < units; ++c)
+          pre[i][c] = static_cast<S>(static_cast<T>(bias.added(from[c * products::step], c * products::step)));
       }
+      T* const out = a + row * of.ffn + unit;
+      for (std::int64_t c = 0; c < units; ++c) out[c] = static_cast<T>(Mlp::value(column(pre, c)));
+      for (std::size_t i = 0; z != nullptr && i < inputs; ++i) put_units(pre[i], units, before(z, of, row, i, unit));
     };
-    kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, x, weights.forward_inputs(), of.ffn, of.hidden,
-                                activate);
-    kernels::grouped_gemm_nt<S>(
-        engine, of.experts, of.offsets, kernels::rows_of<T>{a, of.ffn}, weights.forward_down(), of.hidden, of.ffn,
-        [&](std::int64_t expert, std::int64_t row, std::int64_t col, std::int64_t cols,
-            std::array<S const*, 1> const& sums) {
-          T* const to = o + row * of.hidden + col;
-          for (std::int64_t c = 0; c < cols; ++c)
-            to[c] = static_cast<T>(with_bias(sums[0][c], weights.matrices.down_bias, expert, col + c));
-        });
+    kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, x, weights.forward_inputs(), products::width(of.ffn),
+                                of.hidden, activate);
+    kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, kernels::rows_of<T>{a, of.ffn}, weights.forward_down(),
+                                of.hidden, of.ffn,
+                                [&](std::int64_t expert, std::int64_t row, std::int64_t col, std::int64_t cols,
+                                    std::array<S const*, 1> const& sums) {
+                                  T* const to = o + row * of.hidden + col;
+                                  auto const bias = bias_of(weights.matrices.down_bias, expert, col);
+                                  for (std::int64_t c = 0; c < cols; ++c)
+                                    to[c] = static_cast<T>(bias.added(sums[0][c], c));
+                                });
   }
 
   /// dy: the gradient of the combined output, gathered by row. row_weights [R].
@@ -116,8 +89,8 @@ template <class Mlp, class Backend = host> struct apply_experts {
       block_of<S> pre[inputs], gradient[inputs], value;
       S inner[lanes] = {};
       for (std::size_t i = 0; i < inputs; ++i) {
-        T const* const from = pre_activation(z, of, row, i) + col;
-        for (std::int64_t c = 0; c < cols; ++c) pre[i][c] = static_cast<S>(from[c]);
+        T const* const from = before(z, of, row, i, col);
+        for (std::int64_t c = 0; c < cols; ++c) pre[i][c] = static_cast<S>(from[c * products::step]);
       }
       for (std::int64_t c = 0; c < cols; ++c) {
         array<S, inputs> const at = column(pre, c);
@@ -126,10 +99,7 @@ template <class Mlp, class Backend = host> struct apply_experts {
         Mlp::derivative(at, weight * da[c], slope);
         for (std::size_t i = 0; i < inputs; ++i) gradient[i][c] = slope[i];
       }
-      for (std::size_t i = 0; i < inputs; ++i) {
-        T* const to = pre_activation(dz, of, row, i) + col;
-        for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(gradient[i][c]);
-      }
+      for (std::size_t i = 0; i < inputs; ++i) put_units(gradient[i], cols, before(dz, of, row, i, col));
       T* const scaled = scaled_a + row * of.ffn + col;
       for (std::int64_t c = 0; c < cols; ++c) scaled[c] = static_cast<T>(weight * value[c]);
       std::int64_t const whole = cols / lanes * lanes;
@@ -148,10 +118,9 @@ template <class Mlp, class Backend = host> struct apply_experts {
           [&](std::int64_t, std::int64_t row, std::int64_t, std::int64_t, std::array<S const*, 1> const& sums) {
             dweight_parts[(row + 1) * parts - 1] = sums[0][0];
           });
-    std::array<kernels::rows_of<T>, inputs> gradients;
-    for (std::size_t i = 0; i < inputs; ++i) gradients[i] = {pre_activation(dz, of, 0, i), Mlp::inputs * of.ffn};
     kernels::grouped_gemm_nn<S>(
-        engine, of.experts, of.offsets, gradients, weights.backward_inputs(), of.hidden, of.ffn,
+        engine, of.experts, of.offsets, rows_before<Mlp, T>(dz, of), weights.backward_inputs(), of.hidden,
+        products::width(of.ffn),
         [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, S const* sums) {
           T* const to = dx + row * of.hidden + col;
           for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(sums[c]);
@@ -163,19 +132,11 @@ template <class Mlp, class Backend = host> struct apply_experts {
                                T const* dz, T const* scaled_a, expert_matrices<Mlp, sum_t<T>> const& gradients,
                                bool accumulate, bias_factors<sum_t<T>> const& factors = {}) {
     using S = sum_t<T>;
-    auto const sum = [&](auto const& a, auto const& b, kernels::grouped_matrix<S> const& to, std::int64_t n,
-                         std::int64_t k) {
-      kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, a, b, to, n, k, accumulate);
-    };
-    for (std::size_t i = 0; i < inputs; ++i) {
-      kernels::rows_of<T> const gradient{pre_activation(dz, of, 0, i), Mlp::inputs * of.ffn};
-      sum(gradient, x, gradients.inputs[i], of.ffn, of.hidden);
-      if constexpr (has_biases<Mlp>)
-        sum(gradient, kernels::rows_of<S>{factors.one, 0}, gradients.input_biases[i], of.ffn, 1);
-    }
-    sum(dy, kernels::rows_of<T>{scaled_a, of.ffn}, gradients.down, of.hidden, of.ffn);
-    if constexpr (has_biases<Mlp>)
-      sum(dy, kernels::rows_of<S>{factors.row_weights, 1}, gradients.down_bias, of.hidden, 1);
+    sum_over_rows<Mlp, T>(
+        of, x, dy, dz, scaled_a, gradients, factors,
+        [&](auto const& a, auto const& b, kernels::grouped_matrix<S> const& to, std::int64_t n, std::int64_t k) {
+          kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, a, b, to, n, k, accumulate);
+        });
   }
 
  private:
@@ -190,18 +151,28 @@ template <class Mlp, class Backend = host> struct apply_experts {
     return values;
   }
 
-  /// A sum and the bias of its column.
-  template <class S, class T>
-  static S with_bias(S sum, kernels::grouped_matrix<T> const& bias, std::int64_t expert, std::int64_t column) {
-    if constexpr (has_biases<Mlp>)
-      return sum + static_cast<S>(bias.group(expert)[column]);
-    else
-      return sum;
+  /// Biases from one column on, added to sums; nothing where an MLP has none.
+  template <class T> struct biases_from {
+    T const* values;
+    template <class S> S added(S sum, std::int64_t c) const {
+      if constexpr (has_biases<Mlp>)
+        return sum + static_cast<S>(values[c]);
+      else
+        return sum;
+    }
+  };
+  template <class T>
+  static biases_from<T> bias_of(kernels::grouped_matrix<T> const& bias, std::int64_t expert, std::int64_t column) {
+    return {has_biases<Mlp> ? bias.group(expert) + column : nullptr};
   }
 
+  /// Input i of a unit in z or dz.
   template <class Pointer>
-  static Pointer pre_activation(Pointer z, expert_rows const& of, std::int64_t row, std::size_t input) {
-    return z + (row * Mlp::inputs + static_cast<std::int64_t>(input)) * of.ffn;
+  static Pointer before(Pointer z, expert_rows const& of, std::int64_t row, std::size_t i, std::int64_t unit) {
+    return z + row * Mlp::inputs * of.ffn + products::place(static_cast<std::int64_t>(i), unit, of.ffn);
+  }
+  template <class S, class T> static void put_units(block_of<S> const& values, std::int64_t units, T* to) {
+    for (std::int64_t c = 0; c < units; ++c) to[c * products::step] = static_cast<T>(values[c]);
   }
 };
 

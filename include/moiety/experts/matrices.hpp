@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The matrices of all experts of a layer, and what products read them through. H hidden, I ffn, E experts.
 //
-//   expert_matrices<Mlp, T>                `inputs` matrices before the activation [E × I × H], and down [E × H × I];
-//                                          where the MLP is biased, columns [E × I] and [E × H] beside them
+//   expert_matrices<Mlp, T>                one matrix for each input product [E × I × H] (for interleaved inputs one of all
+//                                          [E × 2I × H]), and down [E × H × I]; where the MLP is biased, columns [E × I] and
+//                                          [E × H] beside them
 //   expert_copies<Mlp, T, Layout>          the packed copies that a weight layout asks for; owns their memory
 //   expert_operands<Mlp, T, Layout>        for each product, the matrices or their copies
+//
+// Where an MLP is stored in_by_out each matrix is the transpose of what lies in memory.
 #pragma once
 
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
+#include <moiety/experts/mlp.hpp>
 #include <moiety/experts/weight_layout.hpp>
 #include <moiety/kernels/grouped_gemm.hpp>
 
@@ -17,16 +21,25 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory_resource>
+#include <type_traits>
 
 namespace moiety::inline MOIETY_ABI {
 
 template <class Mlp, class T> struct expert_matrices {
-  static constexpr auto count = static_cast<std::size_t>(Mlp::inputs);
+  static constexpr auto count = static_cast<std::size_t>(input_products<Mlp>::count);
   std::array<kernels::grouped_matrix<T>, count> inputs{};
   kernels::grouped_matrix<T> down{};
   std::array<kernels::grouped_matrix<T>, count> input_biases{};
   kernels::grouped_matrix<T> down_bias{};
 };
+
+/// A matrix that a product reads, as the MLP stores it.
+template <class Mlp, class T>
+using stored_matrix = std::conditional_t<input_products<Mlp>::transposed, kernels::transposed_matrix<T const>,
+                                         kernels::grouped_matrix<T const>>;
+template <class Mlp, class T> stored_matrix<Mlp, T> read_stored(kernels::grouped_matrix<T> const& w) {
+  return {w.data, w.group_stride, w.row_stride};
+}
 
 /// E, H and I of the experts of a layer.
 struct expert_sizes {
@@ -34,7 +47,8 @@ struct expert_sizes {
 };
 
 template <class Mlp, class T, weight_layout Layout> class expert_copies {
-  static constexpr std::int64_t inputs = Mlp::inputs;
+  using products = input_products<Mlp>;
+  static constexpr std::int64_t inputs = products::count;
 
  public:
   /// Bytes of all copies.
@@ -46,20 +60,19 @@ template <class Mlp, class T, weight_layout Layout> class expert_copies {
   expert_copies(expert_sizes const& of, std::pmr::memory_resource& memory) : of_(of), memory_(bytes(of), memory) {}
 
   template <class Engine> void pack(Engine& engine, expert_matrices<Mlp, T> const& from) const {
-    auto const read = [](kernels::grouped_matrix<T> const& w) {
-      return kernels::grouped_matrix<T const>{w.data, w.group_stride, w.row_stride};
-    };
+    std::int64_t const width = products::width(of_.ffn);
     for (std::int64_t i = 0; i < inputs; ++i) {
-      auto const input = read(from.inputs[static_cast<std::size_t>(i)]);
+      auto const input = read_stored<Mlp>(from.inputs[static_cast<std::size_t>(i)]);
       if constexpr (Layout::packs_forward)
-        kernels::pack_nt(engine, of_.experts, input, of_.ffn, of_.hidden, place(forward_place(i)));
+        kernels::pack_nt(engine, of_.experts, input, width, of_.hidden, place(forward_place(i)));
       if constexpr (Layout::packs_backward)
-        kernels::pack_nn(engine, of_.experts, input, of_.hidden, of_.ffn, place(backward_place(i)));
+        kernels::pack_nn(engine, of_.experts, input, of_.hidden, width, place(backward_place(i)));
     }
+    auto const down = read_stored<Mlp>(from.down);
     if constexpr (Layout::packs_forward)
-      kernels::pack_nt(engine, of_.experts, read(from.down), of_.hidden, of_.ffn, place(forward_place(inputs)));
+      kernels::pack_nt(engine, of_.experts, down, of_.hidden, of_.ffn, place(forward_place(inputs)));
     if constexpr (Layout::packs_backward)
-      kernels::pack_nn(engine, of_.experts, read(from.down), of_.ffn, of_.hidden, place(backward_place(inputs)));
+      kernels::pack_nn(engine, of_.experts, down, of_.ffn, of_.hidden, place(backward_place(inputs)));
   }
 
   /// Copies for forward (nt) and the input gradient (nn): of input i, and of down at i = inputs.
@@ -72,13 +85,17 @@ template <class Mlp, class T, weight_layout Layout> class expert_copies {
 
  private:
   static constexpr std::int64_t up_forward(expert_sizes const& of) {
-    return kernels::packed_bytes<T>(of.ffn, of.hidden);
+    return kernels::packed_bytes<T>(products::width(of.ffn), of.hidden);
+  }
+  static constexpr std::int64_t up_backward(expert_sizes const& of) {
+    return kernels::packed_bytes<T>(of.hidden, products::width(of.ffn));
   }
   static constexpr std::int64_t down_forward(expert_sizes const& of) {
     return kernels::packed_bytes<T>(of.hidden, of.ffn);
   }
-  static constexpr std::int64_t up_backward(expert_sizes const& of) { return down_forward(of); }
-  static constexpr std::int64_t down_backward(expert_sizes const& of) { return up_forward(of); }
+  static constexpr std::int64_t down_backward(expert_sizes const& of) {
+    return kernels::packed_bytes<T>(of.ffn, of.hidden);
+  }
   static constexpr std::int64_t forward_bytes(expert_sizes const& of) {
     return Layout::packs_forward ? inputs * up_forward(of) + down_forward(of) : 0;
   }
@@ -97,7 +114,7 @@ template <class Mlp, class T, weight_layout Layout> class expert_copies {
 };
 
 template <class Mlp, class T, weight_layout Layout = row_major> struct expert_operands {
-  static constexpr auto count = static_cast<std::size_t>(Mlp::inputs);
+  static constexpr auto count = expert_matrices<Mlp, T>::count;
   expert_matrices<Mlp, T> matrices;
   expert_copies<Mlp, T, Layout> const* copies = nullptr;
 
@@ -109,28 +126,25 @@ template <class Mlp, class T, weight_layout Layout = row_major> struct expert_op
   }
   auto forward_down() const {
     if constexpr (Layout::packs_forward)
-      return std::array{copies->forward(Mlp::inputs)};
+      return std::array{copies->forward(count)};
     else
-      return std::array{read(matrices.down)};
+      return std::array{read_stored<Mlp>(matrices.down)};
   }
   auto backward_down() const {
     if constexpr (Layout::packs_backward)
-      return std::array{copies->backward(Mlp::inputs)};
+      return std::array{copies->backward(count)};
     else
-      return std::array{read(matrices.down)};
+      return std::array{read_stored<Mlp>(matrices.down)};
   }
 
  private:
-  static kernels::grouped_matrix<T const> read(kernels::grouped_matrix<T> const& w) {
-    return {w.data, w.group_stride, w.row_stride};
-  }
   template <bool Packed, class Copy> auto each(Copy const& copy) const {
-    std::array<std::conditional_t<Packed, kernels::packed_matrix<T>, kernels::grouped_matrix<T const>>, count> all;
+    std::array<std::conditional_t<Packed, kernels::packed_matrix<T>, stored_matrix<Mlp, T>>, count> all;
     for (std::size_t i = 0; i < count; ++i) {
       if constexpr (Packed)
         all[i] = copy(static_cast<std::int64_t>(i));
       else
-        all[i] = read(matrices.inputs[i]);
+        all[i] = read_stored<Mlp>(matrices.inputs[i]);
     }
     return all;
   }

@@ -10,12 +10,12 @@
 //   clamped_swiglu<L = 7>    a = g σ(1.702 g) ⊙ (u + 1)    gpt-oss; g = min(W_gate x, L), u = clamp(W_up x, −L, L)
 //   limited_swiglu<L = 10>   a = g σ(g) ⊙ u                DeepSeek-V4's swiglu_limit
 //
-// W_gate, W_up [E × I × H] and W_down [E × H × I], rows are outputs. Saved for backward: the pre-activations z only
+// W_gate, W_up [E × I × H] and W_down [E × H × I], rows are outputs, unless an option says how else they lie. Saved for backward: the pre-activations z only
 // (2 I or I values a row); a is computed again from them. An expert MLP is a struct of the constant `inputs` (matrices
 // before the activation), their names, and two functions on the z of one unit:
 //   value(z)                  a                      z, dz: mo::array of `inputs` values
 //   derivative(z, da, dz)     dz_i = da · ∂a/∂z_i
-// and of `biased` where it has biases.
+// and of `biased` and `storage` where it has biases, and tensors that do not lie [E × I × H] one by one.
 #pragma once
 
 #include <moiety/core/array.hpp>
@@ -26,6 +26,7 @@
 #include <array>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <ratio>
 #include <string_view>
 #include <type_traits>
@@ -42,6 +43,28 @@ template <class M> inline constexpr bool has_biases = false;
 template <class M>
 requires requires { requires M::biased; }
 inline constexpr bool has_biases<M> = true;
+
+/// How the tensors of an MLP lie, and which products that makes: where gate and up lie unit by unit, their two products are
+/// one of twice the columns, and z and dz lie unit by unit too.
+template <class M> struct storage_of { using type = detail::mlp_storage<false, false, false>; };
+template <class M>
+requires requires { typename M::storage; }
+struct storage_of<M> {
+  using type = typename M::storage;
+};
+
+template <class M> struct input_products : storage_of<M>::type {
+  using storage = typename storage_of<M>::type;
+  static constexpr int count = storage::paired ? 1 : M::inputs;
+  static constexpr int step = storage::paired ? M::inputs : 1;  // columns from one unit to the next
+
+  /// Columns of one product.
+  static constexpr std::int64_t width(std::int64_t ffn) { return storage::paired ? M::inputs * ffn : ffn; }
+  /// Where the i-th pre-activation of a unit lies in a row of z.
+  MOIETY_HD static constexpr std::int64_t place(std::int64_t i, std::int64_t unit, std::int64_t ffn) {
+    return storage::paired ? unit * M::inputs + i : i * ffn + unit;
+  }
+};
 
 template <class M>
 concept expert_mlp = has_inputs<M> && requires(array<float, static_cast<std::size_t>(M::inputs)> z) {
@@ -69,6 +92,7 @@ template <class Act, class... Options> struct gated_mlp {
   static constexpr std::string_view name = "gated_mlp";
   static constexpr int inputs = 2;
   static constexpr bool biased = options::biases;
+  using storage = typename options::storage;
   static constexpr std::array<std::string_view, 2> input_names{"gate", "up"};
 
   template <std::floating_point S> MOIETY_HD static S value(array<S, 2> const& z) {
@@ -90,6 +114,7 @@ template <class Act, class... Options> struct mlp {
   static constexpr std::string_view name = "mlp";
   static constexpr int inputs = 1;
   static constexpr bool biased = options::biases;
+  using storage = typename options::storage;
   static constexpr std::array<std::string_view, 1> input_names{"up"};
 
   template <std::floating_point S> MOIETY_HD static S value(array<S, 1> const& z) {

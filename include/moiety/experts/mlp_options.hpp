@@ -5,6 +5,15 @@
 //   up_offset<C>   up + C in place of up, after the clamp; C is a std::ratio
 //   biased         W x + b in place of W x in every product: b_gate, b_up [E × I], b_down [E × H], in the element type
 //
+//   separate       a tensor for gate and one for up, [E, I, H] each (the default)
+//   concatenated   one tensor, gate above up: [E, 2I, H]; a bias [E, 2I] likewise
+//   interleaved    one tensor, gate in even rows and up in odd ones: [E, 2I, H]
+//   out_by_in      tensors are [E, out, in] (the default)
+//   in_by_out      tensors are [E, in, out]: gate and up beside one another, or in even and odd columns; down is [E, I, H]
+//
+// How tensors lie is what a checkpoint has, so it is said in the spec: weights are used where they lie, whatever the
+// deployment, and gradients lie as the weights do.
+//
 // A clamp is torch.clamp: at the limit itself the gradient passes, strictly beyond it is 0, and NaN stays NaN.
 #pragma once
 
@@ -21,6 +30,12 @@ template <class Limit> struct clamped { using limit = Limit; };
 template <class Offset = std::ratio<1>> struct up_offset { using offset = Offset; };
 struct biased {};
 
+struct separate {};
+struct concatenated {};
+struct interleaved {};
+struct out_by_in {};
+struct in_by_out {};
+
 namespace detail {
 
 template <class O> inline constexpr bool is_clamp = false;
@@ -32,11 +47,27 @@ template <class O> using clamp_kind = std::bool_constant<is_clamp<O>>;
 template <class O> using offset_kind = std::bool_constant<is_up_offset<O>>;
 template <class O> using bias_kind = std::is_same<O, biased>;
 
+template <class O>
+using order_kind = std::bool_constant<std::is_same_v<O, separate> || std::is_same_v<O, concatenated> ||
+                                      std::is_same_v<O, interleaved>>;
+template <class O> using axes_kind = std::bool_constant<std::is_same_v<O, out_by_in> || std::is_same_v<O, in_by_out>>;
+
 template <template <class> class Kind, class... Options>
 inline constexpr int options_of_kind = (0 + ... + (Kind<Options>::value ? 1 : 0));
 
-template <class O> inline constexpr bool is_gate_option = is_clamp<O> || is_up_offset<O>;
-template <class O> inline constexpr bool is_mlp_option = is_gate_option<O> || bias_kind<O>::value;
+template <class O>
+inline constexpr bool is_gate_option =
+    is_clamp<O> || is_up_offset<O> || std::is_same_v<O, concatenated> || std::is_same_v<O, interleaved>;
+template <class O>
+inline constexpr bool is_mlp_option =
+    is_gate_option<O> || bias_kind<O>::value || order_kind<O>::value || axes_kind<O>::value;
+
+/// How the input matrices of an MLP lie.
+template <bool Joined, bool Paired, bool Transposed> struct mlp_storage {
+  static constexpr bool joined = Joined;          // in one tensor
+  static constexpr bool paired = Paired;          // unit by unit in it
+  static constexpr bool transposed = Transposed;  // [in, out]
+};
 
 /// The options of one MLP.
 template <bool Gated, class... Options> class mlp_options {
@@ -50,13 +81,19 @@ template <bool Gated, class... Options> class mlp_options {
   static constexpr bool clamps = !std::is_void_v<clamp>;
   static constexpr bool biases = (bias_kind<Options>::value || ...);
 
+  using storage =
+      mlp_storage<(std::is_same_v<Options, concatenated> || ...) || (std::is_same_v<Options, interleaved> || ...),
+                  (std::is_same_v<Options, interleaved> || ...), (std::is_same_v<Options, in_by_out> || ...)>;
+
   static consteval bool check() {
     static_assert((is_mlp_option<Options> && ...),
                   "an expert MLP was given an option that is none of experts/mlp_options.hpp.");
     static_assert(Gated || !(is_gate_option<Options> || ...),
-                  "mo::mlp has no gate: mo::clamped and mo::up_offset are for mo::gated_mlp.");
+                  "mo::mlp has no gate: mo::clamped, mo::up_offset, mo::concatenated and mo::interleaved are for "
+                  "mo::gated_mlp.");
     static_assert(options_of_kind<clamp_kind, Options...> <= 1 && options_of_kind<offset_kind, Options...> <= 1 &&
-                      options_of_kind<bias_kind, Options...> <= 1,
+                      options_of_kind<bias_kind, Options...> <= 1 && options_of_kind<order_kind, Options...> <= 1 &&
+                      options_of_kind<axes_kind, Options...> <= 1,
                   "an expert MLP takes at most one option of a kind.");
     if constexpr (clamps) static_assert(clamp::limit::num > 0, "mo::clamped<L> needs a std::ratio above 0.");
     return true;

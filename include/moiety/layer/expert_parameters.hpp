@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The tensors of one kind of experts, E experts of H hidden and I ffn:
 //
-//   PREFIX.gate, PREFIX.up             [E × I × H]   gated MLPs have both, plain ones up alone
+//   PREFIX.gate, PREFIX.up             [E × I × H]    gated MLPs have both, plain ones up alone
+//   PREFIX.gate_up                     [E × 2I × H]   in place of both where they are concatenated or interleaved
 //   PREFIX.down                        [E × H × I]
-//   PREFIX.gate_bias, PREFIX.up_bias   [E × I]       where the MLP is biased
+//   PREFIX.gate_bias, PREFIX.up_bias   [E × I]        where the MLP is biased; or gate_up_bias [E × 2I]
 //   PREFIX.down_bias                   [E × H]
+//
+// An MLP that is stored in_by_out has the last two axes of its matrices exchanged.
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -21,7 +24,8 @@
 namespace moiety::inline MOIETY_ABI::detail {
 
 template <class Mlp, class T> class expert_parameters {
-  static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);
+  using storage = typename storage_of<Mlp>::type;
+  static constexpr auto tensors = static_cast<std::size_t>(storage::joined ? 1 : Mlp::inputs);
 
  public:
   /// Values of one expert: of its matrices, and of its biases.
@@ -34,32 +38,44 @@ template <class Mlp, class T> class expert_parameters {
   template <class Self, class F>
   static void visit(Self& self, std::string const& prefix, expert_sizes const& of, F const& f) {
     using shape = std::vector<std::int64_t>;
-    auto const name = [&](std::size_t i, char const* suffix) {
-      return prefix + '.' + std::string(Mlp::input_names[i]) + suffix;
+    auto const matrix = [&](std::int64_t out, std::int64_t in) {
+      return storage::transposed ? shape{of.experts, in, out} : shape{of.experts, out, in};
     };
-    for (std::size_t i = 0; i < inputs; ++i)
-      f(self.inputs_[i], name(i, ""), shape{of.experts, of.ffn, of.hidden}, of.hidden);
-    f(self.down_, prefix + ".down", shape{of.experts, of.hidden, of.ffn}, of.ffn);
+    std::int64_t const rows = storage::joined ? Mlp::inputs * of.ffn : of.ffn;
+    for (std::size_t i = 0; i < tensors; ++i) f(self.inputs_[i], name(prefix, i), matrix(rows, of.hidden), of.hidden);
+    f(self.down_, prefix + ".down", matrix(of.hidden, of.ffn), of.ffn);
     if constexpr (has_biases<Mlp>) {
-      for (std::size_t i = 0; i < inputs; ++i)
-        f(self.input_biases_[i], name(i, "_bias"), shape{of.experts, of.ffn}, std::int64_t{0});
+      for (std::size_t i = 0; i < tensors; ++i)
+        f(self.input_biases_[i], name(prefix, i) + "_bias", shape{of.experts, rows}, std::int64_t{0});
       f(self.down_bias_, prefix + ".down_bias", shape{of.experts, of.hidden}, std::int64_t{0});
     }
   }
 
   expert_matrices<Mlp, T> matrices(expert_sizes const& of) const {
     expert_matrices<Mlp, T> all;
-    for (std::size_t i = 0; i < inputs; ++i) {
-      all.inputs[i] = {inputs_[i], of.ffn * of.hidden, of.hidden};
-      all.input_biases[i] = {input_biases_[i], of.ffn, 1};
+    std::int64_t const size = of.ffn * of.hidden, rows = storage::joined ? Mlp::inputs * of.ffn : of.ffn;
+    for (std::size_t m = 0; m < all.count; ++m) {
+      std::int64_t const before = storage::joined ? static_cast<std::int64_t>(m) * of.ffn : 0;  // in the same tensor
+      std::size_t const tensor = storage::joined ? 0 : m;
+      all.inputs[m] = {inputs_[tensor] + before * (storage::transposed ? 1 : of.hidden), rows * of.hidden,
+                       storage::transposed ? rows : of.hidden};
+      if constexpr (has_biases<Mlp>) all.input_biases[m] = {input_biases_[tensor] + before, rows, 1};
     }
-    all.down = {down_, of.ffn * of.hidden, of.ffn};
+    all.down = {down_, size, storage::transposed ? of.hidden : of.ffn};
     all.down_bias = {down_bias_, of.hidden, 1};
     return all;
   }
 
  private:
-  std::array<T*, inputs> inputs_{}, input_biases_{};
+  static std::string name(std::string const& prefix, std::size_t i) {
+    std::string all = prefix + '.' + std::string(Mlp::input_names[i]);
+    for (std::size_t j = i + 1; storage::joined && j < Mlp::input_names.size(); ++j)
+      all += '_' + std::string(Mlp::input_names[j]);
+    return all;
+  }
+
+ private:
+  std::array<T*, tensors> inputs_{}, input_biases_{};
   T* down_ = nullptr;
   T* down_bias_ = nullptr;
 };
