@@ -8,6 +8,7 @@
 #include <moiety/batch/routing.hpp>
 #include <moiety/batch/row.hpp>
 #include <moiety/batch/statistics.hpp>
+#include <moiety/capacity/capacity.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/core/math.hpp>
@@ -34,4 +35,16 @@
 #include <moiety/mesh/context.hpp>
 #include <moiety/mesh/layout.hpp>
 #include <moiety/pipeline/ledger.hpp>
+#include <moiety/router/batch_selection.hpp>
+#include <moiety/router/expert_choice.hpp>
+#include <moiety/router/forced.hpp>
+#include <moiety/router/groups.hpp>
+#include <moiety/router/hash.hpp>
+#include <moiety/router/jitter.hpp>
+#include <moiety/router/precomputed.hpp>
+#include <moiety/router/quantile_bias.hpp>
 #include <moiety/router/router.hpp>
+#include <moiety/router/selection_bias.hpp>
+#include <moiety/router/sinkhorn.hpp>
+#include <moiety/router/token_rounding.hpp>
+#include <moiety/router/top_p.hpp>

@@ -34,6 +34,31 @@ TEST_CASE("counts of states add up") {
   CHECK(a == mo::token_counts{11, 22, 33, 44});
 }
 
+TEST_CASE("a slot has a row, or none because nothing was chosen, or because its expert had no room") {
+  mo::routing<float> r(2, 8, 3, *std::pmr::new_delete_resource());
+  r.ids[0] = 0, r.ids[1] = mo::no_expert, r.ids[2] = mo::dropped_from(7);
+  CHECK(r.has_row(0, 0));
+  CHECK_FALSE(r.has_row(0, 1));
+  CHECK_FALSE(r.has_row(0, 2));
+  r.states[1] = mo::token_state::masked;
+  CHECK_NOTHROW(r.check());
+  CHECK_FALSE(r.has_row(1, 0));
+}
+
+TEST_CASE("a dropped slot still says which expert it asked for, and an empty one that it asked for none") {
+  constexpr std::int32_t most = std::numeric_limits<std::int32_t>::max() - 1;
+  for (std::int32_t const e : {0, 1, 383, most}) {
+    CHECK(mo::dropped_from(e) < 0);
+    CHECK(mo::dropped_from(e) != mo::no_expert);
+    CHECK(mo::is_dropped(mo::dropped_from(e)));
+    CHECK(mo::asked_for(mo::dropped_from(e)) == e);
+    CHECK(mo::asked_for(e) == e);
+    CHECK_FALSE(mo::is_dropped(e));
+  }
+  CHECK_FALSE(mo::is_dropped(mo::no_expert));
+  CHECK(mo::asked_for(mo::no_expert) < 0);
+}
+
 TEST_CASE("ids out of range or twice in a token are data errors that name token, slot and value") {
   mo::routing<float> r(4, 5, 3, *std::pmr::new_delete_resource());
   auto const reset = [&] {
@@ -42,7 +67,7 @@ TEST_CASE("ids out of range or twice in a token are data errors that name token,
   reset();
   CHECK_NOTHROW(r.check());
   constexpr auto least = std::numeric_limits<std::int32_t>::min(), most = std::numeric_limits<std::int32_t>::max();
-  for (std::int32_t const id : {-1, 5, least, most}) {
+  for (std::int32_t const id : {-6, 5, least + 1, most}) {
     reset();
     r.ids[7] = id;
     CHECK_THROWS_WITH_AS(
@@ -59,6 +84,13 @@ TEST_CASE("ids out of range or twice in a token are data errors that name token,
   }
   r.states[3] = mo::token_state::sanitised;
   CHECK_THROWS_AS(r.check(), mo::data_error);
+  reset();
+  r.ids[11] = mo::dropped_from(r.ids[9]);
+  CHECK_THROWS_WITH_AS(r.check(), "the routing gives token 3 in slot 2 expert -3, which an earlier slot has.",
+                       mo::data_error);
+  reset();
+  r.ids[10] = r.ids[11] = mo::no_expert;
+  CHECK_NOTHROW(r.check());
 }
 
 TEST_CASE("a routing of impossible sizes, or without memory, is a data error") {

@@ -5,9 +5,12 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <functional>
 #include <limits>
 #include <vector>
 
@@ -94,6 +97,45 @@ TEST_CASE("the largest come in the order of argmax, found at once or one by one"
       }
       CHECK(found.size() == 4);
     }
+}
+
+TEST_CASE_TEMPLATE("the sum of the largest is that of a sorted copy, of values that are left alone", S, float, double) {
+  S const infinity = std::numeric_limits<S>::infinity(), nan = std::numeric_limits<S>::quiet_NaN();
+  std::uint64_t next = 0;
+  for (std::size_t size = 1; size <= 40; ++size)
+    for (int round = 0; round < 20; ++round) {
+      std::vector<S> values;
+      for (std::size_t i = 0; i < size; ++i) {
+        std::uint32_t const word = mo::random_word(mo::seed{8}, 0, next++);
+        values.push_back(word % 9 == 0 ? -infinity : word % 9 == 1 ? nan : static_cast<S>(word >> 8) / 3 - 1000000);
+      }
+      std::vector<S> const before = values;
+      std::size_t const first = mo::random_word(mo::seed{8}, 1, next++) % size,
+                        last = first + mo::random_word(mo::seed{8}, 2, next++) % (size - first + 1);
+      std::vector<S> sorted;
+      for (std::size_t i = first; i < last; ++i)
+        if (values[i] > -infinity) sorted.push_back(values[i]);
+      std::sort(sorted.begin(), sorted.end(), std::greater<>{});
+      auto const sum = [&](std::size_t most) {
+        S total = sorted.empty() ? -infinity : sorted[0];
+        for (std::size_t i = 1; i < std::min(most, sorted.size()); ++i) total += sorted[i];
+        return total;
+      };
+      mo::span_row<S> const row(values.data(), static_cast<std::int64_t>(size));
+      int const a = static_cast<int>(first), b = static_cast<int>(last);
+      CHECK(row.template sum_of_largest<1>(a, b) == sum(1));
+      CHECK(row.template sum_of_largest<2>(a, b) == sum(2));
+      CHECK(row.template sum_of_largest<5>(a, b) == sum(5));
+      CHECK(std::memcmp(values.data(), before.data(), size * sizeof(S)) == 0);
+    }
+}
+
+TEST_CASE("the sum of the largest of nothing is minus infinity, and negative values count") {
+  float const infinity = std::numeric_limits<float>::infinity();
+  std::vector<float> v{-3, -1, -2, 5};
+  CHECK(row(v).sum_of_largest<2>(0, 3) == -3);
+  CHECK(row(v).sum_of_largest<4>(0, 3) == -6);
+  CHECK(row(v).sum_of_largest<2>(1, 1) == -infinity);
 }
 
 TEST_CASE("map, alone, with another row, with the index") {

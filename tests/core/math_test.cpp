@@ -59,6 +59,28 @@ TEST_CASE_TEMPLATE("exp and log at the edges", S, float, double) {
         doctest::Approx(std::log(std::numeric_limits<S>::denorm_min())));
 }
 
+TEST_CASE_TEMPLATE("log1p is within 2 units in the last place from denormals to the largest numbers", S, float,
+                   double) {
+  using numbers = std::numeric_limits<S>;
+  std::mt19937_64 words(5);
+  std::uniform_real_distribution<S> mantissa(1, 2), near_branch(S(0.25), S(1.5));
+  std::uniform_int_distribution<int> exponent(numbers::min_exponent - numbers::digits, numbers::max_exponent - 1);
+  double worst = 0;
+  for (int i = 0; i < 200000; ++i) {
+    S v = std::ldexp(mantissa(words), exponent(words));
+    if (i % 4 == 1) v = near_branch(words);
+    if (i % 4 == 2) v = std::ldexp(mantissa(words), exponent(words) % 64);
+    worst = std::max(worst, units(mo::log1p(v), std::log1p(static_cast<long double>(v))));
+  }
+  CHECK(worst <= 2);
+  for (S const v : {S(0.375), std::nextafter(S(0.375), S(1)), numbers::min(), numbers::max()})
+    CHECK(units(mo::log1p(v), std::log1p(static_cast<long double>(v))) <= 2);
+  CHECK(mo::log1p(S{0}) == 0);
+  CHECK(mo::log1p(numbers::denorm_min()) == numbers::denorm_min());
+  CHECK(mo::log1p(numbers::infinity()) == numbers::infinity());
+  CHECK(std::isnan(mo::log1p(numbers::quiet_NaN())));
+}
+
 TEST_CASE("exp has the same bits in a vector loop and alone") {
   float in[67], out[67];
   for (int i = 0; i < 67; ++i) in[i] = static_cast<float>(i) * 1.3f - 40;

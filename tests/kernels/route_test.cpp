@@ -189,6 +189,6 @@ TEST_CASE("the first token without enough experts is named, whichever thread fou
     auto logits = ctx.matrix(tokens, experts);
     for (std::int64_t t = 70; t < tokens; t += 5) logits(t, 0) = 1;
     CHECK_THROWS_WITH_AS((mo::router<nan_if_raised, mo::top_k<3>>{}.forward(ctx, logits)),
-                         "the router gave token 70 fewer than 3 experts in 0 … 10.", mo::data_error);
+                         "the router gave token 70 fewer than 3 distinct experts in 0 … 10.", mo::data_error);
   }
 }

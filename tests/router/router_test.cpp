@@ -39,7 +39,7 @@ template <class Router> struct multiplied {
         dweights(dw.data(), 2), dprobabilities(dp.data(), 4), dlogits(gradient.data(), 4), scratch(n.data(), 4),
         inputs(in.data(), 2);
     Router const router;
-    router.forward_row(logits, scores, weights, ids.data());
+    router.forward_row(logits, scores, scores, weights, ids.data(), {});
     for (std::size_t j = 0; j < 2; ++j) y += w[j] * (ids[j] + 1), dw[j] = ids[j] + 1;
     router.backward_row(logits, ids.data(), dweights, dprobabilities, dlogits, scores, scratch, inputs, weights);
   }
@@ -245,7 +245,7 @@ TEST_CASE("a selection that leaves a slot without an expert in range is a data e
                                                           {{least, 1}, {most, 1}},
                                                           {}})
     CHECK_THROWS_WITH_AS((chooser{listed{choices}}.forward(ctx, z)),
-                         "the router gave token 0 fewer than 2 experts in 0 … 3.", mo::data_error);
+                         "the router gave token 0 fewer than 2 distinct experts in 0 … 3.", mo::data_error);
 }
 
 TEST_CASE("so are scores of which fewer than k are numbers, and logits of fewer than k experts") {
@@ -253,10 +253,10 @@ TEST_CASE("so are scores of which fewer than k are numbers, and logits of fewer 
   auto const z = example::make_logits<float>();
   for (int const left : {0, 1, 2})
     CHECK_THROWS_WITH_AS((mo::router<mostly_nan, mo::top_k<3>>{mostly_nan{left}}.forward(ctx, z)),
-                         "the router gave token 0 fewer than 3 experts in 0 … 3.", mo::data_error);
+                         "the router gave token 0 fewer than 3 distinct experts in 0 … 3.", mo::data_error);
   CHECK_NOTHROW(mo::router<mostly_nan, mo::top_k<3>>{mostly_nan{3}}.forward(ctx, z));
   CHECK_THROWS_WITH_AS((mo::router<mo::softmax, mo::top_k<5>>{}.forward(ctx, z)),
-                       "the router gave token 0 fewer than 5 experts in 0 … 3.", mo::data_error);
+                       "a router of 5 slots cannot choose from 4 experts.", mo::config_error);
 }
 
 TEST_CASE("logits that are not finite are named before experts that are missing") {
@@ -266,5 +266,5 @@ TEST_CASE("logits that are not finite are named before experts that are missing"
   mo::router<mostly_nan, mo::top_k<2>> const router;
   CHECK_THROWS_WITH_AS(router.forward(ctx, z), "the router logits of token 4 are not all finite.", mo::data_error);
   CHECK_THROWS_WITH_AS(router.forward(ctx, z, mo::non_finite::sanitise),
-                       "the router gave token 0 fewer than 2 experts in 0 … 3.", mo::data_error);
+                       "the router gave token 0 fewer than 2 distinct experts in 0 … 3.", mo::data_error);
 }

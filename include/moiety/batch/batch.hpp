@@ -3,12 +3,14 @@
 //
 //   sequences   offsets of the sequences, 0 = s₀ ≤ s₁ ≤ … ≤ s_B = T: the units of losses over a sequence
 //   mask        one byte a token; 0 marks padding, which is routed nowhere and absent from every statistic
-//   ids         token ids, for policies that route by them. mask and ids lie in memory of the back end
+//   ids         token ids, for policies that route by them
+//   experts     expert ids [T × k], for mo::precomputed. mask, ids and experts lie in memory of the back end
 //   first_row   logical index of the first token, so that random numbers do not depend on how a batch was cut
 //   step        number of the training step, for random numbers
 //   weight      the weight of the batch in auxiliary losses; by default its unmasked tokens
 #pragma once
 
+#include <moiety/batch/token.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 
@@ -25,6 +27,7 @@ struct batch {
   std::span<std::int64_t const> sequences{};
   std::span<std::uint8_t const> mask{};
   std::span<std::int32_t const> ids{};
+  std::span<std::int32_t const> experts{};
   std::int64_t first_row = 0;
   std::int64_t step = 0;
   std::optional<double> weight{};
@@ -33,6 +36,9 @@ struct batch {
   std::int64_t units() const { return sequences.empty() ? 1 : static_cast<std::int64_t>(sequences.size()) - 1; }
 
   bool masked(std::int64_t token) const { return !mask.empty() && mask[static_cast<std::size_t>(token)] == 0; }
+
+  /// The tokens of a call that has `slots` of them each.
+  token_table tokens(std::int64_t slots) const { return {ids.data(), experts.data(), slots, first_row, step}; }
 
   /// Throws data_error unless every member fits a call of `tokens` tokens.
   void check(std::int64_t tokens) const {
@@ -43,6 +49,10 @@ struct batch {
     };
     fits(mask, "mask");
     fits(ids, "ids");
+    detail::require<data_error>(
+        experts.empty() || (tokens > 0 && static_cast<std::int64_t>(experts.size()) % tokens == 0),
+        "mo::batch{.experts} has ", experts.size(), " entries for a call of ", tokens,
+        " tokens, which is not the same number for each.");
     if (!sequences.empty())
       detail::require<data_error>(
           sequences.front() == 0 && sequences.back() == tokens && std::is_sorted(sequences.begin(), sequences.end()),

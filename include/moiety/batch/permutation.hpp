@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The rows that experts work on: one for every slot of every dispatched token, grouped by expert, in token order inside.
+// The rows that experts work on: one for every slot that has an expert, grouped by expert, in token order inside.
 //
 //   offsets()[e] … offsets()[e + 1]   the rows of expert e
 //   source_token(row)                 the token that a row belongs to
-//   row_of(token, slot)               the row of a slot; −1 for a token that is not dispatched
+//   row_of(token, slot)               the row of a slot; −1 for a slot without an expert, or of a token not dispatched
 #pragma once
 
 #include <moiety/core/config.hpp>

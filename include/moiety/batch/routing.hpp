@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which experts each token goes to, and with what weights: expert(t, j) and weight(t, j) for slot j < k of token t.
 //
-// Ids of one token are distinct and in [0, experts), whatever the logits were. A token's state says whether it is
-// routed at all: masked and unroutable tokens have weights 0 and take no part in dispatch. Functions that take a routing of a
-// caller check() it: what a router made needs no check.
+// Ids of one token are distinct and in [0, experts), whatever the logits were. A slot may also be without a row, with
+// weight 0: no_expert where the selection chose fewer experts than there are slots, dropped_from(e) where the capacity of
+// expert e was used up. A token's state says whether it is routed at all: masked and unroutable tokens have weights 0 and
+// take no part in dispatch. Functions that take a routing of a caller check() it: what a router made needs no check.
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -12,6 +13,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <memory_resource>
 #include <string>
@@ -44,6 +46,14 @@ struct token_counts {
   friend bool operator==(token_counts const&, token_counts const&) = default;
 };
 
+/// The id of a slot for which nothing was chosen.
+inline constexpr std::int32_t no_expert = std::numeric_limits<std::int32_t>::min();
+
+/// The id of a slot that expert e had no room for, and the expert that a slot asked for: of e and of dropped_from(e) it is e.
+MOIETY_HD constexpr std::int32_t dropped_from(std::int32_t e) { return -1 - e; }
+MOIETY_HD constexpr bool is_dropped(std::int32_t id) { return id < 0 && id != no_expert; }
+MOIETY_HD constexpr std::int32_t asked_for(std::int32_t id) { return is_dropped(id) ? -1 - id : id; }
+
 /// Refers to the memory of a routing.
 template <std::floating_point S> struct routing_view {
   std::int64_t tokens = 0;
@@ -57,6 +67,9 @@ template <std::floating_point S> struct routing_view {
   MOIETY_HD S weight(std::int64_t token, std::int64_t slot) const { return weights[token * slots + slot]; }
   MOIETY_HD token_state state(std::int64_t token) const { return states[token]; }
   MOIETY_HD bool dispatched(std::int64_t token) const { return states[token] <= token_state::sanitised; }
+  MOIETY_HD bool has_row(std::int64_t token, std::int64_t slot) const {
+    return dispatched(token) && expert(token, slot) >= 0;
+  }
 
   token_counts count_states() const {
     token_counts counts;
@@ -64,7 +77,7 @@ template <std::floating_point S> struct routing_view {
     return counts;
   }
 
-  /// Throws data_error unless there is memory and every dispatched token has distinct ids in range.
+  /// Throws data_error unless there is memory and the experts of every dispatched token are distinct and in range.
   void check() const {
     detail::require<data_error>(tokens >= 0 && slots >= 1 && slots <= experts, "a routing of ", tokens, " tokens to ",
                                 slots, " of ", experts, " experts cannot be.");
@@ -73,9 +86,11 @@ template <std::floating_point S> struct routing_view {
     matrix<std::int64_t> last_token(1, experts);  // counted from 1
     for (std::int64_t t = 0; t < tokens; ++t)
       for (std::int64_t j = 0; j < slots && dispatched(t); ++j) {
-        if (expert(t, j) < 0 || expert(t, j) >= experts) refuse(t, j, detail::sentence("outside 0 … ", experts - 1));
-        if (last_token(0, expert(t, j)) == t + 1) refuse(t, j, "which an earlier slot has");
-        last_token(0, expert(t, j)) = t + 1;
+        std::int32_t const e = asked_for(expert(t, j));
+        if (e == no_expert) continue;
+        if (e >= experts) refuse(t, j, detail::sentence("outside 0 … ", experts - 1));
+        if (last_token(0, e) == t + 1) refuse(t, j, "which an earlier slot has");
+        last_token(0, e) = t + 1;
       }
   }
 

@@ -10,6 +10,7 @@
 //   row.argmax()                 the lowest index of that value; −1 if none is left
 //   row.remove(i)                value i takes no further part in max, argmax and largest; nothing for −1
 //   row.largest<K>(f)            f(rank, i) for the K largest, in the order of argmax, −1 included; may remove them
+//   row.sum_of_largest<K>(a, b)  Σ of the K largest of the values a … b − 1, largest first; all of them if there are fewer
 //   row.sum(f)                   Σ f(v)
 //   row.map(f)                   v ← f(v)
 //   row.map(other, f)            v ← f(v, o)
@@ -39,6 +40,13 @@ struct row_function {
   template <class V, class Other> MOIETY_HD V operator()(V v, Other) const { return v; }
 };
 
+/// Σ of values in their order, −∞ standing for none; −∞ if there is none.
+template <class S, std::size_t K> MOIETY_HD S sum_of_found(S const (&values)[K]) {
+  S total = values[0];
+  for (std::size_t i = 1; i < K; ++i) total = values[i] > -infinity<S> ? total + values[i] : total;
+  return total;
+}
+
 /// Whether i is one of 0 … size − 1.
 MOIETY_HD constexpr bool is_index(int i, int size) { return i >= 0 && i < size; }
 
@@ -53,6 +61,7 @@ concept score_row = requires(R row, R const& other, int i) {
   { other.argmax() } -> std::convertible_to<int>;
   row.remove(i);
   row.template largest<1>(detail::row_function{});
+  { other.template sum_of_largest<1>(i, i) } -> std::same_as<typename R::value_type>;
   row.map(detail::row_function{});
   row.map(other, detail::row_function{});
   row.map_indexed(detail::row_function{});
@@ -101,6 +110,20 @@ template <std::floating_point S> class span_row {
       detail::call(f, rank, i);
       remove(i);
     }
+  }
+
+  template <int K> MOIETY_HD S sum_of_largest(int first, int last) const {
+    detail::array_of<S, K> best;  // descending
+    for (S& b : best) b = -detail::infinity<S>;
+    for (int i = first; i < last; ++i) {
+      S rest = data_[i];
+      for (S& b : best) {
+        S const smaller = rest > b ? b : rest;
+        b = rest > b ? rest : b;
+        rest = smaller;
+      }
+    }
+    return detail::sum_of_found(best);
   }
 
   MOIETY_HD void remove(int i) const {

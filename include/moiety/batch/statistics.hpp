@@ -22,7 +22,8 @@
 namespace moiety::inline MOIETY_ABI {
 
 struct expert_statistics {
-  std::int64_t count = 0;
+  std::int64_t count = 0;    // slots that asked for the expert
+  std::int64_t dropped = 0;  // those of them that its capacity had no room for
   exact_sum probability{};
   friend bool operator==(expert_statistics const&, expert_statistics const&) = default;
 };
@@ -48,6 +49,7 @@ struct statistics_view {
     unit->lse_squared += other.unit->lse_squared;
     for (std::size_t e = 0; e < experts.size(); ++e) {
       experts[e].count += other.experts[e].count;
+      experts[e].dropped += other.experts[e].dropped;
       experts[e].probability += other.experts[e].probability;
     }
   }
@@ -148,12 +150,9 @@ class routing_statistics {
   std::int64_t slots() const { return unit_.slots; }
   std::int64_t experts() const { return static_cast<std::int64_t>(experts_.size()); }
 
-  /// Slots routed to each expert.
-  std::vector<std::int64_t> counts() const {
-    std::vector<std::int64_t> values;
-    for (expert_statistics const& e : experts_) values.push_back(e.count);
-    return values;
-  }
+  /// Slots that asked for each expert, and those of them that were dropped.
+  std::vector<std::int64_t> counts() const { return of_each(&expert_statistics::count); }
+  std::vector<std::int64_t> dropped() const { return of_each(&expert_statistics::dropped); }
 
   /// Σ_t p_te of each expert.
   std::vector<double> probabilities() const {
@@ -179,6 +178,12 @@ class routing_statistics {
   friend bool operator==(routing_statistics const&, routing_statistics const&) = default;
 
  private:
+  std::vector<std::int64_t> of_each(std::int64_t expert_statistics::*member) const {
+    std::vector<std::int64_t> values;
+    for (expert_statistics const& e : experts_) values.push_back(e.*member);
+    return values;
+  }
+
   unit_statistics unit_;
   std::vector<expert_statistics> experts_;
 };

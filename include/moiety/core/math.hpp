@@ -5,6 +5,7 @@
 //   fma(a, b, c)   a·b + c with one rounding where the machine has it, else with two
 //   exp(v)         2^n · e^r with n = round(v / ln 2), |r| ≤ ln 2 / 2, e^r by its Taylor polynomial
 //   log(v)         n · ln 2 + 2 atanh((m − 1) / (m + 1)) with v = 2^n · m, m in [√½, √2)
+//   log1p(v)       log(1 + v) for v ≥ 0, exact where v is small: 2 atanh(v / (v + 2))
 //   logistic(v)    1 / (1 + e^−v)
 #pragma once
 
@@ -89,6 +90,19 @@ template <std::floating_point S> MOIETY_HD inline S exp(S v) {
   return power * scale * rest;
 }
 
+namespace detail {
+
+/// atanh(s) − s for |s| ≤ 3 − 2√2.
+MOIETY_HD inline double atanh_tail(double s) {
+  double const square = s * s;
+  double series = 1.0 / 25;
+  MOIETY_UNROLL(11)  // so that the quotients are constants
+  for (int odd = 23; odd >= 3; odd -= 2) series = fma(series, square, 1.0 / odd);
+  return s * square * series;
+}
+
+}  // namespace detail
+
 template <std::floating_point S> MOIETY_HD inline S log(S v) {
   if constexpr (std::same_as<S, float>) return static_cast<float>(moiety::log(static_cast<double>(v)));
   double x = v;
@@ -101,13 +115,16 @@ template <std::floating_point S> MOIETY_HD inline S log(S v) {
   bool const upper = mantissa > root_of_two;
   exponent += static_cast<std::int64_t>(bits >> 52) - (upper ? 1022 : 1023);
   double const m = detail::bit_cast<double>(mantissa | (upper ? 0x3fe0000000000000u : 0x3ff0000000000000u));
-  double const s = (m - 1) / (m + 1), square = s * s;
-  double series = 1.0 / 25;
-  MOIETY_UNROLL(11)  // so that the quotients are constants
-  for (int odd = 23; odd >= 3; odd -= 2) series = fma(series, square, 1.0 / odd);
-  double const n = static_cast<double>(exponent), tail = s * square * series;
+  double const n = static_cast<double>(exponent), s = (m - 1) / (m + 1);
   constexpr double ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
-  return static_cast<S>(fma(n, ln2_high, fma(2.0, s, fma(2.0, tail, n * ln2_low))));
+  return static_cast<S>(fma(n, ln2_high, fma(2.0, s, fma(2.0, detail::atanh_tail(s), n * ln2_low))));
+}
+
+template <std::floating_point S> MOIETY_HD inline S log1p(S v) {
+  double const x = v, y = 1 + x;
+  if (x > 0.375) return static_cast<S>(moiety::log(y) + (x < 0x1p53 ? (x - (y - 1)) / y : 0));  // what y has lost of x
+  double const twice = 2 * x / (x + 2);
+  return static_cast<S>(twice + 2 * detail::atanh_tail(twice / 2));
 }
 
 template <std::floating_point S> MOIETY_HD inline S logistic(S v) { return S{1} / (S{1} + moiety::exp(-v)); }

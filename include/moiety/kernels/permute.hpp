@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Building a permutation from a routing: a counting sort by expert that keeps token order (stable by construction).
 //
-//   build_permutation(engine, routing, out)   offsets, source tokens and positions; tokens not dispatched get row −1
+//   build_permutation(engine, routing, out)   offsets, source tokens and positions; slots without an expert get row −1
 //   permute(ctx, routing)                     the same, into memory of its own, of a routing that may be anyone's
 //
 // A deployment names what its layers build permutations with; all give the same one:

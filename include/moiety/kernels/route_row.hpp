@@ -4,6 +4,7 @@
 //   sanitise(row, to)   the state of an unmasked token. If its row is not all finite, `to` becomes what is left of it: NaN
 //                       counts as −∞ and +∞ as the largest finite number. `to` may be the row itself.
 //   log_sum_exp(row)    log Σ exp(v), without overflow
+//   drop_non_finite(w)  0 for weights of a sanitised token that are not finite
 #pragma once
 
 #include <moiety/batch/routing.hpp>
@@ -24,6 +25,11 @@ template <score_row Row> MOIETY_HD token_state sanitise(Row const& row, Row cons
   if (all_finite) return token_state::routed;
   to.map(row, [](S, S v) { return v == infinity ? largest : (v >= -largest ? v : -infinity); });
   return to.max() > -infinity ? token_state::sanitised : token_state::unroutable;
+}
+
+template <score_row Row> MOIETY_HD void drop_non_finite(Row const& weights) {
+  using S = typename Row::value_type;
+  weights.map([](S w) { return is_finite(w) ? w : S{0}; });
 }
 
 template <score_row Row> MOIETY_HD auto log_sum_exp(Row const& row) {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The products of a router, in the sum type and with one order of every sum (see grouped_gemm.hpp). x [T × H], W [E × H]:
 //
-//   router_logits             z = x Wᵀ                                           [T × E]
+//   router_logits             z = x Wᵀ + b                                       [T × E]; b [E] may be null
 //   router_input_gradient     dx = dz W                                          [T × H]
 //   router_weight_gradient    dW (+)= Σ dz_tᵀ x_t over the tokens of a list      [E × H]; offsets {0, length of the list}
+//
+//   router_bias_gradient      db (+)= Σ dz_t over the tokens of a list           [E]; `one` is a 1 in memory of the back end
 //
 // Tokens that are not in the list have no gradient, and may hold values that are not finite.
 #pragma once
@@ -22,13 +24,16 @@ namespace moiety::inline MOIETY_ABI::kernels {
 
 template <scalar T>
 void router_logits(host_engine& engine, matrix_view<T const> x, matrix_view<sum_t<T> const> w,
-                   matrix_view<sum_t<T>> logits) {
+                   matrix_view<sum_t<T>> logits, sum_t<T> const* bias = nullptr) {
   using S = sum_t<T>;
   std::array<std::int64_t, 2> const all{0, x.rows()};
-  grouped_gemm_nt<S>(engine, 1, all.data(), rows_of<T>{x.data(), x.stride()},
-                     std::array{grouped_matrix<S const>{w.data(), 0, w.stride()}}, w.rows(), w.cols(),
-                     [&](std::int64_t, std::int64_t t, std::int64_t e, std::int64_t count,
-                         std::array<S const*, 1> const& sums) { std::copy_n(sums[0], count, logits.row(t) + e); });
+  grouped_gemm_nt<S>(
+      engine, 1, all.data(), rows_of<T>{x.data(), x.stride()},
+      std::array{grouped_matrix<S const>{w.data(), 0, w.stride()}}, w.rows(), w.cols(),
+      [&](std::int64_t, std::int64_t t, std::int64_t e, std::int64_t count, std::array<S const*, 1> const& sums) {
+        S* const to = logits.row(t) + e;
+        for (std::int64_t i = 0; i < count; ++i) to[i] = sums[0][i] + (bias != nullptr ? bias[e + i] : S{0});
+      });
 }
 
 template <class S>
@@ -51,9 +56,16 @@ void router_weight_gradient(host_engine& engine, matrix_view<sum_t<T> const> dlo
                      dw.cols(), accumulate);
 }
 
+template <class S>
+void router_bias_gradient(host_engine& engine, matrix_view<S const> dlogits, S const* one, std::int32_t const* list,
+                          std::int64_t const* offsets, S* db, bool accumulate) {
+  grouped_gemm_tn<S>(engine, 1, offsets, rows_of<S>{dlogits.data(), dlogits.stride(), list}, rows_of<S>{one, 0},
+                     grouped_matrix<S>{db, 0, 1}, dlogits.cols(), 1, accumulate);
+}
+
 template <scalar T>
 void router_logits(cuda_engine& engine, matrix_view<T const> x, matrix_view<sum_t<T> const> w,
-                   matrix_view<sum_t<T>> logits);
+                   matrix_view<sum_t<T>> logits, sum_t<T> const* bias = nullptr);
 
 template <class S>
 void router_input_gradient(cuda_engine& engine, matrix_view<S const> dlogits, matrix_view<S const> w, S* dx);
@@ -62,5 +74,9 @@ template <scalar T>
 void router_weight_gradient(cuda_engine& engine, matrix_view<sum_t<T> const> dlogits, matrix_view<T const> x,
                             std::int32_t const* list, std::int64_t const* offsets, matrix_view<sum_t<T>> dw,
                             bool accumulate);
+
+template <class S>
+void router_bias_gradient(cuda_engine& engine, matrix_view<S const> dlogits, S const* one, std::int32_t const* list,
+                          std::int64_t const* offsets, S* db, bool accumulate);
 
 }  // namespace moiety::inline MOIETY_ABI::kernels

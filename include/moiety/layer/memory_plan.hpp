@@ -3,11 +3,11 @@
 // The layer allocates by these plans and describe() reports them, so the two cannot differ.
 //
 //   tape_plan      what forward saves: logits, routing, permutation, pre-activations, statistics
-//   forward_plan   workspace of forward and infer: activations and expert outputs
+//   forward_plan   workspace of forward and infer: activations and expert outputs, and before them that of the routing
 //   pending_plan   what the input half leaves for the weight half: dz, A′, gradient of the logits; for biases w and a 1
 //   backward_plan  workspace of the input half
 //
-// All rows are counted as if every token were dispatched: R = T · k.
+// All rows are counted as if every token were dispatched: R = T · k, or what the router says (spec_of::rows).
 #pragma once
 
 #include <moiety/batch/routing.hpp>
@@ -16,6 +16,7 @@
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/experts/apply.hpp>
+#include <moiety/kernels/route_together.hpp>
 #include <moiety/layer/spec.hpp>
 
 #include <algorithm>
@@ -45,6 +46,8 @@ class block_layout {
     bytes_ += (count * static_cast<std::int64_t>(sizeof(T)) + alignment - 1) / alignment * alignment;
     return offset;
   }
+  /// Room for something that is there before the buffers are.
+  constexpr void at_least(std::int64_t bytes) { bytes_ = bytes > bytes_ ? bytes : bytes_; }
   constexpr std::int64_t bytes() const { return bytes_; }
 
  private:
@@ -73,7 +76,7 @@ template <class Spec, scalar T> struct tape_plan {
     ids = block.add<std::int32_t>(slots);
     states = block.add<token_state>(of.count);
     starts = block.add<std::int64_t>(spec::experts + 1);
-    source_tokens = block.add<std::int32_t>(slots);
+    source_tokens = block.add<std::int32_t>(spec::rows_asked(of.count));
     positions = block.add<std::int32_t>(slots);
     routed_tokens = block.add<std::int32_t>(of.count);
     routed_offsets = block.add<std::int64_t>(2);
@@ -95,6 +98,10 @@ template <class Spec, scalar T> struct forward_plan {
   constexpr explicit forward_plan(tokens of) {
     activation = block.add<T>(spec::rows(of.count) * spec::ffn);
     output = block.add<T>(spec::rows(of.count) * spec::hidden);
+    if constexpr (spec::router_type::has_jitter)
+      block.at_least(of.count * spec::hidden * static_cast<std::int64_t>(sizeof(T)));
+    if constexpr (spec::router_type::couples_tokens)
+      block.at_least(kernels::route_workspace<typename spec::router_type, sum_t<T>>(of.count, spec::experts));
   }
 
   detail::block_layout block;
@@ -104,6 +111,7 @@ template <class Spec, scalar T> struct forward_plan {
 template <class Spec, scalar T> struct pending_plan {
   using spec = spec_of<Spec>;
   static constexpr bool biased = has_biases<typename spec::experts_type>;
+  static constexpr bool needs_one = biased || spec::router_type::has_linear_bias;
 
   constexpr explicit pending_plan(tokens of) {
     std::int64_t const rows = spec::rows(of.count);
@@ -111,7 +119,7 @@ template <class Spec, scalar T> struct pending_plan {
     activation = block.add<T>(rows * spec::ffn);
     logits = block.add<sum_t<T>>(of.count * spec::experts);
     row_weights = block.add<sum_t<T>>(biased ? rows : 0);
-    one = block.add<sum_t<T>>(biased ? 1 : 0);
+    one = block.add<sum_t<T>>(needs_one ? 1 : 0);
   }
 
   detail::block_layout block;

@@ -23,7 +23,6 @@
 #include <moiety/core/random.hpp>
 #include <moiety/experts/apply.hpp>
 #include <moiety/kernels/combine.hpp>
-#include <moiety/kernels/permute.hpp>
 #include <moiety/kernels/route.hpp>
 #include <moiety/kernels/router_gemm.hpp>
 #include <moiety/kernels/row_weights.hpp>
@@ -35,10 +34,14 @@
 #include <moiety/layer/options.hpp>
 #include <moiety/layer/parameters.hpp>
 #include <moiety/layer/report.hpp>
+#include <moiety/layer/routing_stage.hpp>
+#include <moiety/layer/selection_bias_step.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
 
+#include <concepts>
 #include <cstdint>
+#include <span>
 #include <utility>
 
 namespace moiety::inline MOIETY_ABI {
@@ -48,10 +51,10 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using T = detail::element_t<Deployment>;
   using S = sum_t<T>;
   using backend = typename context<Deployment>::backend;
-  using index_builder = typename detail::policy_of<typename Deployment::index_builder, backend, counting_sort>::type;
   using products = typename detail::policy_of<typename Deployment::expert_products, backend, grouped_products>::type;
   using apply = typename products::template apply<typename read::experts_type, backend>;
   using router_type = typename read::router_type;
+  using routing = routing_stage<Spec, Deployment>;
   static constexpr int experts = static_cast<int>(read::experts);
   static constexpr bool biased = pending_plan<Spec, T>::biased;
   static constexpr std::int64_t parts_of_weight = weight_parts<typename read::experts_type, S, backend>(read::ffn);
@@ -93,6 +96,18 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
 
   /// To be called after every change of weights in a packed layout, see experts/weight_layout.hpp.
   void pack(weights_type& weights) const { weights.pack(ctx_->engine()); }
+
+  /// The step of the router's selection bias after a global batch: of mo::selection_bias with report.counts(), of
+  /// mo::quantile_bias with the tapes of the batch.
+  void update_selection_bias(weights_type& weights,
+                             std::span<std::int64_t const> counts) const requires router_type::has_selection_bias {
+    detail::step_bias_by_counts(ctx_->memory(), options_.router, weights.selection_bias(), counts);
+  }
+  template <std::same_as<tape_type>... Tapes>
+  void update_selection_bias(weights_type& weights, tape_type const& tape,
+                             Tapes const&... tapes) const requires router_type::has_selection_bias {
+    detail::step_bias_by_tapes(ctx_->memory(), options_.router, weights.selection_bias(), tape, tapes...);
+  }
 
   /// Gradients of nothing yet, in the sum type.
   gradients_type make_gradients() const {
@@ -153,15 +168,20 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     permutation_view const& order = tape.permutation();
     kernels::spread_weights<S>(engine, order, tape.routing().weights, row_weights);
     S const one = 1;
-    if (biased) ctx_->memory().store(detail::at<S>(tape.pending, kept.one), &one, sizeof(one));
+    if (pending_plan<Spec, T>::needs_one)
+      ctx_->memory().store(detail::at<S>(tape.pending, kept.one), &one, sizeof(one));
     apply::backward_input(engine, rows_of(order), dispatcher::dispatch(dy, order), weights.operands(),
                           tape.pre_activation(), row_weights, detail::at<T>(tape.pending, kept.pre_activation),
                           detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
     kernels::gather_weight_gradients<S>(engine, order, parts, parts_of_weight, dweights);
     matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), dx.rows(), read::experts};
-    kernels::route_backward<router_type, S, experts>(engine, tape.options().router, tape.logits(), tape.routing(),
-                                                     dweights, losses_of(tape), dlogits, false);
+    kernels::route_backward<router_type, S, experts>(engine, routing::router_of(tape.options(), weights), tape.logits(),
+                                                     tape.routing(), dweights, losses_of(tape), dlogits, false);
     kernels::router_input_gradient<S>(engine, dlogits, weights.router(), dx_router);
+    if constexpr (router_type::has_jitter) {
+      matrix_view<S> const seen{dx_router, dx.rows(), dx.cols()};
+      kernels::jitter_rows<S>(engine, tape.options().router.jitter(), tape.place(), seen, seen);
+    }
     kernels::combine<T>(engine, order, all_rows(dx_rows, order), nullptr, dx_router, dx);
     tape.advance(tape_state::input_half_done);
   }
@@ -178,8 +198,15 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
                             detail::at<T>(tape.pending, kept.activation), gradients.experts(), accumulate,
                             factors_of(tape.pending, kept));
     matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), tape.x.rows(), read::experts};
-    kernels::router_weight_gradient<T>(ctx_->engine(), dlogits, tape.x, tape.routed_tokens(), tape.routed_offsets(),
+    buffer const work(router_type::has_jitter ? tape.x.rows() * read::hidden * static_cast<std::int64_t>(sizeof(T)) : 0,
+                      ctx_->memory());
+    matrix_view<T const> const seen = routing::seen_by_router(ctx_->engine(), tape.options().router, tape, work.data());
+    kernels::router_weight_gradient<T>(ctx_->engine(), dlogits, seen, tape.routed_tokens(), tape.routed_offsets(),
                                        gradients.router(), accumulate);
+    if constexpr (router_type::has_linear_bias)
+      kernels::router_bias_gradient<S>(ctx_->engine(), dlogits, detail::at<S>(tape.pending, kept.one),
+                                       tape.routed_tokens(), tape.routed_offsets(), gradients.router_bias(),
+                                       accumulate);
     gradients.filled();
     tape.advance(tape_state::finished);
   }
@@ -192,10 +219,12 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     about.check(count);
     ctx_->engine().check_memory("a layer", "a mask", about.mask.data());
     ctx_->engine().check_memory("a layer", "token ids", about.ids.data());
+    ctx_->engine().check_memory("a layer", "expert ids", about.experts.data());
+    options_.router.check(about, count, read::experts);
   }
 
   static expert_rows rows_of(permutation_view const& order) {
-    return {read::experts, order.offsets(), read::hidden, read::ffn, order.tokens * order.slots};
+    return {read::experts, order.offsets(), read::hidden, read::ffn, read::rows(order.tokens)};
   }
 
   static bias_factors<S> factors_of(buffer const& pending, pending_plan<Spec, T> const& kept) {
@@ -205,24 +234,15 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
 
   /// The rows of experts: as many as there would be if every token were dispatched, since only the back end knows more.
   static matrix_view<T const> all_rows(T const* rows, permutation_view const& order) {
-    return {rows, order.tokens * order.slots, read::hidden};
+    return {rows, read::rows(order.tokens), read::hidden};
   }
 
   void run(weights_type const& weights, tape_type& tape, matrix_view<T> y, batch const& about, bool keep) const {
     auto& engine = ctx_->engine();
-    kernels::router_logits<T>(engine, tape.x, weights.router(), tape.logits());
-    auto const policy = options_.non_finite.value_or(backend::default_non_finite);
-    kernels::route<router_type, S, experts>(engine, options_.router, tape.logits(), about, policy, tape.routing(),
-                                            options_.name);
-    permutation_view const& order = tape.permutation();
-    index_builder::template build<S>(engine, tape.routing(), order);
-    if (keep) {
-      kernels::accumulate<router_type, S, experts>(engine, options_.router, tape.logits(), tape.routing(),
-                                                   tape.units());
-      kernels::list_routed(engine, tape.routing().states, order.tokens, tape.routed_tokens(), tape.routed_offsets());
-    }
     forward_plan<Spec, T> const plan(tape.size());
     buffer const work(keep ? shared_workspace<Spec, T, backend>(tape.size()) : plan.block.bytes(), ctx_->memory());
+    permutation_view const& order = tape.permutation();
+    routing::run(engine, weights, tape, about, work.data(), keep);
     T* const output = detail::at<T>(work, plan.output);
     apply::forward(engine, rows_of(order), dispatcher::dispatch(tape.x, order), weights.operands(),
                    keep ? tape.pre_activation() : nullptr, detail::at<T>(work, plan.activation), output);

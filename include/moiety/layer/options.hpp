@@ -47,6 +47,8 @@ template <class Spec> struct layer_options {
     detail::require<config_error>(std::isfinite(router.scale_factor()) && router.scale_factor() != 0,
                                   "the scale of a router must be finite and not 0, but is ", router.scale_factor(),
                                   '.');
+    if constexpr (requires { router.bias().check(); }) router.bias().check();
+    if constexpr (requires { router.jitter().check(); }) router.jitter().check();
   }
 };
 

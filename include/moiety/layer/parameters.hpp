@@ -84,6 +84,11 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
     visit(*this, [&](auto* values, parameter const& p) { f(p, std::span(values, p.size())); });
   }
 
+  /// The same without states.
+  template <class F> void for_each_trained(F&& f) const {
+    visit_trained(*this, [&](auto* values, parameter const& p) { f(p, std::span(values, p.size())); });
+  }
+
   /// Memory of its own, not initialised.
   static parameter_set allocate(std::pmr::memory_resource& memory) {
     parameter_set result;
@@ -113,13 +118,18 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
  private:
   /// f(pointer, parameter) for each.
   template <class Self, class F> static void visit(Self& self, F const& f) {
+    visit_trained(self, f);
+    if constexpr (WithStates && has_selection_bias<router_type>)
+      f(self.selection_bias_,
+        parameter{"router.selection_bias", {spec::experts}, 0, spec::experts, 0, name_of<float>, false});
+  }
+
+  template <class Self, class F> static void visit_trained(Self& self, F const& f) {
     constexpr std::int64_t experts = spec::experts;
     std::string_view const router_name = name_of<RouterType>, expert_name = name_of<ExpertType>;
     f(self.router_, parameter{"router.weight", {experts, spec::hidden}, 0, experts, spec::hidden, router_name});
     if constexpr (has_linear_bias<router_type>)
       f(self.router_bias_, parameter{"router.bias", {experts}, 0, experts, 0, router_name});
-    if constexpr (WithStates && has_selection_bias<router_type>)
-      f(self.selection_bias_, parameter{"router.selection_bias", {experts}, 0, experts, 0, name_of<float>, false});
     experts_type::visit(self.experts_, "experts", sizes,
                         [&](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
                           std::int64_t const count = shape[0];
@@ -167,6 +177,13 @@ class layer_weights : public detail::parameter_set<Spec, sum_t<T>, T, true> {
   template <class F> void for_each(F&& f) const {
     base::for_each([&]<class V>(parameter const& p, std::span<V> values) { f(p, std::span<V const>(values)); });
   }
+  template <class F> void for_each_trained(F&& f) {
+    changed_ = true;
+    base::for_each_trained(std::forward<F>(f));
+  }
+  template <class F> void for_each_trained(F&& f) const {
+    base::for_each_trained([&]<class V>(parameter const& p, std::span<V> values) { f(p, std::span<V const>(values)); });
+  }
 
  private:
   expert_copies<mlp_type, T, Layout> copies_;
@@ -212,7 +229,7 @@ void for_each_parameter(layer_weights<Spec, T, Layout> const& weights, F&& f) {
 
 namespace detail {
 template <class Weights, class Gradients, class F> void for_each_pair(Weights& weights, Gradients& gradients, F&& f) {
-  weights.for_each([&](parameter const& p, auto values) {
+  weights.for_each_trained([&](parameter const& p, auto values) {
     gradients.for_each([&](parameter const& q, auto sums) {
       if (q.name == p.name) f(p, values, sums);
     });

@@ -4,7 +4,8 @@
 //   report.value<Loss>()        unweighted, mean over layers         report.per_layer<Loss>()
 //   report.weighted<Loss>()     coefficient · value, sum over layers  report.total()    all losses
 //   report.tokens()             unmasked tokens, counted once         report.states()   tokens by state, one layer
-//   report.counts(layer)        slots routed to each expert           report.max_over_mean()   mean over layers, or of one
+//   report.counts(layer)        slots that asked for each expert      report.max_over_mean()   mean over layers, or of one
+//   report.dropped(layer)       those that its capacity dropped
 //
 // std::cout << report prints a small table.
 #pragma once
@@ -68,6 +69,8 @@ template <class Spec> class loss_report {
 
   std::vector<std::int64_t> counts(std::size_t layer = 0) const { return layers_.at(layer).statistics.counts(); }
 
+  std::vector<std::int64_t> dropped(std::size_t layer = 0) const { return layers_.at(layer).statistics.dropped(); }
+
   /// The largest load of an expert over the mean load, as the mean over layers.
   double max_over_mean() const {
     double sum = 0;
@@ -102,6 +105,10 @@ template <class Spec> class loss_report {
       if (report.layers() > 1) text << "layer " << l << ": ";
       text << "max/mean load " << report.max_over_mean(l) << ", slots per expert";
       for (std::int64_t const count : report.counts(l)) text << ' ' << count;
+      if constexpr (spec_of<Spec>::capacity_type::drops) {
+        text << ", dropped";
+        for (std::int64_t const count : report.dropped(l)) text << ' ' << count;
+      }
       text << '\n';
     }
     return out << text.str();

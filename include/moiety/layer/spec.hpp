@@ -5,16 +5,20 @@
 //     using router  = mo::router<mo::softmax, mo::top_k<8>, mo::renormalised>;     // required
 //     using experts = mo::gated_mlp<mo::silu>;                                     // the default
 //     using losses  = mo::losses<mo::load_balance<>>;                              // none by default
+//     using capacity = mo::capacity<std::ratio<5, 4>>;                             // mo::dropless by default
+//     static constexpr bool causal = true;      // refuses routers that look at later tokens; false by default
 //   };
 //
 // spec_of<Spec> reads a spec: its sizes and roles, checked once, with one sentence for each mistake.
 #pragma once
 
+#include <moiety/capacity/capacity.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/experts/mlp.hpp>
 #include <moiety/losses/loss.hpp>
 #include <moiety/router/router.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -30,9 +34,11 @@ struct dims {
 
 template <dims Size> struct layer_spec {
   static constexpr dims size = Size;
+  static constexpr bool causal = false;
   using router = void;
   using experts = gated_mlp<silu>;
   using losses = moiety::losses<>;
+  using capacity = dropless;
 };
 
 /// Another spec with sizes of its own.
@@ -67,6 +73,7 @@ template <class Spec> class spec_of {
   using spec_router = typename Spec::router;
   using spec_experts = typename Spec::experts;
   using spec_losses = typename Spec::losses;
+  using spec_capacity = typename Spec::capacity;
 
   static consteval bool check() {
     static_assert(!detail::names_loss<Spec>, "a spec names its losses 'losses', not 'loss'.");
@@ -81,12 +88,27 @@ template <class Spec> class spec_of {
     static_assert(expert_mlp<spec_experts>,
                   "'using experts' in a spec must name an expert MLP, as mo::gated_mlp<mo::silu>.");
     static_assert(is_losses<spec_losses>, "'using losses' in a spec must name mo::losses<...>.");
+    static_assert(is_capacity<spec_capacity>,
+                  "'using capacity' in a spec must name mo::dropless or mo::capacity<std::ratio<...>, ...>.");
     static_assert(Spec::size.hidden >= 1 && Spec::size.ffn >= 1 && Spec::size.experts >= 1,
                   "dims needs hidden, ffn and experts of at least 1.");
-    if constexpr (is_router<spec_router> && Spec::size.experts >= 1)
-      static_assert(spec_router::slots >= 1 && spec_router::slots <= Spec::size.experts,
-                    "mo::top_k<K> needs 1 <= K <= dims.experts.");
+    if constexpr (is_router<spec_router> && Spec::size.experts >= 1) check_router();
     return true;
+  }
+  static consteval void check_router() {
+    using selection = typename spec_router::selection_type;
+    constexpr std::int64_t slots = spec_router::slots_of(Spec::size.experts);
+    static_assert(slots >= 1 && slots <= Spec::size.experts, "mo::top_k<K> needs 1 <= K <= dims.experts.");
+    static_assert(!Spec::causal || !detail::sees_later_tokens<selection>,
+                  "mo::expert_choice lets a token's experts depend on later tokens: a causal spec cannot use it.");
+    if constexpr (spec_router::has_groups) {
+      using groups = typename spec_router::group_type;
+      constexpr bool divide = Spec::size.experts % groups::count_of_groups == 0;
+      static_assert(divide, "mo::groups<G, Kept> needs G to divide dims.experts.");
+      constexpr std::int64_t needed = spec_router::slots == every_expert ? 0 : slots;
+      static_assert(!divide || needed * groups::count_of_groups <= Spec::size.experts * groups::kept,
+                    "the groups that mo::groups keeps have fewer experts than mo::top_k<K> selects.");
+    }
   }
   static_assert(check());
 
@@ -95,14 +117,22 @@ template <class Spec> class spec_of {
   using experts_type = std::conditional_t<expert_mlp<spec_experts>, spec_experts, gated_mlp<silu>>;
   using losses_type = std::conditional_t<detail::sound_losses<spec_losses>, spec_losses, losses<>>;
 
+  using capacity_type = std::conditional_t<is_capacity<spec_capacity>, spec_capacity, dropless>;
+
   static constexpr std::int64_t hidden = Spec::size.hidden;
   static constexpr std::int64_t ffn = Spec::size.ffn;
   static constexpr std::int64_t experts = Spec::size.experts;
-  static constexpr std::int64_t slots = router_type::slots;  // k
+  static constexpr std::int64_t slots = router_type::slots_of(experts);  // k
+  /// The most rows that the router asks for in a call of `tokens` tokens: T · k, or what a batch selection can choose.
+  static constexpr std::int64_t rows_asked(std::int64_t tokens) { return router_type::rows_of(tokens, experts); }
+  /// The most that the experts have: no more than their capacity.
+  static constexpr std::int64_t rows(std::int64_t tokens) {
+    if constexpr (capacity_type::drops)
+      if (!capacity_type::by_sequence)
+        return std::min(rows_asked(tokens), experts * capacity_type::of(tokens, slots, experts));
+    return rows_asked(tokens);
+  }
   static constexpr std::int64_t inputs = experts_type::inputs;
-
-  /// Rows of all experts, of that many tokens.
-  static constexpr std::int64_t rows(std::int64_t tokens) { return tokens * slots; }
 };
 
 }  // namespace moiety

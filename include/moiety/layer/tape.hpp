@@ -9,6 +9,7 @@
 #include <moiety/batch/permutation.hpp>
 #include <moiety/batch/routing.hpp>
 #include <moiety/batch/statistics.hpp>
+#include <moiety/batch/token.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/core/matrix.hpp>
@@ -29,7 +30,11 @@ template <class Spec, scalar T> class layer_tape {
 
  public:
   layer_tape(tokens of, batch const& about, layer_options<Spec> const& options, bool with_pre_activation, arena& memory)
-      : tokens_(of), given_weight_(about.weight.value_or(-1)), options_(options), memory_(&memory) {
+      : tokens_(of),
+        place_{.first_row = about.first_row, .step = about.step},
+        given_weight_(about.weight.value_or(-1)),
+        options_(options),
+        memory_(&memory) {
     tape_plan<Spec, T> const plan(of, with_pre_activation);
     block_ = buffer(plan.block.bytes(), memory);
     logits_ = {detail::at<S>(block_, plan.logits), of.count, spec::experts};
@@ -67,6 +72,8 @@ template <class Spec, scalar T> class layer_tape {
 
   tape_state state() const { return block_.data() == nullptr ? tape_state::moved_from : state_; }
   tokens size() const { return tokens_; }
+  /// Where random numbers find the call's tokens; without ids.
+  token_table const& place() const { return place_; }
   layer_options<Spec> const& options() const { return options_; }
 
   /// The weight of the batch as it was given, else negative: then it is that of the unmasked tokens.
@@ -107,6 +114,7 @@ template <class Spec, scalar T> class layer_tape {
 
  private:
   tokens tokens_;
+  token_table place_;
   double given_weight_;
   layer_options<Spec> options_;
   arena* memory_;

@@ -1,168 +1,108 @@
 // SPDX-License-Identifier: Apache-2.0
-// A router: score rule, selection, weight rule and scale, in any order; each says its role by the concept it models.
+// A router: roles in any order, each by the concept that it models.
 //
-//   mo::router<mo::softmax, mo::top_k<2>, mo::renormalised>
+//   mo::router<mo::sigmoid, mo::selection_bias, mo::groups<8, 4>, mo::top_k<8>, mo::renormalised, mo::scale<std::ratio<5, 2>>>
 //
-// forward: logits z [T × E] → routing: ids and weights [T × k]. For one token: scores s = score(z); the selection picks
-// k experts by s; the weight rule turns the s (or z) of the selected into weights; the scale multiplies them.
-// The gradient of the weights reaches the logits through all of these; ids carry none. Nothing but the logits is saved.
+//   jitter           or none   jitter.hpp           noise on what a layer's router sees of x, in training
+//   linear_bias      or none   roles.hpp            a layer's logits have a bias: z = x Wᵀ + b
+//   score rule       one       score.hpp            logits z → scores s
+//   bias             or none   selection_bias.hpp   s → what the selection sees
+//   groups           or none   groups.hpp           which experts it sees
+//   selection        one       selection.hpp        k experts; or of the whole batch, batch_selection.hpp
+//   weight rule      or none   weights.hpp          s (or z) of the selected, without bias → weights
+//   scale            or none   weights.hpp          weights → weights
+//
+// forward: logits [T × E] → routing: ids and weights [T × k]. The gradient of the weights reaches the logits through all of
+// these; ids carry none. Nothing but the logits is saved.
 //
 // A logit that is not finite is an error (`non_finite::reject`), or its token is sanitised: NaN counts as −∞, +∞ as the
-// largest finite number, and the token takes no part in losses and router gradients; with no logit above −∞ it is routed
-// nowhere. Ids are in range in every case, and distinct if the selection keeps its word: where scores or a selection leave
-// a slot without an expert in range, data_error names the token.
+// largest finite number, a weight that is not finite as 0, and the token takes no part in losses and router gradients; with
+// no logit above −∞ it is routed nowhere. Ids are in range in every case, and distinct if the selection keeps its word: where
+// a slot is left without an expert in range, data_error names the token.
 #pragma once
 
+#include <moiety/batch/batch.hpp>
 #include <moiety/batch/routing.hpp>
-#include <moiety/batch/row.hpp>
 #include <moiety/core/component_set.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/kernels/route.hpp>
-#include <moiety/router/score.hpp>
-#include <moiety/router/selection.hpp>
-#include <moiety/router/weights.hpp>
+#include <moiety/kernels/route_together.hpp>
+#include <moiety/router/batch_selection.hpp>
+#include <moiety/router/rows.hpp>
 
 #include <cstdint>
-#include <type_traits>
 
 namespace moiety::inline MOIETY_ABI {
 
-namespace detail {
-
-template <class T> using is_score_rule = std::bool_constant<score_rule<T>>;
-template <class T> using is_selection = std::bool_constant<selection<T>>;
-template <class T> using is_weight_rule = std::bool_constant<weight_rule<T>>;
-template <class T> using is_scale_role = std::bool_constant<is_scale<T>>;
-
-template <class T> inline constexpr bool fits_a_role = score_rule<T> || selection<T> || weight_rule<T> || is_scale<T>;
-
-template <template <class> class Role, class... Roles>
-inline constexpr int count_role = (0 + ... + (Role<Roles>::value ? 1 : 0));
-
-}  // namespace detail
-
-template <class... Roles> class router {
- public:
-  using score_type = typename detail::find_if<detail::is_score_rule, softmax, Roles...>::type;
-  using selection_type = typename detail::find_if<detail::is_selection, top_k<2>, Roles...>::type;
-  using weight_type = typename detail::find_if<detail::is_weight_rule, as_scored, Roles...>::type;
-  using scale_type = typename detail::find_if<detail::is_scale_role, scale<>, Roles...>::type;
-  static constexpr int slots = selection_type::count;
-
- private:
-  static consteval bool check() {
-    static_assert((detail::fits_a_role<Roles> && ...),
-                  "mo::router was given a type that is no score rule, selection, weight rule or scale.");
-    if constexpr ((detail::fits_a_role<Roles> && ...)) {
-      static_assert(detail::count_role<detail::is_score_rule, Roles...> == 1,
-                    "mo::router takes exactly one score rule, as in mo::router<mo::softmax, mo::top_k<2>>.");
-      static_assert(detail::count_role<detail::is_selection, Roles...> == 1,
-                    "mo::router takes exactly one selection, as in mo::router<mo::softmax, mo::top_k<2>>.");
-      static_assert(detail::count_role<detail::is_weight_rule, Roles...> <= 1,
-                    "mo::router takes at most one weight rule.");
-      static_assert(detail::count_role<detail::is_scale_role, Roles...> <= 1, "mo::router takes at most one scale.");
-      static_assert(slots != 1 || !(std::is_same_v<weight_type, renormalised> ||
-                                    std::is_same_v<weight_type, softmax_of_selected>),
-                    "mo::top_k<1> with renormalised weights gives the router no gradient: use the scores as they are.");
-    }
-    return true;
-  }
-  static_assert(check());
+template <class... Roles> class router : public router_rows<Roles...> {
+  using base = router_rows<Roles...>;
+  using base::roles_;
 
  public:
+  using base::couples_tokens;
+  using base::slots;
+  using typename base::selection_type;
+  template <class S> using scores_of = batch_of_scores<S>;
+
   constexpr router() noexcept = default;
-  template <detail::one_of<Roles...>... Some> constexpr router(Some... some) { (assign(some), ...); }
+  template <detail::one_of<Roles...>... Some> constexpr router(Some... some) : base(some...) {}
 
   /// The routing of a batch of logits [T × E], in the context's sum type.
   template <class Context>
   routing<typename Context::sum> forward(Context& ctx, matrix_view<typename Context::sum const> logits,
+                                         batch const& about,
                                          non_finite policy = Context::backend::default_non_finite) const {
+    using S = typename Context::sum;
     static_assert(detail::check_host<Context>());
-    routing<typename Context::sum> result(logits.rows(), logits.cols(), slots, ctx.memory());
-    kernels::route(ctx.engine(), *this, logits, {}, policy, result.view());
+    about.check(logits.rows());
+    check(about, logits.rows(), logits.cols());
+    routing<S> result(logits.rows(), logits.cols(), base::slots_of(logits.cols()), ctx.memory());
+    if constexpr (couples_tokens) {
+      buffer const work(kernels::route_workspace<router, S>(logits.rows(), logits.cols()), ctx.memory());
+      kernels::route_together(ctx.engine(), *this, logits, about, policy, result.view(), work.data());
+    } else {
+      kernels::route(ctx.engine(), *this, logits, about, policy, result.view());
+    }
+    return result;
+  }
+  template <class Context>
+  routing<typename Context::sum> forward(Context& ctx, matrix_view<typename Context::sum const> logits,
+                                         non_finite policy = Context::backend::default_non_finite) const {
+    return forward(ctx, logits, batch{}, policy);
+  }
+
+  /// Throws data_error where the batch has not what the selection needs, config_error where E experts do not fit the roles.
+  void check(batch const& about, std::int64_t tokens, std::int64_t experts) const {
+    detail::require<config_error>(slots <= experts, "a router of ", slots, " slots cannot choose from ", experts,
+                                  " experts.");
+    if constexpr (base::has_groups) {
+      constexpr std::int64_t groups = base::group_type::count_of_groups, kept = base::group_type::kept;
+      detail::require<config_error>(experts % groups == 0, groups, " groups do not divide ", experts, " experts.");
+      detail::require<config_error>(slots <= experts / groups * kept, "a router of ", slots,
+                                    " slots cannot choose from ", kept, " groups of ", experts / groups, " experts.");
+    }
+    if constexpr (requires { selection_type::needs_ids; })
+      detail::require<data_error>(tokens == 0 || !about.ids.empty(), selection_type::name,
+                                  " needs token ids in mo::batch{.ids}.");
+    if constexpr (requires { selection_type::needs_experts; })
+      detail::require<data_error>(static_cast<std::int64_t>(about.experts.size()) == tokens * slots,
+                                  selection_type::name, " needs ", tokens, " × ", slots,
+                                  " expert ids in mo::batch{.experts}, but was given ", about.experts.size(), '.');
+  }
+
+  /// The same router with the values of its selection bias [E].
+  router with_bias(float const* values) const requires base::has_selection_bias {
+    router result = *this;
+    result.roles_.bias_rule.values = values;
     return result;
   }
 
-  score_type const& score() const { return score_; }
-  float scale_factor() const { return scale_.factor; }
-
-  // Each of the three below is compiled as one piece, policies included: only then do their loops become vectors.
-
-  /// One token: its ids and weights. `scores` is scratch of E values, `weights` has k. The id of a slot for which the
-  /// selection chose nothing, or no expert of 0 … E − 1, is −1.
-  template <score_row Row>
-  [[gnu::flatten]] MOIETY_HD void forward_row(Row const& logits, Row scores, Row weights, std::int32_t* ids) const {
-    copy(logits, scores);
-    score_.forward(scores);
-    for (int slot = 0; slot < slots; ++slot) ids[slot] = -1, weights[slot] = 0;
-    selection_.forward(scores, [&](int slot, int expert) {
-      if (!detail::is_index(slot, slots) || !detail::is_index(expert, logits.size())) return;
-      ids[slot] = static_cast<std::int32_t>(expert);
-      weights[slot] = weight_type::source == weight_source::scores ? scores[expert] : logits[expert];
-    });
-    weights_.forward(weights);
-    scale_weights(weights);
+  /// The same router under a capacity that has the weights that a token keeps renormalised.
+  router with_kept_renormalised() const {
+    router result = *this;
+    result.renormalises_kept_ = true;
+    return result;
   }
-
-  /// One token's row of probabilities, as balance losses see it: the scores, normalised to one if the rule does not.
-  template <score_row Row> [[gnu::flatten]] MOIETY_HD void probability_row(Row row) const {
-    score_.forward(row);
-    if constexpr (!rows_are_probabilities<score_type>) weights_of_all_.forward(row);
-  }
-
-  /// One token: the gradient of its weights (k values, overwritten) and of its probabilities (E values, overwritten) is
-  /// added to that of its logits. `scores` and `normalised` are scratch of E values, `inputs` and `weights` of k.
-  template <score_row Row>
-  [[gnu::flatten]] MOIETY_HD void backward_row(Row const& logits, std::int32_t const* ids, Row dweights,
-                                               Row dprobabilities, Row dlogits, Row scores, Row normalised, Row inputs,
-                                               Row weights) const {
-    copy(logits, scores);
-    score_.forward(scores);
-    if constexpr (!rows_are_probabilities<score_type>) {
-      copy(scores, normalised);
-      weights_of_all_.forward(normalised);
-      weights_of_all_.backward(scores, normalised, dprobabilities);
-    }
-    Row const& source = weight_type::source == weight_source::scores ? scores : logits;
-    for (int slot = 0; slot < slots; ++slot) inputs[slot] = source[ids[slot]];
-    copy(inputs, weights);
-    weights_.forward(weights);
-    scale_weights(dweights);
-    weights_.backward(inputs, weights, dweights);
-    Row const& target = weight_type::source == weight_source::scores ? dprobabilities : dlogits;
-    for (int slot = 0; slot < slots; ++slot) target[ids[slot]] += dweights[slot];
-    score_.backward(scores, dprobabilities);
-    dlogits.map(dprobabilities, [](auto total, auto g) { return total + g; });
-  }
-
- private:
-  template <score_row Row> MOIETY_HD static void copy(Row const& from, Row& to) {
-    to.map(from, [](auto, auto v) { return v; });
-  }
-
-  template <score_row Row> MOIETY_HD void scale_weights(Row& row) const {
-    if constexpr (detail::count_role<detail::is_scale_role, Roles...> == 1) {
-      auto const factor = static_cast<typename Row::value_type>(scale_.factor);
-      row.map([&](auto v) { return v * factor; });
-    }
-  }
-
-  template <class Role> constexpr void assign(Role const& role) {
-    if constexpr (std::is_same_v<Role, score_type>)
-      score_ = role;
-    else if constexpr (std::is_same_v<Role, selection_type>)
-      selection_ = role;
-    else if constexpr (std::is_same_v<Role, weight_type>)
-      weights_ = role;
-    else
-      scale_ = role;
-  }
-
-  score_type score_{};
-  selection_type selection_{};
-  weight_type weights_{};
-  scale_type scale_{};
-  renormalised weights_of_all_{};
 };
 
 template <class T> inline constexpr bool is_router = false;

@@ -3,7 +3,7 @@
 //
 //   struct sorted : one_gpu { using index_builder = mo::radix_sort; };
 //
-// Slots (t, j) in the order of t · k + j are sorted by expert; those of tokens that are not dispatched come last, as if of
+// Slots (t, j) in the order of t · k + j are sorted by expert; those without a row come last, as if of
 // expert E. Entries of source_tokens from the last row on are left alone.
 //
 // The sort's workspace, about 16 bytes a slot, comes from the engine's arena beyond what describe() counts, and goes back
@@ -41,8 +41,8 @@ __global__ void __launch_bounds__(sort_threads)
     list_slots(routing_view<S> const routes, std::uint32_t* keys, std::uint32_t* slots) {
   std::int64_t const slot = std::int64_t{blockIdx.x} * sort_threads + threadIdx.x;
   if (slot >= routes.tokens * routes.slots) return;
-  std::int64_t const token = slot / routes.slots;
-  keys[slot] = static_cast<std::uint32_t>(routes.dispatched(token) ? routes.ids[slot] : routes.experts);
+  bool const has_row = routes.dispatched(slot / routes.slots) && routes.ids[slot] >= 0;
+  keys[slot] = static_cast<std::uint32_t>(has_row ? routes.ids[slot] : routes.experts);
   slots[slot] = static_cast<std::uint32_t>(slot);
 }
 

@@ -27,8 +27,8 @@ inline constexpr std::int64_t rows_for_threads = 100'000;
 template <class S>
 void count_rows(routing_view<S> const& routes, std::int64_t begin, std::int64_t end, std::int64_t* counts) {
   for (std::int64_t t = begin; t < end; ++t)
-    if (routes.dispatched(t))
-      for (std::int64_t j = 0; j < routes.slots; ++j) ++counts[routes.expert(t, j)];
+    for (std::int64_t j = 0; j < routes.slots; ++j)
+      if (routes.has_row(t, j)) ++counts[routes.expert(t, j)];
 }
 
 /// next[e] is the row that the next slot of expert e gets.
@@ -38,7 +38,7 @@ void place_rows(routing_view<S> const& routes, std::int64_t begin, std::int64_t 
   for (std::int64_t t = begin; t < end; ++t)
     for (std::int64_t j = 0; j < routes.slots; ++j) {
       std::int32_t row = -1;
-      if (routes.dispatched(t)) {
+      if (routes.has_row(t, j)) {
         row = static_cast<std::int32_t>(next[routes.expert(t, j)]++);
         out.source_tokens[row] = static_cast<std::int32_t>(t);
       }

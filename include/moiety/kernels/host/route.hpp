@@ -35,12 +35,46 @@ inline void lower(std::atomic<std::int64_t>& least, std::int64_t value) {
   while (value < seen && !least.compare_exchange_weak(seen, value)) continue;
 }
 
-/// Whether no id is −1.
+/// Whether no slot is without an expert.
 template <int Slots> bool all_found(std::int32_t const* ids) {
   std::int32_t bits = 0;  // the sign is that of any: cheaper than a comparison each
   for (int j = 0; j < Slots; ++j) bits |= ids[j];
   return bits >= 0;
 }
+
+/// The state of a token; `row` becomes what is to be routed, in `sanitised` where it is not the row itself.
+template <class S> token_state state_of(span_row<S>& row, span_row<S> const& sanitised, bool masked) {
+  token_state const state = masked ? token_state::masked : sanitise(row, sanitised);
+  if (state != token_state::routed) row = sanitised;
+  return state;
+}
+
+/// Tokens that a call cannot route, of each kind the first; `name` says which layer they are of.
+class routing_faults {
+ public:
+  explicit routing_faults(std::string_view name) : name_(name) {}
+
+  void note_state(std::int64_t token, token_state state, non_finite policy) {
+    if (policy == non_finite::reject && (state == token_state::sanitised || state == token_state::unroutable))
+      lower(rejected_, token);
+  }
+  void note_short(std::int64_t token) { lower(short_of_experts_, token); }
+
+  /// Throws data_error if there is one.
+  void check(int slots, std::int64_t experts) const {
+    char const* const colon = name_.empty() ? "" : ": ";
+    moiety::detail::require<data_error>(rejected_ == none, name_, colon, "the router logits of token ",
+                                        rejected_.load(), " are not all finite.");
+    moiety::detail::require<data_error>(short_of_experts_ == none, name_, colon, "the router gave token ",
+                                        short_of_experts_.load(), " fewer than ", slots, " distinct experts in 0 … ",
+                                        experts - 1, '.');
+  }
+
+ private:
+  static constexpr std::int64_t none = std::numeric_limits<std::int64_t>::max();
+  std::string_view name_;
+  std::atomic<std::int64_t> rejected_{none}, short_of_experts_{none};
+};
 
 /// Σ of the probabilities of at most tokens_per_task tokens, for each expert: what exact_sum gives, in vectors. A term is
 /// an integer of units 2⁻³² and one of units 2⁻⁶⁴, both read from the low bits of a double.
@@ -90,33 +124,29 @@ class probability_sums {
 template <class Router, class S, int Experts = 0>
 void route(host_engine& engine, Router const& router, matrix_view<S const> logits, batch const& about,
            non_finite policy, routing_view<S> out, std::string_view name = {}) {
-  std::int64_t const experts = logits.cols(), none = std::numeric_limits<std::int64_t>::max();
-  std::atomic<std::int64_t> rejected{none}, short_of_experts{none};
+  std::int64_t const experts = logits.cols();
+  detail::routing_faults faults(name);
+  token_table const tokens = about.tokens(out.slots);
   engine.for_blocks(logits.rows(), detail::tokens_per_task, [&](std::int64_t begin, std::int64_t end, int worker) {
     scratch_memory scratch(engine.scratch(worker));
     span_row<S> const sanitised = scratch.row<S>(experts), scores = scratch.row<S>(experts);
+    span_row<S> const candidates = Router::changes_scores ? scratch.row<S>(experts) : scores;
     for (std::int64_t t = begin; t < end; ++t) {
       span_row<S> row(const_cast<S*>(logits.row(t)), experts);  // only read
-      token_state const state = about.masked(t) ? token_state::masked : detail::sanitise(row, sanitised);
-      if (state != token_state::routed) row = sanitised;
-      if (policy == non_finite::reject && (state == token_state::sanitised || state == token_state::unroutable))
-        detail::lower(rejected, t);
-      out.states[t] = state;
+      token_state const state = out.states[t] = detail::state_of(row, sanitised, about.masked(t));
+      faults.note_state(t, state, policy);
       std::int32_t* const ids = out.ids + t * out.slots;
       span_row<S> const weights(out.weights + t * out.slots, Router::slots);
       if (out.dispatched(t)) {
-        router.forward_row(row, scores, weights, ids);
-        if (!detail::all_found<Router::slots>(ids)) detail::lower(short_of_experts, t);
+        router.forward_row(row, scores, candidates, weights, ids, tokens[t]);
+        if (Router::needs_every_slot && !detail::all_found<Router::slots>(ids)) faults.note_short(t);
+        if (state == token_state::sanitised) detail::drop_non_finite(weights);
       } else {
         for (std::int64_t j = 0; j < out.slots; ++j) ids[j] = static_cast<std::int32_t>(j), weights[j] = 0;
       }
     }
   });
-  moiety::detail::require<data_error>(rejected == none, name, name.empty() ? "" : ": ", "the router logits of token ",
-                                      rejected.load(), " are not all finite.");
-  moiety::detail::require<data_error>(short_of_experts == none, name, name.empty() ? "" : ": ",
-                                      "the router gave token ", short_of_experts.load(), " fewer than ", Router::slots,
-                                      " experts in 0 … ", experts - 1, '.');
+  faults.check(Router::slots, experts);
 }
 
 /// `into` starts at zero.
@@ -125,6 +155,11 @@ void accumulate(host_engine& engine, Router const& router, matrix_view<S const> 
                 batch_statistics const& into) {
   std::int64_t const experts = logits.cols();
   std::mutex merging;
+  auto const add_drops = [&](std::int64_t t, statistics_view const& to) {
+    for (std::int64_t j = 0; j < routing.slots; ++j)
+      if (std::int32_t const id = routing.expert(t, j); is_dropped(id))
+        ++to.experts[static_cast<std::size_t>(asked_for(id))].dropped;
+  };
   auto const add_tokens = [&](std::int64_t begin, std::int64_t end, statistics_view const& unit, int worker) {
     scratch_memory scratch(engine.scratch(worker));
     span_row<S> const probabilities = scratch.row<S>(experts);
@@ -132,13 +167,15 @@ void accumulate(host_engine& engine, Router const& router, matrix_view<S const> 
     statistics_view const local{&part, scratch.take<expert_statistics>(experts)};
     detail::probability_sums sums(scratch, experts);
     for (std::int64_t t = begin; t < end; ++t) {
+      if (routing.dispatched(t)) add_drops(t, local);
       if (routing.states[t] != token_state::routed) continue;
       span_row<S> const row(const_cast<S*>(logits.row(t)), experts);  // only read
       probabilities.map(row, [](S, S v) { return v; });
       router.probability_row(probabilities);
       sums.add(probabilities, local.experts);
       for (std::int64_t j = 0; j < routing.slots; ++j)
-        ++local.experts[static_cast<std::size_t>(routing.expert(t, j))].count;
+        if (std::int32_t const e = asked_for(routing.expert(t, j)); e >= 0)
+          ++local.experts[static_cast<std::size_t>(e)].count;
       double const lse = detail::log_sum_exp(row);
       part.lse_squared.add(lse * lse);
       ++part.tokens;

@@ -30,7 +30,7 @@ namespace gpu {
 inline constexpr int index_threads = 256, index_warps = index_threads / 32, scan_threads = 1024;
 inline constexpr std::int64_t most_indexed_experts = 12288;  // whose counts fit in the shared memory of a block
 
-/// The slots of tokens that are to be sorted: those of dispatched tokens, by expert.
+/// The slots of tokens that are to be sorted, by expert: those of dispatched tokens that have one.
 struct routed_slots {
   std::int32_t const* ids;
   token_state const* states;

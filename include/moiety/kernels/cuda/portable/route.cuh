@@ -97,13 +97,15 @@ template <int Slots> __device__ __forceinline__ bool each_found(std::int32_t con
 
 template <class Router, class S, int N, int Experts>
 __global__ void __launch_bounds__(route_threads, 1)
-    route_tokens(Router const router, matrix_view<S const> const logits, std::uint8_t const* mask, bool const reject,
-                 routing_view<S> const out, cuda_faults* faults) {
+    route_tokens(Router const router, matrix_view<S const> const logits, std::uint8_t const* mask,
+                 token_table const tokens, bool const reject, routing_view<S> const out, cuda_faults* faults) {
   constexpr int slots = Router::slots;
   int const experts = row_size<Experts>(logits.cols());
   for (std::int64_t t = first_token(); t < logits.rows(); t += token_stride()) {
     registers_of<S, N> values = {}, score_values = {}, weight_values = {};
     warp_row<S, N> const row(values, experts), scores(score_values, experts), weights(weight_values, slots);
+    registers_of<S, Router::changes_scores ? N : 1> candidate_values = {};
+    warp_row<S, N> const candidates(Router::changes_scores ? candidate_values : score_values, experts);
     registers_of<std::int32_t, slots> ids;
     token_state state = token_state::masked;
     if (mask == nullptr || mask[t] != 0) {
@@ -115,11 +117,12 @@ __global__ void __launch_bounds__(route_threads, 1)
       state = token_state::unroutable;
     }
     if (state <= token_state::sanitised) {
-      router.forward_row(row, scores, weights, ids);
-      if (!each_found<slots>(ids)) {
+      router.forward_row(row, scores, candidates, weights, ids, tokens[t]);
+      if (Router::needs_every_slot && !each_found<slots>(ids)) {
         lower(&faults->short_token, t);
         state = token_state::unroutable;
       }
+      if (state == token_state::sanitised) detail::drop_non_finite(weights);
     }
     if (state > token_state::sanitised) {
       MOIETY_REGISTERS
@@ -240,7 +243,8 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
           term.add_to(unit.experts[static_cast<std::size_t>(e)].probability, add_atomically{});
         });
     }
-    for (std::int64_t j = lane; j < routing.slots; j += warp_lanes) atomicAdd(&shared.count[routing.expert(t, j)], 1u);
+    for (std::int64_t j = lane; j < routing.slots; j += warp_lanes)
+      if (std::int32_t const e = asked_for(routing.expert(t, j)); e >= 0) atomicAdd(&shared.count[e], 1u);
   }
   unsigned tokens = 0;  // counted here, so that no register holds it above
   for (std::int64_t t = begin + warp; t < end; t += route_warps)
@@ -330,10 +334,11 @@ __global__ void __launch_bounds__(route_threads, 1)
 template <class Router, class S, int Experts>
 void route(cuda_engine& engine, Router const& router, matrix_view<S const> logits, batch const& about,
            non_finite policy, routing_view<S> out, std::string_view) {
+  static_assert(!Router::couples_tokens, "a selection over the whole batch runs on mo::host, not yet on mo::cuda.");
   gpu::with_registers<Experts>(logits.cols(), [&](auto n) {
     engine.launch("route", &gpu::route_tokens<Router, S, n(), Experts>,
                   {gpu::route_blocks(engine, logits.rows()), gpu::route_threads}, router, logits, about.mask.data(),
-                  policy == non_finite::reject, out, engine.faults());
+                  about.tokens(out.slots), policy == non_finite::reject, out, engine.faults());
   });
 }
 

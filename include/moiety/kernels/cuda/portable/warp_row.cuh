@@ -153,6 +153,21 @@ template <std::floating_point S, int N> class warp_row {
     }
   }
 
+  template <int K> __device__ __forceinline__ S sum_of_largest(int first, int last) const {
+    gpu::registers_of<S, N> left;
+    MOIETY_REGISTERS
+    for (int r = 0; r < N; ++r)
+      left[r] = index(r) >= first && index(r) < last ? values_[r] : moiety::detail::not_a_number<S>;
+    warp_row const part(left, size_);
+    gpu::registers_of<S, K> best;
+    MOIETY_REGISTERS
+    for (int rank = 0; rank < K; ++rank) {
+      best[rank] = part.max();
+      part.remove(part.argmax());
+    }
+    return moiety::detail::sum_of_found(best);
+  }
+
   __device__ __forceinline__ void remove(int i) const {
     if (moiety::detail::is_index(i, size_)) set(i, [](S) { return moiety::detail::not_a_number<S>; });
   }

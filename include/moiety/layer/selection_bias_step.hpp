@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// The step of a layer's selection bias after a global batch, on any back end: the bias travels to the host and back.
+//
+//   step_bias_by_counts(memory, router, bias, counts)      mo::selection_bias: counts of report.counts()
+//   step_bias_by_tapes(memory, router, bias, tape, ...)    mo::quantile_bias: the tapes of the batch, each after its forward
+#pragma once
+
+#include <moiety/backend/arena.hpp>
+#include <moiety/batch/routing.hpp>
+#include <moiety/batch/row.hpp>
+#include <moiety/core/config.hpp>
+#include <moiety/core/matrix.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+namespace moiety::inline MOIETY_ABI::detail {
+
+/// Calls f(the bias as a span of floats) and keeps what f made of it.
+template <class F> void change_bias(arena& memory, float* bias, std::int64_t experts, F const& f) {
+  std::vector<float> values(static_cast<std::size_t>(experts));
+  auto const bytes = static_cast<std::int64_t>(values.size() * sizeof(float));
+  memory.load(values.data(), bias, bytes);
+  f(std::span<float>(values));
+  memory.store(bias, values.data(), bytes);
+}
+
+/// The scores of the tokens of a tape that take part in losses, [n × E].
+template <class S, class Router, class Tape>
+matrix<S> scores_of(arena& memory, Router const& router, Tape const& tape) {
+  std::int64_t const tokens = tape.logits().rows(), experts = tape.logits().cols();
+  std::vector<token_state> states(static_cast<std::size_t>(tokens));
+  memory.load(states.data(), tape.routing().states, tokens * static_cast<std::int64_t>(sizeof(token_state)));
+  matrix<S> scores(tokens, experts);
+  memory.load(scores.data(), tape.logits().data(), tokens * experts * static_cast<std::int64_t>(sizeof(S)));
+  std::int64_t n = 0;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    if (states[static_cast<std::size_t>(t)] != token_state::routed) continue;
+    span_row<S> row(scores.row(n), experts);
+    row.map(span_row<S>(scores.row(t), experts), [](S, S z) { return z; });
+    router.score().forward(row);
+    ++n;
+  }
+  matrix<S> routed(n, experts);
+  for (std::int64_t t = 0; t < n; ++t)
+    span_row<S>(routed.row(t), experts).map(span_row<S>(scores.row(t), experts), [](S, S s) { return s; });
+  return routed;
+}
+
+template <class Router>
+void step_bias_by_counts(arena& memory, Router const& router, float* bias, std::span<std::int64_t const> counts) {
+  change_bias(memory, bias, static_cast<std::int64_t>(counts.size()),
+              [&](std::span<float> values) { router.bias().update(counts, values); });
+}
+
+template <class Router, class... Tapes>
+void step_bias_by_tapes(arena& memory, Router const& router, float* bias, Tapes const&... tapes) {
+  std::int64_t const experts = (tapes.logits().cols(), ...);
+  change_bias(memory, bias, experts, [&](std::span<float> values) {
+    auto const balanced = [&](auto const& tape) {
+      using S = std::remove_pointer_t<decltype(tape.logits().data())>;
+      matrix<S> const scores = scores_of<S>(memory, router, tape);
+      return router.bias().balancing(matrix_view<S const>(scores), tape.routing().slots,
+                                     std::span<float const>(values));
+    };
+    std::vector<std::vector<double>> const all{balanced(tapes)...};
+    router.bias().update(all, values);
+  });
+}
+
+}  // namespace moiety::inline MOIETY_ABI::detail
