@@ -206,3 +206,33 @@ TEST_CASE_TEMPLATE("biases, worked by hand: z, o, dw, and their gradients over t
     CHECK(biases == doubles{0, 0, 0, .5 * times, -.5 * times, 0, 0, 0, 4.5 * times, .5 * times});
   }
 }
+
+TEST_CASE_TEMPLATE(
+    "router weights on the activation: a and the bias of down are multiplied; backward has none of its own", T, float,
+    double, mo::bf16) {
+  biased_example<T> e;
+  using S = mo::sum_t<T>;
+  using apply = mo::apply_experts<typename biased_example<T>::mlp>;
+  auto const blank = [](std::size_t n) { return std::vector<T>(n, T(poison)); };
+  auto z = blank(6), a = blank(6), o = blank(4), dz = blank(6), scaled = blank(6), dx = blank(4);
+  mo::kernels::rows_of<T> const x_rows{e.x.data(), 2}, dy_rows{e.dy.data(), 2};
+  apply::forward(e.engine, e.rows(), x_rows, e.operands(), z.data(), a.data(), o.data(), e.row_weights.data());
+  CHECK(wide(z) == doubles{1.5, 1, -1, -.5, 0, -4});
+  CHECK(wide(a) == doubles{.75, .5, 0, 0, 0, 0});
+  CHECK(wide(o) == doubles{.875, -.5, .5, -4});  // half of (1.75, -1), and twice (.25, -2)
+
+  S const* const no_weights = nullptr;
+  S* const no_parts = nullptr;
+  apply::backward_input(e.engine, e.rows(), dy_rows, e.operands(), static_cast<T const*>(z.data()), no_weights,
+                        dz.data(), scaled.data(), no_parts, dx.data());
+  CHECK(wide(scaled) == doubles{1.5, 1, 0, 0, 0, 0});
+  CHECK(wide(dz) == doubles{1, -1, 0, 0, 0, 0});
+  CHECK(wide(dx) == doubles{1, -1, 0, 0});
+  std::vector<S> down(4, S(poison)), rest(2 * (6 + 6 + 3), S(poison));
+  mo::expert_matrices<typename biased_example<T>::mlp, S> g;
+  g.inputs[0] = {rest.data(), 6, 2}, g.down = {rest.data() + 12, 6, 3}, g.input_biases[0] = {rest.data() + 24, 3, 1};
+  g.down_bias = {down.data(), 2, 1};
+  apply::backward_weights(e.engine, e.rows(), x_rows, dy_rows, static_cast<T const*>(dz.data()),
+                          static_cast<T const*>(scaled.data()), g, false, {nullptr, &e.one});
+  CHECK(wide(down) == doubles{0, 0, 3, -.5});
+}

@@ -26,12 +26,16 @@ template <class S> inline constexpr std::int64_t part_columns<S, cuda> = kernels
 
 namespace detail {
 
-/// Adds biases to the sums of N columns, of which `count` exist.
-template <class T, class S, int N> __device__ void add_bias(T const* bias, int count, S (&sums)[N]) {
+template <class S> __device__ S weight_of(S const* row_weights, std::int64_t row) {
+  return row_weights != nullptr ? row_weights[row] : S{1};
+}
+
+/// Adds biases times a weight to the sums of N columns, of which `count` exist.
+template <class T, class S, int N> __device__ void add_bias(T const* bias, S weight, int count, S (&sums)[N]) {
   S values[N];
   kernels::gpu::load_columns(bias, count, values);
   MOIETY_REGISTERS
-  for (int c = 0; c < N; ++c) sums[c] += values[c];
+  for (int c = 0; c < N; ++c) sums[c] = fma(weight, values[c], sums[c]);
 }
 
 /// Pre-activations of N columns, as they are saved: rounded to the element type.
@@ -62,6 +66,7 @@ template <class Mlp, scalar T> struct activate {
   T* z;
   T* a;
   std::int64_t ffn;
+  S const* row_weights;
   array<kernels::grouped_matrix<T>, matrices> biases;
 
   template <int N>
@@ -75,14 +80,15 @@ template <class Mlp, scalar T> struct activate {
       for (std::size_t m = 0; m < matrices; ++m) {
         MOIETY_REGISTERS
         for (int c = 0; c < N; ++c) biased[m][c] = sums[m][c];
-        add_bias(biases[m].data + expert * biases[m].group_stride + col, count, biased[m]);
+        add_bias(biases[m].data + expert * biases[m].group_stride + col, S{1}, count, biased[m]);
       }
       round_to<T>(biased, pre);
     } else {
       round_to<T>(sums, pre);
     }
+    S const weight = weight_of(row_weights, row);
     MOIETY_REGISTERS
-    for (int c = 0; c < units; ++c) values[c] = static_cast<S>(Mlp::value(unit_of_block<Mlp>(pre, c)));
+    for (int c = 0; c < units; ++c) values[c] = weight * static_cast<S>(Mlp::value(unit_of_block<Mlp>(pre, c)));
     kernels::gpu::store_columns(a + row * ffn + col / products::step, count / products::step, values);
     if (z == nullptr) return;
     MOIETY_REGISTERS
@@ -97,6 +103,7 @@ template <scalar T> struct store_biased {
   using S = sum_t<T>;
   T* o;
   std::int64_t hidden;
+  S const* row_weights;
   kernels::grouped_matrix<T> bias;
 
   template <int N>
@@ -105,7 +112,7 @@ template <scalar T> struct store_biased {
     S values[N];
     MOIETY_REGISTERS
     for (int c = 0; c < N; ++c) values[c] = sums[0][c];
-    add_bias(bias.data + expert * bias.group_stride + col, count, values);
+    add_bias(bias.data + expert * bias.group_stride + col, weight_of(row_weights, row), count, values);
     kernels::gpu::store_columns(o + row * hidden + col, count, values);
   }
 };
@@ -138,7 +145,7 @@ template <class Mlp, scalar T> struct differentiate {
   template <int N>
   __device__ S operator()(std::int64_t, std::int64_t row, std::int64_t col, int count, S const (&da)[1][N]) const {
     constexpr int step = products::step;
-    S const weight = row_weights[row];
+    S const weight = weight_of(row_weights, row);
     S pre[matrices][N * step], gradient[matrices][N * step], scaled[N], sum = 0;
     MOIETY_REGISTERS
     for (std::size_t m = 0; m < matrices; ++m) kernels::gpu::load_columns(z + place(row, m, col), count * step, pre[m]);
@@ -162,6 +169,7 @@ template <class Mlp, scalar T> struct differentiate {
   }
 
   __device__ void row_sum(std::int64_t row, std::int64_t tile, S sum) const {
+    if (parts == nullptr) return;
     std::int64_t const tiles = (ffn + kernels::cuda_column_tile - 1) / kernels::cuda_column_tile;
     parts[row * (tiles + (has_biases<Mlp> ? 1 : 0)) + tile] = sum;
   }
@@ -181,10 +189,10 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
   /// z may be null.
   template <scalar T>
   static void forward(cuda_engine& engine, expert_rows const& of, kernels::rows_of<T> x,
-                      expert_operands<Mlp, T> const& weights, T* z, T* a, T* o) {
+                      expert_operands<Mlp, T> const& weights, T* z, T* a, T* o, sum_t<T> const* row_weights = nullptr) {
     static_assert(fits, "on mo::cuda a gated MLP that is stored mo::in_by_out must be mo::interleaved too.");
     using S = sum_t<T>;
-    detail::activate<Mlp, T> activate{z, a, of.ffn, {}};
+    detail::activate<Mlp, T> activate{z, a, of.ffn, row_weights, {}};
     for (std::size_t m = 0; m < activate.matrices; ++m) activate.biases[m] = weights.matrices.input_biases[m];
     if constexpr (fits)
       kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, x, weights.forward_inputs(),
@@ -194,11 +202,12 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
                                   weights.forward_down(), of.hidden, of.ffn, epilogue);
     };
     if constexpr (has_biases<Mlp>)
-      down(detail::store_biased<T>{o, of.hidden, weights.matrices.down_bias});
+      down(detail::store_biased<T>{o, of.hidden, row_weights, weights.matrices.down_bias});
     else
       down(kernels::gpu::store_rows<T, S>{o, of.hidden});
   }
 
+  /// row_weights and dweight_parts may be null.
   template <scalar T>
   static void backward_input(cuda_engine& engine, expert_rows const& of, kernels::rows_of<T> dy,
                              expert_operands<Mlp, T> const& weights, T const* z, sum_t<T> const* row_weights, T* dz,
@@ -207,7 +216,7 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
     kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, of.most, std::array{dy}, weights.backward_down(),
                                 of.ffn, of.hidden,
                                 detail::differentiate<Mlp, T>{z, row_weights, dz, scaled_a, dweight_parts, of.ffn});
-    if constexpr (has_biases<Mlp>)
+    if (has_biases<Mlp> && dweight_parts != nullptr)
       kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, dy,
                                   bias_rows(weights.matrices.down_bias, of.hidden), 1, of.hidden,
                                   detail::store_part<S>{dweight_parts, weight_parts<Mlp, S, cuda>(of.ffn)});

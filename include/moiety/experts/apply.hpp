@@ -11,6 +11,9 @@
 // before the activation, in forward and backward alike. dw is left as partial sums, one for each column block of the
 // product, to be added in order: [R × weight_parts(I)].
 //
+// Null row weights mean that they are applied elsewhere: w = 1 in backward_input, and no part of dw is written. Given to
+// forward, a = w act(z) and b_down is multiplied by w: router weights on the activation, as Megatron has them.
+//
 // With biases z_i and o have b_i and b_down added before they are rounded, dw has one part more, ⟨dy, b_down⟩, and
 // db_i (+)= Σ dz_i, db_down (+)= Σ w dy: chains over the rows of an expert, as its weight gradients are.
 //
@@ -23,6 +26,7 @@
 #include <moiety/backend/backend.hpp>
 #include <moiety/core/array.hpp>
 #include <moiety/core/config.hpp>
+#include <moiety/core/math.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/experts/matrices.hpp>
@@ -46,7 +50,8 @@ template <class Mlp, class Backend = host> struct apply_experts {
   /// z may be null.
   template <class Engine, scalar T, class Layout>
   static void forward(Engine& engine, expert_rows const& of, kernels::rows_of<T> x,
-                      expert_operands<Mlp, T, Layout> const& weights, T* z, T* a, T* o) {
+                      expert_operands<Mlp, T, Layout> const& weights, T* z, T* a, T* o,
+                      sum_t<T> const* row_weights = nullptr) {
     using S = sum_t<T>;
     auto const activate = [&](std::int64_t expert, std::int64_t row, std::int64_t col, std::int64_t cols,
                               std::array<S const*, matrices> const& sums) {
@@ -54,30 +59,32 @@ template <class Mlp, class Backend = host> struct apply_experts {
       std::int64_t const unit = col / products::step, units = cols / products::step;
       for (std::size_t i = 0; i < inputs; ++i) {
         std::size_t const m = products::paired ? 0 : i;
-        auto const first = static_cast<std::int64_t>(products::paired ? i : 0);
+        std::int64_t const first = products::paired ? static_cast<std::int64_t>(i) : 0;
         auto const bias = bias_of(weights.matrices.input_biases[m], expert, col + first);
+        S const* const from = sums[m] + first;
         for (std::int64_t c = 0; c < units; ++c)
-          pre[i][c] =
-              static_cast<S>(static_cast<T>(bias.added(sums[m][c * products::step + first], c * products::step)));
+          pre[i][c] = static_cast<S>(static_cast<T>(bias.added(from[c * products::step], c * products::step, S{1})));
       }
       T* const out = a + row * of.ffn + unit;
-      for (std::int64_t c = 0; c < units; ++c) out[c] = static_cast<T>(Mlp::value(column(pre, c)));
+      S const weight = weight_of(row_weights, row);
+      for (std::int64_t c = 0; c < units; ++c)
+        out[c] = static_cast<T>(weight * static_cast<S>(Mlp::value(column(pre, c))));
       for (std::size_t i = 0; z != nullptr && i < inputs; ++i) put_units(pre[i], units, before(z, of, row, i, unit));
     };
     kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, x, weights.forward_inputs(), products::width(of.ffn),
                                 of.hidden, activate);
+    auto const store = [&](std::int64_t expert, std::int64_t row, std::int64_t col, std::int64_t cols,
+                           std::array<S const*, 1> const& sums) {
+      T* const to = o + row * of.hidden + col;
+      auto const bias = bias_of(weights.matrices.down_bias, expert, col);
+      S const weight = weight_of(row_weights, row);
+      for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(bias.added(sums[0][c], c, weight));
+    };
     kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, kernels::rows_of<T>{a, of.ffn}, weights.forward_down(),
-                                of.hidden, of.ffn,
-                                [&](std::int64_t expert, std::int64_t row, std::int64_t col, std::int64_t cols,
-                                    std::array<S const*, 1> const& sums) {
-                                  T* const to = o + row * of.hidden + col;
-                                  auto const bias = bias_of(weights.matrices.down_bias, expert, col);
-                                  for (std::int64_t c = 0; c < cols; ++c)
-                                    to[c] = static_cast<T>(bias.added(sums[0][c], c));
-                                });
+                                of.hidden, of.ffn, store);
   }
 
-  /// dy: the gradient of the combined output, gathered by row. row_weights [R].
+  /// dy: the gradient of the combined output, gathered by row. row_weights [R] and dweight_parts may be null.
   template <class Engine, scalar T, class Layout>
   static void backward_input(Engine& engine, expert_rows const& of, kernels::rows_of<T> dy,
                              expert_operands<Mlp, T, Layout> const& weights, T const* z, sum_t<T> const* row_weights,
@@ -85,7 +92,7 @@ template <class Mlp, class Backend = host> struct apply_experts {
     using S = sum_t<T>;
     std::int64_t const parts = weight_parts<Mlp, S>(of.ffn);
     auto const differentiate = [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, S const* da) {
-      S const weight = row_weights[row];
+      S const weight = weight_of(row_weights, row);
       block_of<S> pre[inputs], gradient[inputs], value;
       S inner[lanes] = {};
       for (std::size_t i = 0; i < inputs; ++i) {
@@ -108,11 +115,11 @@ template <class Mlp, class Backend = host> struct apply_experts {
       for (std::int64_t l = 0; l < cols - whole; ++l) inner[l] = fma(da[whole + l], value[whole + l], inner[l]);
       for (std::int64_t half = lanes / 2; half > 0; half /= 2)
         for (std::int64_t l = 0; l < half; ++l) inner[l] += inner[l + half];
-      dweight_parts[row * parts + col / kernels::column_block<S>] = inner[0];
+      if (dweight_parts != nullptr) dweight_parts[row * parts + col / kernels::column_block<S>] = inner[0];
     };
     kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, std::array{dy}, weights.backward_down(), of.ffn,
                                 of.hidden, differentiate);
-    if constexpr (has_biases<Mlp>)
+    if (has_biases<Mlp> && dweight_parts != nullptr)
       kernels::grouped_gemm_nt<S>(
           engine, of.experts, of.offsets, dy, bias_rows(weights.matrices.down_bias, of.hidden), 1, of.hidden,
           [&](std::int64_t, std::int64_t row, std::int64_t, std::int64_t, std::array<S const*, 1> const& sums) {
@@ -151,12 +158,16 @@ template <class Mlp, class Backend = host> struct apply_experts {
     return values;
   }
 
+  template <class S> static S weight_of(S const* row_weights, std::int64_t row) {
+    return row_weights != nullptr ? row_weights[row] : S{1};
+  }
+
   /// Biases from one column on, added to sums; nothing where an MLP has none.
   template <class T> struct biases_from {
     T const* values;
-    template <class S> S added(S sum, std::int64_t c) const {
+    template <class S> S added(S sum, std::int64_t c, S weight) const {
       if constexpr (has_biases<Mlp>)
-        return sum + static_cast<S>(values[c]);
+        return fma(weight, static_cast<S>(values[c]), sum);
       else
         return sum;
     }

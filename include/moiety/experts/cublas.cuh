@@ -74,7 +74,7 @@ template <class Mlp> struct apply_by_cublas {
   /// z may be null.
   template <scalar T>
   static void forward(cuda_engine& engine, expert_rows const& of, kernels::rows_of<T> x,
-                      expert_operands<Mlp, T> const& weights, T* z, T* a, T* o) {
+                      expert_operands<Mlp, T> const& weights, T* z, T* a, T* o, sum_t<T> const* row_weights = nullptr) {
     detail::counted_rows const rows(engine, of);
     detail::call_memory<T> const gathered(engine, rows.all() * of.hidden);
     detail::call_memory<T> const unsaved(engine, z == nullptr ? rows.all() * Mlp::inputs * of.ffn : 0);
@@ -87,7 +87,7 @@ template <class Mlp> struct apply_by_cublas {
         multiply.nt<T, T>({count, of.ffn, of.hidden}, {gathered.data() + first * of.hidden, of.hidden},
                           {w[i].group(e), w[i].row_stride}, {place(z, of, first, i), Mlp::inputs * of.ffn});
     });
-    detail::activate_rows<Mlp>(engine, rows.all(), of.ffn, z, a);
+    detail::activate_rows<Mlp>(engine, rows.all(), of.ffn, z, row_weights, a);
     auto const down = weights.forward_down()[0];
     rows.for_each([&](std::int64_t e, std::int64_t first, std::int64_t count) {
       multiply.nt<T, T>({count, of.hidden, of.ffn}, {a + first * of.ffn, of.ffn}, {down.group(e), down.row_stride},

@@ -3,9 +3,11 @@
 // columns in z and dz.
 //
 //   gather_rows          out[r] = rows.row(r)                                             [R × columns]
-//   activate_rows        a = act(z)                                                       [R × I]
+//   activate_rows        a = w act(z)                                                     [R × I]
 //   differentiate_rows   dz = ∂a/∂z · w dA′,  A′ = w a,  and ⟨dA′, a⟩ of each tile of cuda_column_tile columns
 //   round_rows           from sums to elements
+//
+// Null weights w are 1; null parts of ⟨dA′, a⟩ are not written.
 #pragma once
 
 #include <moiety/backend/cuda.cuh>
@@ -50,11 +52,13 @@ __device__ array<S, static_cast<std::size_t>(Mlp::inputs)> column_before(T const
 }
 
 template <class Mlp, class T>
-__global__ void __launch_bounds__(element_threads) activated(std::int64_t rows, std::int64_t ffn, T const* z, T* a) {
+__global__ void __launch_bounds__(element_threads)
+    activated(std::int64_t rows, std::int64_t ffn, T const* z, sum_t<T> const* row_weights, T* a) {
   using S = sum_t<T>;
   std::int64_t const i = this_element();
-  if (i < rows * ffn)
-    a[i] = static_cast<T>(static_cast<S>(Mlp::value(column_before<Mlp, S>(z, ffn, i / ffn, i % ffn))));
+  if (i >= rows * ffn) return;
+  S const weight = row_weights != nullptr ? row_weights[i / ffn] : S{1};
+  a[i] = static_cast<T>(weight * static_cast<S>(Mlp::value(column_before<Mlp, S>(z, ffn, i / ffn, i % ffn))));
 }
 
 /// A block is one tile of columns of one row.
@@ -69,7 +73,7 @@ __global__ void __launch_bounds__(kernels::cuda_column_tile)
   std::int64_t const row = blockIdx.x / tiles, c = blockIdx.x % tiles * width + threadIdx.x;
   S product = 0;
   if (c < ffn) {
-    S const weight = row_weights[row], gradient = da[row * ffn + c];
+    S const weight = row_weights != nullptr ? row_weights[row] : S{1}, gradient = da[row * ffn + c];
     array<S, inputs> const at = column_before<Mlp, S>(z, ffn, row, c);
     array<S, inputs> slope;
     S const value = static_cast<S>(Mlp::value(at));
@@ -84,7 +88,7 @@ __global__ void __launch_bounds__(kernels::cuda_column_tile)
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < half) products[threadIdx.x] += products[static_cast<int>(threadIdx.x) + half];
   }
-  if (threadIdx.x == 0) parts[row * tiles + blockIdx.x % tiles] = products[0];
+  if (threadIdx.x == 0 && parts != nullptr) parts[row * tiles + blockIdx.x % tiles] = products[0];
 }
 
 template <class S, class T>
@@ -99,8 +103,9 @@ void gather_rows(cuda_engine& engine, std::int64_t rows, std::int64_t columns, k
 }
 
 template <class Mlp, class T>
-void activate_rows(cuda_engine& engine, std::int64_t rows, std::int64_t ffn, T const* z, T* a) {
-  engine.launch("an activation", activated<Mlp, T>, one_each(rows * ffn), rows, ffn, z, a);
+void activate_rows(cuda_engine& engine, std::int64_t rows, std::int64_t ffn, T const* z, sum_t<T> const* row_weights,
+                   T* a) {
+  engine.launch("an activation", activated<Mlp, T>, one_each(rows * ffn), rows, ffn, z, row_weights, a);
 }
 
 template <class Mlp, class T>

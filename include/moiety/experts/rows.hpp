@@ -36,10 +36,16 @@ template <class Mlp, class S, class Backend = host> constexpr std::int64_t weigh
   return column_blocks<S, Backend>(ffn) + (has_biases<Mlp> ? 1 : 0);
 }
 
-/// What the gradients of biases are sums with: the router weights of the rows, and a 1. Read where an MLP has biases.
+/// What the gradients of biases are sums with: the router weights of the rows, null where they are 1, and a 1. Read where
+/// an MLP has biases.
 template <class S> struct bias_factors {
   S const* row_weights = nullptr;
   S const* one = nullptr;
+
+  kernels::rows_of<S> weights() const {
+    if (row_weights == nullptr) return {one, 0};
+    return {row_weights, 1};
+  }
 };
 
 /// The biases of each expert as the one row of a matrix.
@@ -78,8 +84,7 @@ void sum_over_rows(expert_rows const& of, kernels::rows_of<T> x, kernels::rows_o
       sum(before[m], kernels::rows_of<S>{factors.one, 0}, gradients.input_biases[m], width, 1);
   }
   matrix(dy, kernels::rows_of<T>{scaled_a, of.ffn}, gradients.down, of.hidden, of.ffn);
-  if constexpr (has_biases<Mlp>)
-    sum(dy, kernels::rows_of<S>{factors.row_weights, 1}, gradients.down_bias, of.hidden, 1);
+  if constexpr (has_biases<Mlp>) sum(dy, factors.weights(), gradients.down_bias, of.hidden, 1);
 }
 
 }  // namespace moiety
