@@ -101,7 +101,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   /// mo::quantile_bias with the tapes of the batch.
   void update_selection_bias(weights_type& weights,
                              std::span<std::int64_t const> counts) const requires router_type::has_selection_bias {
-    detail::step_bias_by_counts(ctx_->memory(), options_.router, weights.selection_bias(), counts);
+    detail::step_bias_by_counts(ctx_->memory(), options_.router, weights.selection_bias(), read::experts, counts);
   }
   template <std::same_as<tape_type>... Tapes>
   void update_selection_bias(weights_type& weights, tape_type const& tape,
