@@ -38,7 +38,7 @@ template <class T> std::vector<T> normals(std::int64_t count, mo::seed key, std:
 }
 
 /// Rows of tokens, and everything that the three calls read and write, in vectors of one kind of memory.
-template <class T, class Mlp, template <class> class Values> struct buffers {
+template <class T, class Mlp, template <class...> class Values> struct buffers {
   using S = mo::sum_t<T>;
   Values<T> x, dy;
   std::vector<Values<T>> weights;
@@ -64,7 +64,7 @@ mo::expert_matrices<Mlp, V> matrices(std::array<V*, Mlp::inputs + 1> const& at, 
 }
 
 /// Forward and both halves of backward, the weight half twice, so that it adds.
-template <class Backend, class T, class Mlp, template <class> class Values, class Engine>
+template <class Backend, class T, class Mlp, template <class...> class Values, class Engine>
 void run(Engine& engine, extents const& e, buffers<T, Mlp, Values>& b, bool keep) {
   using S = mo::sum_t<T>;
   using apply = mo::apply_experts<Mlp, Backend>;

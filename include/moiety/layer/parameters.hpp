@@ -184,7 +184,7 @@ template <class Spec, scalar T> class layer_gradients : public detail::parameter
 
   /// f(parameter, span of gradients); zeros where nothing was added since the reset.
   template <class F> void for_each(F&& f) {
-    if (empty_) base::for_each([this](parameter const&, auto values) { clear(values); });
+    if (empty_) base::for_each([this](parameter const&, auto values) { this->clear(values); });
     empty_ = false;
     base::for_each(std::forward<F>(f));
   }
