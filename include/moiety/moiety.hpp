@@ -46,5 +46,6 @@
 #include <moiety/router/router.hpp>
 #include <moiety/router/selection_bias.hpp>
 #include <moiety/router/sinkhorn.hpp>
+#include <moiety/router/sparsemixer.hpp>
 #include <moiety/router/token_rounding.hpp>
 #include <moiety/router/top_p.hpp>
