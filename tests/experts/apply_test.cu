@@ -39,7 +39,7 @@ template <class T> std::vector<T> normals(std::int64_t count, mo::seed key, std:
 }
 
 /// Rows of tokens, and everything that the three calls read and write, in vectors of one kind of memory.
-template <class T, class Mlp, template <class> class Values> struct buffers {
+template <class T, class Mlp, template <class...> class Values> struct buffers {
   using S = mo::sum_t<T>;
   Values<T> x, dy;
   std::vector<Values<T>> weights;
@@ -83,7 +83,7 @@ template <class Values> auto data_of(std::vector<Values>& all) {
 
 /// Forward and both halves of backward, the weight half twice, so that it adds; router weights on the activation if
 /// `inside`.
-template <class Backend, class T, class Mlp, template <class> class Values, class Engine>
+template <class Backend, class T, class Mlp, template <class...> class Values, class Engine>
 void run(Engine& engine, extents const& e, buffers<T, Mlp, Values>& b, bool keep, bool inside) {
   using S = mo::sum_t<T>;
   using apply = mo::apply_experts<Mlp, Backend>;

@@ -3,7 +3,8 @@
 // The layer allocates by these plans and describe() reports them, so the two cannot differ.
 //
 //   tape_plan      what forward saves: logits, routing, permutation, pre-activations, statistics
-//   forward_plan   workspace of forward and infer: activations and expert outputs, and before them that of the routing
+//   forward_plan   workspace of forward and infer: activations and expert outputs, and before them that of the routing;
+//                  the weight half asks for it too, where it computes again what forward had there
 //   pending_plan   what the input half leaves for the weight half: dz, A′, gradient of the logits; for biases w and a 1
 //   backward_plan  workspace of the input half
 //
@@ -98,14 +99,17 @@ template <class Spec, scalar T> struct forward_plan {
   constexpr explicit forward_plan(tokens of) {
     activation = block.add<T>(spec::rows(of.count) * spec::ffn);
     output = block.add<T>(spec::rows(of.count) * spec::hidden);
+    row_inputs = block.add<T>(place == weight_place::input ? spec::rows(of.count) * spec::hidden : 0);
+    row_weights = block.add<sum_t<T>>(place == weight_place::activation ? spec::rows(of.count) : 0);
     if constexpr (spec::router_type::has_jitter)
       block.at_least(of.count * spec::hidden * static_cast<std::int64_t>(sizeof(T)));
     if constexpr (spec::router_type::couples_tokens)
       block.at_least(kernels::route_workspace<typename spec::router_type, sum_t<T>>(of.count, spec::experts));
   }
 
+  static constexpr weight_place place = spec::router_type::place;
   detail::block_layout block;
-  std::int64_t activation, output;
+  std::int64_t activation, output, row_inputs, row_weights;
 };
 
 template <class Spec, scalar T> struct pending_plan {

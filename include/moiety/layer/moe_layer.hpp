@@ -21,15 +21,10 @@
 #include <moiety/core/errors.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/random.hpp>
-#include <moiety/experts/apply.hpp>
-#include <moiety/kernels/combine.hpp>
-#include <moiety/kernels/route.hpp>
-#include <moiety/kernels/router_gemm.hpp>
-#include <moiety/kernels/row_weights.hpp>
 #include <moiety/layer/arguments.hpp>
 #include <moiety/layer/deployment.hpp>
+#include <moiety/layer/expert_stage.hpp>
 #include <moiety/layer/initialise.hpp>
-#include <moiety/layer/loss_gradients.hpp>
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/options.hpp>
 #include <moiety/layer/parameters.hpp>
@@ -51,15 +46,10 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using T = detail::element_t<Deployment>;
   using S = sum_t<T>;
   using backend = typename context<Deployment>::backend;
-  using products = typename detail::policy_of<typename Deployment::expert_products, backend, grouped_products>::type;
-  using apply = typename products::template apply<typename read::experts_type, backend>;
-  using router_type = typename read::router_type;
   using routing = routing_stage<Spec, Deployment>;
-  static constexpr int experts = static_cast<int>(read::experts);
-  static constexpr bool biased = pending_plan<Spec, T>::biased;
-  static constexpr std::int64_t parts_of_weight = weight_parts<typename read::experts_type, S, backend>(read::ffn);
+  using experts = expert_stage<Spec, Deployment>;
+  using router_type = typename read::router_type;
   using range = typename backend::engine::range;
-  using dispatcher = typename Deployment::dispatcher;
 
  public:
   using spec = Spec;
@@ -101,7 +91,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   /// mo::quantile_bias with the tapes of the batch.
   void update_selection_bias(weights_type& weights,
                              std::span<std::int64_t const> counts) const requires router_type::has_selection_bias {
-    detail::step_bias_by_counts(ctx_->memory(), options_.router, weights.selection_bias(), counts);
+    detail::step_bias_by_counts(ctx_->memory(), options_.router, weights.selection_bias(), read::experts, counts);
   }
   template <std::same_as<tape_type>... Tapes>
   void update_selection_bias(weights_type& weights, tape_type const& tape,
@@ -153,36 +143,16 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     detail::check_call(ctx_->engine(), "backward", read::hidden, "x", tape.x, "dx", dx);
     pending_plan<Spec, T> const kept(tape.size());
     backward_plan<Spec, T, backend> const plan(tape.size());
-    buffer const work(shared_workspace<Spec, T, backend>(tape.size()),
-                      ctx_->memory());  // first: it is the block of forward
+    buffer const work = workspace(tape);  // first: it is the block of forward
     tape.pending = buffer(kept.block.bytes(), ctx_->memory());
     tape.dy = dy;
-    auto* const row_weights =
-        biased ? detail::at<S>(tape.pending, kept.row_weights) : detail::at<S>(work, plan.row_weights);
-    auto* const parts = detail::at<S>(work, plan.weight_parts);
-    auto* const dweights = detail::at<S>(work, plan.weights);
-    auto* const dx_rows = detail::at<T>(work, plan.row_inputs);
-    auto* const dx_router = detail::at<S>(work, plan.router_inputs);
-
-    auto& engine = ctx_->engine();
-    permutation_view const& order = tape.permutation();
-    kernels::spread_weights<S>(engine, order, tape.routing().weights, row_weights);
     S const one = 1;
     if (pending_plan<Spec, T>::needs_one)
       ctx_->memory().store(detail::at<S>(tape.pending, kept.one), &one, sizeof(one));
-    apply::backward_input(engine, rows_of(order), dispatcher::dispatch(dy, order), weights.operands(),
-                          tape.pre_activation(), row_weights, detail::at<T>(tape.pending, kept.pre_activation),
-                          detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
-    kernels::gather_weight_gradients<S>(engine, order, parts, parts_of_weight, dweights);
-    matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), dx.rows(), read::experts};
-    kernels::route_backward<router_type, S, experts>(engine, routing::router_of(tape.options(), weights), tape.logits(),
-                                                     tape.routing(), dweights, losses_of(tape), dlogits, false);
-    kernels::router_input_gradient<S>(engine, dlogits, weights.router(), dx_router);
-    if constexpr (router_type::has_jitter) {
-      matrix_view<S> const seen{dx_router, dx.rows(), dx.cols()};
-      kernels::jitter_rows<S>(engine, tape.options().router.jitter(), tape.place(), seen, seen);
-    }
-    kernels::combine<T>(engine, order, all_rows(dx_rows, order), nullptr, dx_router, dx);
+    S* const dx_router = detail::at<S>(work, plan.router_inputs);
+    experts::backward_input(ctx_->engine(), weights, tape, work);
+    routing::backward_input(ctx_->engine(), weights, tape, detail::at<S>(work, plan.weights), dx_router);
+    experts::combine_input(ctx_->engine(), tape, work, dx_router, dx);
     tape.advance(tape_state::input_half_done);
   }
 
@@ -191,22 +161,10 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     tape.expect(tape_state::input_half_done, tape.weights(), "backward_weights");
     refuse_accumulation(tape, gradients);
     bool const accumulate = !gradients.empty();
-    pending_plan<Spec, T> const kept(tape.size());
-    permutation_view const& order = tape.permutation();
-    apply::backward_weights(ctx_->engine(), rows_of(order), dispatcher::dispatch(tape.x, order),
-                            dispatcher::dispatch(tape.dy, order), detail::at<T>(tape.pending, kept.pre_activation),
-                            detail::at<T>(tape.pending, kept.activation), gradients.experts(), accumulate,
-                            factors_of(tape.pending, kept));
-    matrix_view<S> const dlogits{detail::at<S>(tape.pending, kept.logits), tape.x.rows(), read::experts};
-    buffer const work(router_type::has_jitter ? tape.x.rows() * read::hidden * static_cast<std::int64_t>(sizeof(T)) : 0,
-                      ctx_->memory());
-    matrix_view<T const> const seen = routing::seen_by_router(ctx_->engine(), tape.options().router, tape, work.data());
-    kernels::router_weight_gradient<T>(ctx_->engine(), dlogits, seen, tape.routed_tokens(), tape.routed_offsets(),
-                                       gradients.router(), accumulate);
-    if constexpr (router_type::has_linear_bias)
-      kernels::router_bias_gradient<S>(ctx_->engine(), dlogits, detail::at<S>(tape.pending, kept.one),
-                                       tape.routed_tokens(), tape.routed_offsets(), gradients.router_bias(),
-                                       accumulate);
+    constexpr bool computes_again = read::router_type::has_jitter || read::router_type::place == weight_place::input;
+    buffer const work = computes_again ? workspace(tape) : buffer();
+    experts::backward_weights(ctx_->engine(), tape, work, gradients, accumulate);
+    routing::backward_weights(ctx_->engine(), tape, work.data(), gradients, accumulate);
     gradients.filled();
     tape.advance(tape_state::finished);
   }
@@ -223,34 +181,16 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     options_.router.check(about, count, read::experts);
   }
 
-  static expert_rows rows_of(permutation_view const& order) {
-    return {read::experts, order.offsets(), read::hidden, read::ffn, read::rows(order.tokens)};
-  }
-
-  static bias_factors<S> factors_of(buffer const& pending, pending_plan<Spec, T> const& kept) {
-    if (!biased) return {};
-    return {detail::at<S>(pending, kept.row_weights), detail::at<S>(pending, kept.one)};
-  }
-
-  /// The rows of experts: as many as there would be if every token were dispatched, since only the back end knows more.
-  static matrix_view<T const> all_rows(T const* rows, permutation_view const& order) {
-    return {rows, read::rows(order.tokens), read::hidden};
+  /// The workspace of forward and of both halves of backward, which one after another have the same block.
+  buffer workspace(tape_type const& tape) const {
+    return buffer(shared_workspace<Spec, T, backend>(tape.size()), ctx_->memory());
   }
 
   void run(weights_type const& weights, tape_type& tape, matrix_view<T> y, batch const& about, bool keep) const {
-    auto& engine = ctx_->engine();
-    forward_plan<Spec, T> const plan(tape.size());
-    buffer const work(keep ? shared_workspace<Spec, T, backend>(tape.size()) : plan.block.bytes(), ctx_->memory());
-    permutation_view const& order = tape.permutation();
-    routing::run(engine, weights, tape, about, work.data(), keep);
-    T* const output = detail::at<T>(work, plan.output);
-    apply::forward(engine, rows_of(order), dispatcher::dispatch(tape.x, order), weights.operands(),
-                   keep ? tape.pre_activation() : nullptr, detail::at<T>(work, plan.activation), output);
-    kernels::combine<T>(engine, order, all_rows(output, order), tape.routing().weights, nullptr, y);
-  }
-
-  static loss_gradients<Spec> losses_of(tape_type const& tape) {
-    return {tape.options().losses, tape.units(), tape.given_weight(), tape.options().loss_scale};
+    buffer const work =
+        keep ? workspace(tape) : buffer(forward_plan<Spec, T>(tape.size()).block.bytes(), ctx_->memory());
+    routing::run(ctx_->engine(), weights, tape, about, work.data(), keep);
+    experts::forward(ctx_->engine(), weights, tape, work, keep, nullptr, y);
   }
 
   static void refuse_accumulation(tape_type const& tape, gradients_type const& gradients) {

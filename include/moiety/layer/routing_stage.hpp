@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The first half of a forward: x and the router's weights → logits, ids and weights, what the capacity drops, the
+// The first half of a forward, and its backward: x and the router's weights → logits, ids and weights, what the capacity drops, the
 // permutation, and, of a tape that is kept, statistics. All of it lands in the tape.
+//
+//   backward_input     gradients of the weights, and losses → those of the logits → what they add to dx
+//   backward_weights   gradients of the logits → those of the router's parameters
 #pragma once
 
 #include <moiety/batch/batch.hpp>
@@ -13,6 +16,8 @@
 #include <moiety/kernels/route_together.hpp>
 #include <moiety/kernels/router_gemm.hpp>
 #include <moiety/layer/deployment.hpp>
+#include <moiety/layer/loss_gradients.hpp>
+#include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/options.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
@@ -79,6 +84,41 @@ template <class Spec, class Deployment> class routing_stage {
     if (!keep) return;
     kernels::accumulate<router_type, S, experts>(engine, router, tape.logits(), tape.routing(), tape.units());
     kernels::list_routed(engine, tape.routing().states, order.tokens, tape.routed_tokens(), tape.routed_offsets());
+  }
+
+  /// dweights [T × k]; writes the gradient of the logits to the tape, and its part of dx [T × H].
+  template <class Weights>
+  static void backward_input(engine_type& engine, Weights const& weights, layer_tape<Spec, T> const& tape,
+                             S const* dweights, S* dx) {
+    router_type const router = router_of(tape.options(), weights);
+    loss_gradients<Spec> const losses{tape.options().losses, tape.units(), tape.given_weight(),
+                                      tape.options().loss_scale};
+    kernels::route_backward<router_type, S, experts>(engine, router, tape.logits(), tape.routing(), dweights, losses,
+                                                     dlogits_of(tape), false);
+    kernels::router_input_gradient<S>(engine, dlogits_of(tape), weights.router(), dx);
+    if constexpr (router_type::has_jitter) {
+      matrix_view<S> const seen{dx, tape.x.rows(), read::hidden};
+      kernels::jitter_rows<S>(engine, router.jitter(), tape.place(), seen, seen);
+    }
+  }
+
+  /// `work` has room for x where there is jitter.
+  template <class Gradients>
+  static void backward_weights(engine_type& engine, layer_tape<Spec, T> const& tape, void* work, Gradients& gradients,
+                               bool accumulate) {
+    matrix_view<T const> const seen = seen_by_router(engine, tape.options().router, tape, work);
+    kernels::router_weight_gradient<T>(engine, dlogits_of(tape), seen, tape.routed_tokens(), tape.routed_offsets(),
+                                       gradients.router(), accumulate);
+    if constexpr (router_type::has_linear_bias)
+      kernels::router_bias_gradient<S>(
+          engine, dlogits_of(tape), detail::at<S>(tape.pending, pending_plan<Spec, T>(tape.size()).one),
+          tape.routed_tokens(), tape.routed_offsets(), gradients.router_bias(), accumulate);
+  }
+
+ private:
+  static matrix_view<S> dlogits_of(layer_tape<Spec, T> const& tape) {
+    pending_plan<Spec, T> const kept(tape.size());
+    return {detail::at<S>(tape.pending, kept.logits), tape.x.rows(), read::experts};
   }
 };
 

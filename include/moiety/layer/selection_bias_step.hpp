@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The step of a layer's selection bias after a global batch, on any back end: the bias travels to the host and back.
 //
-//   step_bias_by_counts(memory, router, bias, counts)      mo::selection_bias: counts of report.counts()
+//   step_bias_by_counts(memory, router, bias, E, counts)   mo::selection_bias: counts of report.counts()
 //   step_bias_by_tapes(memory, router, bias, tape, ...)    mo::quantile_bias: the tapes of the batch, each after its forward
 #pragma once
 
@@ -51,9 +51,9 @@ matrix<S> scores_of(arena& memory, Router const& router, Tape const& tape) {
 }
 
 template <class Router>
-void step_bias_by_counts(arena& memory, Router const& router, float* bias, std::span<std::int64_t const> counts) {
-  change_bias(memory, bias, static_cast<std::int64_t>(counts.size()),
-              [&](std::span<float> values) { router.bias().update(counts, values); });
+void step_bias_by_counts(arena& memory, Router const& router, float* bias, std::int64_t experts,
+                         std::span<std::int64_t const> counts) {
+  change_bias(memory, bias, experts, [&](std::span<float> values) { router.bias().update(counts, values); });
 }
 
 template <class Router, class... Tapes>

@@ -97,15 +97,15 @@ template <class Spec> class spec_of {
   }
   static consteval void check_router() {
     using selection = typename spec_router::selection_type;
-    constexpr std::int64_t slots = spec_router::slots_of(Spec::size.experts);
-    static_assert(slots >= 1 && slots <= Spec::size.experts, "mo::top_k<K> needs 1 <= K <= dims.experts.");
+    constexpr std::int64_t chosen = spec_router::slots_of(Spec::size.experts);
+    static_assert(chosen >= 1 && chosen <= Spec::size.experts, "mo::top_k<K> needs 1 <= K <= dims.experts.");
     static_assert(!Spec::causal || !detail::sees_later_tokens<selection>,
                   "mo::expert_choice lets a token's experts depend on later tokens: a causal spec cannot use it.");
     if constexpr (spec_router::has_groups) {
       using groups = typename spec_router::group_type;
       constexpr bool divide = Spec::size.experts % groups::count_of_groups == 0;
       static_assert(divide, "mo::groups<G, Kept> needs G to divide dims.experts.");
-      constexpr std::int64_t needed = spec_router::slots == every_expert ? 0 : slots;
+      constexpr std::int64_t needed = spec_router::slots == every_expert ? 0 : chosen;
       static_assert(!divide || needed * groups::count_of_groups <= Spec::size.experts * groups::kept,
                     "the groups that mo::groups keeps have fewer experts than mo::top_k<K> selects.");
     }

@@ -11,6 +11,7 @@
 //   selection        one       selection.hpp        k experts; or of the whole batch, batch_selection.hpp
 //   weight rule      or none   weights.hpp          s (or z) of the selected, without bias → weights
 //   scale            or none   weights.hpp          weights → weights
+//   on_…             or none   weights.hpp          what the weights multiply: an expert's output, activation or input
 //
 // forward: logits [T × E] → routing: ids and weights [T × k]. The gradient of the weights reaches the logits through all of
 // these; ids carry none. Nothing but the logits is saved.

@@ -38,6 +38,8 @@ template <class... Roles> class router_rows {
   static constexpr bool has_jitter = !std::is_same_v<typename roles::jitter, detail::no_role>;
   static constexpr bool has_groups = !std::is_same_v<group_type, detail::no_role>;
   static constexpr bool couples_tokens = batch_selection<selection_type>;
+  /// What the weights multiply.
+  static constexpr weight_place place = roles::place::place;
   /// Whether a slot without an expert is an error.
   static constexpr bool needs_every_slot = !couples_tokens && fills_every_slot<selection_type>;
   /// Slots of a token where the selection says so, else every_expert.

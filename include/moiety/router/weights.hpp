@@ -6,6 +6,12 @@
 //   softmax_of_selected   w_j = exp(z_j) / Σ_S exp(z)         dz_j = w_j (g_j − Σ_S g w)
 //   scale<Ratio>          w_j ← factor · w_j, after the rule; the factor is the ratio unless set at run time
 //
+// What they multiply is a role of its own:
+//
+//   on_output       y_t = Σ_j w_j · expert_j(x_t)     the default
+//   on_activation   the same, multiplied in before the last product: y_t = Σ_j W_down (w_j a) + w_j b_down (Megatron)
+//   on_input        y_t = Σ_j expert_j(w_j x_t)       Llama-4
+//
 // A rule is a struct of the constant `source` (whether it starts from the scores or from the logits of the selected
 // experts) and two members on rows of k values: forward(row), and backward(inputs, weights, gradient), which turns the
 // gradient of the weights into that of the inputs.
@@ -79,6 +85,23 @@ struct softmax_of_selected {
   }
 };
 static_assert(weight_rule<softmax_of_selected>);
+
+/// What router weights multiply.
+enum class weight_place { output, activation, input };
+
+struct on_output {
+  static constexpr weight_place place = weight_place::output;
+};
+struct on_activation {
+  static constexpr weight_place place = weight_place::activation;
+};
+struct on_input {
+  static constexpr weight_place place = weight_place::input;
+};
+
+template <class T>
+inline constexpr bool is_weight_place =
+    std::same_as<T, on_output> || std::same_as<T, on_activation> || std::same_as<T, on_input>;
 
 template <class Ratio = std::ratio<1>> struct scale {
   static constexpr std::string_view name = "scale";
