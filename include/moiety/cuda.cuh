@@ -22,4 +22,5 @@
 #include <moiety/kernels/cuda/portable/route.cuh>
 #include <moiety/kernels/cuda/portable/router_gemm.cuh>
 #include <moiety/kernels/cuda/portable/row_weights.cuh>
+#include <moiety/kernels/cuda/portable/token_gate.cuh>
 #include <moiety/moiety.hpp>

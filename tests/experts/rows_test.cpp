@@ -53,4 +53,5 @@ TEST_CASE("gradients have the extents of what they are gradients of, as it is st
   CHECK(sums<gated>() == shapes{{5, 3}, {5, 1}, {5, 3}, {5, 1}, {3, 5}, {3, 1}});
   CHECK(sums<interleaved>() == shapes{{10, 3}, {3, 5}});
   CHECK(sums<turned>() == shapes{{3, 5}, {5, 3}});
+  CHECK(sums<mo::gated_mlp<mo::silu, mo::down_in_by_out>>() == shapes{{5, 3}, {5, 3}, {5, 3}});
 }

@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -54,6 +55,27 @@ TEST_CASE_TEMPLATE("each output is the chain over its slots, from its base, in t
             CHECK(same);
           }
     }
+}
+
+TEST_CASE_TEMPLATE("sums stay unrounded, and may be their own base", T, float, mo::bf16) {
+  using S = mo::sum_t<T>;
+  mo::context<in<T>> ctx{mo::host{.threads = 2}};
+  mo::matrix<S> logits(41, 7), sums(41, 300), wanted(41, 300);
+  mo::fill_normal(ctx, logits, mo::seed{1});
+  mo::fill_normal(ctx, sums, mo::seed{2});
+  mo::routing<S> r = mo::router<mo::softmax, mo::top_k<3>>{}.forward(ctx, logits);
+  r.states[5] = mo::token_state::masked;
+  mo::permutation const order = mo::permute(ctx, r);
+  auto rows = ctx.matrix(order.rows(), 300);
+  mo::fill_normal(ctx, rows, mo::seed{3});
+  for (std::int64_t t = 0; t < 41; ++t)
+    for (std::int64_t c = 0; c < 300; ++c) {
+      wanted(t, c) = sums(t, c);
+      for (std::int64_t j = 0; j < 3 && r.dispatched(t); ++j)
+        wanted(t, c) = mo::fma(r.weight(t, j), static_cast<S>(rows(order.row_of(t, j), c)), wanted(t, c));
+    }
+  mo::kernels::combine_sums<T>(ctx.engine(), order.view(), rows, r.weights, sums.data(), sums);
+  CHECK(std::equal(sums.begin(), sums.end(), wanted.begin()));
 }
 
 TEST_CASE_TEMPLATE("an output larger than the last cache is the same", T, float, mo::bf16) {

@@ -55,4 +55,6 @@ TEST_CASE("tensors have the names and shapes of how they lie") {
         tensors{{"experts.gate_up", {4, 3, 10}}, {"experts.down", {4, 5, 3}}});
   CHECK(listed<mo::gated_mlp<mo::silu, mo::separate, mo::in_by_out>>() ==
         tensors{{"experts.gate", {4, 3, 5}}, {"experts.up", {4, 3, 5}}, {"experts.down", {4, 5, 3}}});
+  CHECK(listed<mo::mlp<mo::silu, mo::down_in_by_out>>() ==
+        tensors{{"experts.up", {4, 5, 3}}, {"experts.down", {4, 5, 3}}});
 }

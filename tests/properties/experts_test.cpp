@@ -68,7 +68,7 @@ template <class Mlp> logical logical_of(mo::parameter const& p, std::size_t inde
   std::int64_t const last = p.shape.back(), rows = bias ? 1 : p.shape[1];
   logical at{p.name.find("down") != std::string::npos ? "down" : "up", bias, i / (last * rows), i / last % rows,
              i % last};
-  if (bias || storage::transposed) std::swap(at.out, at.in);
+  if (bias || (at.matrix == "down" ? storage::down_transposed : storage::transposed)) std::swap(at.out, at.in);
   if (p.name.find("gate_up") != std::string::npos) {
     std::int64_t const ffn = (bias || storage::transposed ? last : rows) / 2;
     at.matrix = (storage::paired ? at.out % 2 : at.out / ffn) == 0 ? "gate" : "up";
@@ -172,6 +172,7 @@ TEST_CASE_TEMPLATE("a model has the same bits however its tensors lie", T, float
   same_model<T, swiglu, mo::gated_mlp<mo::silu, mo::concatenated, mo::in_by_out, mo::biased>>();
   same_model<T, swiglu, mo::gated_mlp<mo::silu, mo::biased, mo::interleaved>>();
   same_model<T, swiglu, mo::gated_mlp<mo::silu, mo::interleaved, mo::in_by_out, mo::biased>>();
+  same_model<T, swiglu, mo::gated_mlp<mo::silu, mo::biased, mo::down_in_by_out>>();
   same_model<T, mo::mlp<mo::gelu_tanh, mo::biased>, mo::mlp<mo::gelu_tanh, mo::in_by_out, mo::biased>>();
 }
 

@@ -66,7 +66,7 @@ template <class T> class call_memory {
 }  // namespace detail
 
 template <class Mlp> struct apply_by_cublas {
-  static_assert(!has_biases<Mlp> && !input_products<Mlp>::paired && !input_products<Mlp>::transposed,
+  static_assert(!has_biases<Mlp> && !input_products<Mlp>::paired && !input_products<Mlp>::down_transposed,
                 "mo::cublas_products multiply experts without biases that are stored mo::out_by_in and not "
                 "mo::interleaved.");
   static constexpr auto inputs = static_cast<std::size_t>(Mlp::inputs);

@@ -7,7 +7,7 @@
 //   expert_copies<Mlp, T, Layout>          the packed copies that a weight layout asks for; owns their memory
 //   expert_operands<Mlp, T, Layout>        for each product, the matrices or their copies
 //
-// Where an MLP is stored in_by_out each matrix is the transpose of what lies in memory.
+// Where an MLP stores [in, out] a matrix is the transpose of what lies in memory.
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -33,12 +33,16 @@ template <class Mlp, class T> struct expert_matrices {
   kernels::grouped_matrix<T> down_bias{};
 };
 
-/// A matrix that a product reads, as the MLP stores it.
-template <class Mlp, class T>
-using stored_matrix = std::conditional_t<input_products<Mlp>::transposed, kernels::transposed_matrix<T const>,
-                                         kernels::grouped_matrix<T const>>;
-template <class Mlp, class T> stored_matrix<Mlp, T> read_stored(kernels::grouped_matrix<T> const& w) {
-  return {w.data, w.group_stride, w.row_stride};
+/// A matrix that a product reads, as it is stored.
+template <bool Transposed, class T>
+using stored_matrix =
+    std::conditional_t<Transposed, kernels::transposed_matrix<T const>, kernels::grouped_matrix<T const>>;
+
+template <class Mlp, class T> auto read_input(kernels::grouped_matrix<T> const& w) {
+  return stored_matrix<input_products<Mlp>::transposed, T>{w.data, w.group_stride, w.row_stride};
+}
+template <class Mlp, class T> auto read_down(kernels::grouped_matrix<T> const& w) {
+  return stored_matrix<input_products<Mlp>::down_transposed, T>{w.data, w.group_stride, w.row_stride};
 }
 
 /// E, H and I of the experts of a layer.
@@ -62,13 +66,13 @@ template <class Mlp, class T, weight_layout Layout> class expert_copies {
   template <class Engine> void pack(Engine& engine, expert_matrices<Mlp, T> const& from) const {
     std::int64_t const width = products::width(of_.ffn);
     for (std::int64_t i = 0; i < inputs; ++i) {
-      auto const input = read_stored<Mlp>(from.inputs[static_cast<std::size_t>(i)]);
+      auto const input = read_input<Mlp>(from.inputs[static_cast<std::size_t>(i)]);
       if constexpr (Layout::packs_forward)
         kernels::pack_nt(engine, of_.experts, input, width, of_.hidden, place(forward_place(i)));
       if constexpr (Layout::packs_backward)
         kernels::pack_nn(engine, of_.experts, input, of_.hidden, width, place(backward_place(i)));
     }
-    auto const down = read_stored<Mlp>(from.down);
+    auto const down = read_down<Mlp>(from.down);
     if constexpr (Layout::packs_forward)
       kernels::pack_nt(engine, of_.experts, down, of_.hidden, of_.ffn, place(forward_place(inputs)));
     if constexpr (Layout::packs_backward)
@@ -128,23 +132,25 @@ template <class Mlp, class T, weight_layout Layout = row_major> struct expert_op
     if constexpr (Layout::packs_forward)
       return std::array{copies->forward(count)};
     else
-      return std::array{read_stored<Mlp>(matrices.down)};
+      return std::array{read_down<Mlp>(matrices.down)};
   }
   auto backward_down() const {
     if constexpr (Layout::packs_backward)
       return std::array{copies->backward(count)};
     else
-      return std::array{read_stored<Mlp>(matrices.down)};
+      return std::array{read_down<Mlp>(matrices.down)};
   }
 
  private:
   template <bool Packed, class Copy> auto each(Copy const& copy) const {
-    std::array<std::conditional_t<Packed, kernels::packed_matrix<T>, stored_matrix<Mlp, T>>, count> all;
+    std::array<std::conditional_t<Packed, kernels::packed_matrix<T>, stored_matrix<input_products<Mlp>::transposed, T>>,
+               count>
+        all;
     for (std::size_t i = 0; i < count; ++i) {
       if constexpr (Packed)
         all[i] = copy(static_cast<std::int64_t>(i));
       else
-        all[i] = read_stored<Mlp>(matrices.inputs[i]);
+        all[i] = read_input<Mlp>(matrices.inputs[i]);
     }
     return all;
   }

@@ -10,9 +10,9 @@
 //   clamped_swiglu<L = 7>    a = g σ(1.702 g) ⊙ (u + 1)    gpt-oss; g = min(W_gate x, L), u = clamp(W_up x, −L, L)
 //   limited_swiglu<L = 10>   a = g σ(g) ⊙ u                DeepSeek-V4's swiglu_limit
 //
-// W_gate, W_up [E × I × H] and W_down [E × H × I], rows are outputs, unless an option says how else they lie. Saved for backward: the pre-activations z only
-// (2 I or I values a row); a is computed again from them. An expert MLP is a struct of the constant `inputs` (matrices
-// before the activation), their names, and two functions on the z of one unit:
+// W_gate, W_up [E × I × H] and W_down [E × H × I], rows are outputs, unless an option says how else they lie. Saved for
+// backward: the pre-activations z only (2 I or I values a row); a is computed again from them. An expert MLP is a struct
+// of the constant `inputs` (matrices before the activation), their names, and two functions on the z of one unit:
 //   value(z)                  a                      z, dz: mo::array of `inputs` values
 //   derivative(z, da, dz)     dz_i = da · ∂a/∂z_i
 // and of `biased` and `storage` where it has biases, and tensors that do not lie [E × I × H] one by one.
@@ -46,7 +46,7 @@ inline constexpr bool has_biases<M> = true;
 
 /// How the tensors of an MLP lie, and which products that makes: where gate and up lie unit by unit, their two products are
 /// one of twice the columns, and z and dz lie unit by unit too.
-template <class M> struct storage_of { using type = detail::mlp_storage<false, false, false>; };
+template <class M> struct storage_of { using type = detail::mlp_storage<false, false, false, false>; };
 template <class M>
 requires requires { typename M::storage; }
 struct storage_of<M> {

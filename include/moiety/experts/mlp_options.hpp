@@ -10,6 +10,7 @@
 //   interleaved    one tensor, gate in even rows and up in odd ones: [E, 2I, H]
 //   out_by_in      tensors are [E, out, in] (the default)
 //   in_by_out      tensors are [E, in, out]: gate and up beside one another, or in even and odd columns; down is [E, I, H]
+//   down_in_by_out down alone is [E, in, out], that is [E, I, H]
 //
 // How tensors lie is what a checkpoint has, so it is said in the spec: weights are used where they lie, whatever the
 // deployment, and gradients lie as the weights do.
@@ -35,6 +36,7 @@ struct concatenated {};
 struct interleaved {};
 struct out_by_in {};
 struct in_by_out {};
+struct down_in_by_out {};
 
 namespace detail {
 
@@ -50,7 +52,9 @@ template <class O> using bias_kind = std::is_same<O, biased>;
 template <class O>
 using order_kind = std::bool_constant<std::is_same_v<O, separate> || std::is_same_v<O, concatenated> ||
                                       std::is_same_v<O, interleaved>>;
-template <class O> using axes_kind = std::bool_constant<std::is_same_v<O, out_by_in> || std::is_same_v<O, in_by_out>>;
+template <class O>
+using axes_kind = std::bool_constant<std::is_same_v<O, out_by_in> || std::is_same_v<O, in_by_out> ||
+                                     std::is_same_v<O, down_in_by_out>>;
 
 template <template <class> class Kind, class... Options>
 inline constexpr int options_of_kind = (0 + ... + (Kind<Options>::value ? 1 : 0));
@@ -62,11 +66,12 @@ template <class O>
 inline constexpr bool is_mlp_option =
     is_gate_option<O> || bias_kind<O>::value || order_kind<O>::value || axes_kind<O>::value;
 
-/// How the input matrices of an MLP lie.
-template <bool Joined, bool Paired, bool Transposed> struct mlp_storage {
-  static constexpr bool joined = Joined;          // in one tensor
-  static constexpr bool paired = Paired;          // unit by unit in it
-  static constexpr bool transposed = Transposed;  // [in, out]
+/// How the matrices of an MLP lie.
+template <bool Joined, bool Paired, bool Transposed, bool DownTransposed> struct mlp_storage {
+  static constexpr bool joined = Joined;                   // inputs in one tensor
+  static constexpr bool paired = Paired;                   // unit by unit in it
+  static constexpr bool transposed = Transposed;           // inputs [in, out]
+  static constexpr bool down_transposed = DownTransposed;  // down [in, out]
 };
 
 /// The options of one MLP.
@@ -74,16 +79,17 @@ template <bool Gated, class... Options> class mlp_options {
   using clamp = typename find_if<clamp_kind, void, Options...>::type;
   using offset = typename find_if<offset_kind, up_offset<std::ratio<0>>, Options...>::type;
 
+  template <class Option> static constexpr bool has = (std::is_same_v<Option, Options> || ...);
+
   template <class Ratio, std::floating_point S>
   static constexpr S value_of = static_cast<S>(static_cast<double>(Ratio::num) / static_cast<double>(Ratio::den));
 
  public:
   static constexpr bool clamps = !std::is_void_v<clamp>;
-  static constexpr bool biases = (bias_kind<Options>::value || ...);
+  static constexpr bool biases = has<biased>;
 
-  using storage =
-      mlp_storage<(std::is_same_v<Options, concatenated> || ...) || (std::is_same_v<Options, interleaved> || ...),
-                  (std::is_same_v<Options, interleaved> || ...), (std::is_same_v<Options, in_by_out> || ...)>;
+  using storage = mlp_storage<has<concatenated> || has<interleaved>, has<interleaved>, has<in_by_out>,
+                              has<in_by_out> || has<down_in_by_out>>;
 
   static consteval bool check() {
     static_assert((is_mlp_option<Options> && ...),

@@ -12,6 +12,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -69,21 +70,23 @@ template <class Mlp, class T, class S, class Sum>
 void sum_over_rows(expert_rows const& of, kernels::rows_of<T> x, kernels::rows_of<T> dy, T const* dz, T const* scaled_a,
                    expert_matrices<Mlp, S> const& gradients, bias_factors<S> const& factors, Sum const& sum) {
   using products = input_products<Mlp>;
-  auto const matrix = [&](auto const& a, auto const& b, kernels::grouped_matrix<S> const& to, std::int64_t n,
-                          std::int64_t k) {
-    if constexpr (products::transposed)
+  auto const matrix = [&](auto transposed, auto const& a, auto const& b, kernels::grouped_matrix<S> const& to,
+                          std::int64_t n, std::int64_t k) {
+    if constexpr (transposed)
       sum(b, a, to, k, n);
     else
       sum(a, b, to, n, k);
   };
+  constexpr std::bool_constant<products::transposed> inputs_turned;
+  constexpr std::bool_constant<products::down_transposed> down_turned;
   std::int64_t const width = products::width(of.ffn);
   auto const before = rows_before<Mlp, T>(dz, of);
   for (std::size_t m = 0; m < before.size(); ++m) {
-    matrix(before[m], x, gradients.inputs[m], width, of.hidden);
+    matrix(inputs_turned, before[m], x, gradients.inputs[m], width, of.hidden);
     if constexpr (has_biases<Mlp>)
       sum(before[m], kernels::rows_of<S>{factors.one, 0}, gradients.input_biases[m], width, 1);
   }
-  matrix(dy, kernels::rows_of<T>{scaled_a, of.ffn}, gradients.down, of.hidden, of.ffn);
+  matrix(down_turned, dy, kernels::rows_of<T>{scaled_a, of.ffn}, gradients.down, of.hidden, of.ffn);
   if constexpr (has_biases<Mlp>) sum(dy, factors.weights(), gradients.down_bias, of.hidden, 1);
 }
 

@@ -7,7 +7,7 @@
 //   PREFIX.gate_bias, PREFIX.up_bias   [E × I]        where the MLP is biased; or gate_up_bias [E × 2I]
 //   PREFIX.down_bias                   [E × H]
 //
-// An MLP that is stored in_by_out has the last two axes of its matrices exchanged.
+// An MLP that is stored in_by_out has the last two axes of its matrices exchanged, and down_in_by_out those of down.
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -38,12 +38,13 @@ template <class Mlp, class T> class expert_parameters {
   template <class Self, class F>
   static void visit(Self& self, std::string const& prefix, expert_sizes const& of, F const& f) {
     using shape = std::vector<std::int64_t>;
-    auto const matrix = [&](std::int64_t out, std::int64_t in) {
-      return storage::transposed ? shape{of.experts, in, out} : shape{of.experts, out, in};
+    auto const matrix = [&](bool transposed, std::int64_t out, std::int64_t in) {
+      return transposed ? shape{of.experts, in, out} : shape{of.experts, out, in};
     };
     std::int64_t const rows = storage::joined ? Mlp::inputs * of.ffn : of.ffn;
-    for (std::size_t i = 0; i < tensors; ++i) f(self.inputs_[i], name(prefix, i), matrix(rows, of.hidden), of.hidden);
-    f(self.down_, prefix + ".down", matrix(of.hidden, of.ffn), of.ffn);
+    for (std::size_t i = 0; i < tensors; ++i)
+      f(self.inputs_[i], name(prefix, i), matrix(storage::transposed, rows, of.hidden), of.hidden);
+    f(self.down_, prefix + ".down", matrix(storage::down_transposed, of.hidden, of.ffn), of.ffn);
     if constexpr (has_biases<Mlp>) {
       for (std::size_t i = 0; i < tensors; ++i)
         f(self.input_biases_[i], name(prefix, i) + "_bias", shape{of.experts, rows}, std::int64_t{0});
@@ -61,7 +62,7 @@ template <class Mlp, class T> class expert_parameters {
                        storage::transposed ? rows : of.hidden};
       if constexpr (has_biases<Mlp>) all.input_biases[m] = {input_biases_[tensor] + before, rows, 1};
     }
-    all.down = {down_, size, storage::transposed ? of.hidden : of.ffn};
+    all.down = {down_, size, storage::down_transposed ? of.hidden : of.ffn};
     all.down_bias = {down_bias_, of.hidden, 1};
     return all;
   }

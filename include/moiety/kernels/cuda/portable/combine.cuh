@@ -22,15 +22,15 @@ namespace moiety::inline MOIETY_ABI::kernels {
 namespace gpu {
 
 /// What combine sums; weights and base may be null.
-template <scalar T> struct combination {
+template <scalar T, class Out> struct combination {
   permutation_view order;
   matrix_view<T const> rows;
   sum_t<T> const* weights;
   sum_t<T> const* base;
-  matrix_view<T> y;
+  matrix_view<Out> y;
 };
 
-template <scalar T> __global__ void __launch_bounds__(row_threads) sum_rows(combination<T> const of) {
+template <scalar T, class Out> __global__ void __launch_bounds__(row_threads) sum_rows(combination<T, Out> const of) {
   using S = sum_t<T>;
   constexpr int width = 8, ahead = 4;
   std::int64_t const k = of.order.slots, cols = of.y.cols();
@@ -64,8 +64,16 @@ template <scalar T> __global__ void __launch_bounds__(row_threads) sum_rows(comb
 template <scalar T>
 void combine(cuda_engine& engine, permutation_view const& order, matrix_view<T const> rows, sum_t<T> const* weights,
              sum_t<T> const* base, matrix_view<T> y) {
-  engine.launch("combine", gpu::sum_rows<T>, {gpu::blocks_for_tokens(engine, y.rows()), gpu::row_threads},
-                gpu::combination<T>{order, rows, weights, base, y});
+  engine.launch("combine", gpu::sum_rows<T, T>, {gpu::blocks_for_tokens(engine, y.rows()), gpu::row_threads},
+                gpu::combination<T, T>{order, rows, weights, base, y});
+}
+
+template <scalar T>
+void combine_sums(cuda_engine& engine, permutation_view const& order, matrix_view<T const> rows,
+                  sum_t<T> const* weights, sum_t<T> const* base, matrix_view<sum_t<T>> sums) {
+  using S = sum_t<T>;
+  engine.launch("combine_sums", gpu::sum_rows<T, S>, {gpu::blocks_for_tokens(engine, sums.rows()), gpu::row_threads},
+                gpu::combination<T, S>{order, rows, weights, base, sums});
 }
 
 }  // namespace moiety::inline MOIETY_ABI::kernels
