@@ -59,6 +59,16 @@ TEST_CASE("groups and bias: gradients of a layer equal differences") {
   passes<mo::router<mo::softmax, mo::groups<8, 3, mo::group_score::largest>, mo::top_k<6>>, 40>();
 }
 
+TEST_CASE("groups and a bias with values: gradients of a router alone equal differences") {
+  for (std::int64_t const experts : {8, 40}) {
+    router_gradients::passes<mo::router<mo::sqrt_softplus, mo::selection_bias, mo::expert_choice<2>>>(experts);
+    router_gradients::passes<mo::router<mo::sigmoid, mo::selection_bias, mo::groups<4, 2>, mo::top_k<3>>>(experts);
+    router_gradients::passes<mo::router<mo::softmax, mo::groups<2, 1>, mo::token_rounding<2, 4>>>(experts);
+    router_gradients::passes<mo::router<mo::raw_logits, mo::groups<2, 1>, mo::expert_choice<2>>>(experts);
+    router_gradients::passes<mo::router<mo::softmax, mo::top_p<3, std::ratio<2, 5>>, mo::softmax_of_selected>>(experts);
+  }
+}
+
 TEST_CASE("selections of a whole batch: gradients of a layer equal differences") {
   passes<mo::router<mo::softmax, mo::expert_choice<2>>, 8>();
   passes<mo::router<mo::sigmoid, mo::sinkhorn<2>, mo::renormalised>, 8>();
