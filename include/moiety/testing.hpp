@@ -90,7 +90,9 @@ template <class Spec> class difference_problem {
   void draw_biases(seed key) {
     weights_.for_each([&](parameter const& p, auto values) {
       if (p.fan_in != 0 || !p.trained) return;
-      for (std::size_t i = 0; i < values.size(); ++i) values[i] = 0.5 * normal(key, stream_of(p.name), i);
+      using S = typename decltype(values)::value_type;
+      for (std::size_t i = 0; i < values.size(); ++i)
+        values[i] = static_cast<S>(0.5 * normal(key, stream_of(p.name), i));
     });
     layer_.pack(weights_);
   }
