@@ -4,6 +4,7 @@
 //   sanitise(row, to)   the state of an unmasked token. If its row is not all finite, `to` becomes what is left of it: NaN
 //                       counts as −∞ and +∞ as the largest finite number. `to` may be the row itself.
 //   log_sum_exp(row)    log Σ exp(v), without overflow
+//   first_of_group      whether a slot is the first of its token's with an expert of its group
 #pragma once
 
 #include <moiety/batch/routing.hpp>
@@ -11,6 +12,8 @@
 #include <moiety/core/config.hpp>
 #include <moiety/core/math.hpp>
 #include <moiety/core/numbers.hpp>
+
+#include <cstdint>
 
 namespace moiety::inline MOIETY_ABI {
 namespace kernels {
@@ -30,6 +33,14 @@ template <score_row Row> MOIETY_HD auto log_sum_exp(Row const& row) {
   using S = typename Row::value_type;
   S const peak = row.max();
   return peak + moiety::log(row.sum([&](S v) { return moiety::exp(v - peak); }));
+}
+
+/// `ids` are those of the token; a group is `size` experts in a row.
+MOIETY_HD inline bool first_of_group(std::int32_t const* ids, std::int64_t slot, std::int32_t size) {
+  std::int32_t const group = ids[slot] / size;
+  for (std::int64_t earlier = 0; earlier < slot; ++earlier)
+    if (ids[earlier] / size == group) return false;
+  return true;
 }
 
 }  // namespace detail
