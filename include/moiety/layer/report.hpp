@@ -85,10 +85,10 @@ template <class Spec> class loss_report {
 
   friend std::ostream& operator<<(std::ostream& out, loss_report const& report) {
     std::ostringstream text;
-    text << std::left << std::setw(16) << "loss" << std::setw(14) << "over" << std::right << std::setw(12) << "value"
-         << std::setw(14) << "weighted" << '\n';
+    text << std::left << std::setw(name_width) << "loss" << std::setw(14) << "over" << std::right << std::setw(12)
+         << "value" << std::setw(14) << "weighted" << '\n';
     losses_type{}.for_each([&]<class Loss>(Loss const&) {
-      text << std::left << std::setw(16) << Loss::name << std::setw(14) << Loss::unit::name << std::right
+      text << std::left << std::setw(name_width) << Loss::name << std::setw(14) << Loss::unit::name << std::right
            << std::setw(12) << report.template value<Loss>() << std::setw(14) << report.template weighted<Loss>()
            << '\n';
     });
@@ -108,6 +108,13 @@ template <class Spec> class loss_report {
   }
 
  private:
+  /// Columns of the names of losses in the table.
+  static constexpr int name_width = [] {
+    std::size_t longest = 14;
+    losses_type{}.for_each([&]<class Loss>(Loss const&) { longest = std::max(longest, Loss::name.size()); });
+    return static_cast<int>(longest) + 2;
+  }();
+
   std::vector<layer_record<Spec>> layers_;
 };
 

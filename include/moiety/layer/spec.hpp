@@ -60,6 +60,12 @@ template <class Spec>
 concept names_element = requires {
   typename Spec::element;
 };
+
+/// Whether a score rule has probabilities; one that has none says `static constexpr bool has_probabilities = false`.
+template <class Score> inline constexpr bool has_probabilities = true;
+template <class Score>
+requires requires { Score::has_probabilities; }
+inline constexpr bool has_probabilities<Score> = Score::has_probabilities;
 }  // namespace detail
 
 template <class Spec> class spec_of {
@@ -86,6 +92,12 @@ template <class Spec> class spec_of {
     if constexpr (is_router<spec_router> && Spec::size.experts >= 1)
       static_assert(spec_router::slots >= 1 && spec_router::slots <= Spec::size.experts,
                     "mo::top_k<K> needs 1 <= K <= dims.experts.");
+    if constexpr (detail::sound_losses<spec_losses> && Spec::size.experts >= 1)
+      static_assert(spec_losses::groups_divide(Spec::size.experts),
+                    "the groups of mo::device_balance and mo::communication_balance must divide dims.experts.");
+    if constexpr (detail::sound_losses<spec_losses> && is_router<spec_router>)
+      static_assert(!spec_losses::needs_probabilities || detail::has_probabilities<typename spec_router::score_type>,
+                    "a listed loss needs probabilities, which the score rule of this router does not have.");
     return true;
   }
   static_assert(check());
