@@ -211,6 +211,11 @@ TEST_CASE("a tape keeps the counts of its forward, whatever is counted before it
   CHECK(late.router_gradient() == in_turn.router_gradient());
 }
 
+TEST_CASE("a composition that takes the counts of the step conforms") {
+  CHECK(mo::testing::conforms<balanced<prefix>>());
+  CHECK(mo::testing::conforms<balanced<previous>>());
+}
+
 TEST_CASE("the value is that of the global batch, whatever counts the gradient took") {
   step<prefix> s;
   mo::step_counts counts(5);

@@ -158,7 +158,8 @@ namespace detail {
 /// Losses that can be asked what they are. The size is asked so that mo::losses makes its own complaint.
 template <class T> inline constexpr bool sound_losses = false;
 template <class... Losses>
-inline constexpr bool sound_losses<losses<Losses...>> = sizeof(losses<Losses...>) > 0 && (loss<Losses> && ...);
+inline constexpr bool sound_losses<losses<Losses...>> = sizeof(losses<Losses...>) > 0 && (loss<Losses> && ...) &&
+                                                        ((count_of<Losses, Losses...> == 1) && ...);
 }  // namespace detail
 
 /// The statistics of a batch of logits [T × E] and its routing, which may be anyone's, as one unit. `groups` of experts,
