@@ -35,7 +35,7 @@ TEST_CASE("by hand: the variance is that of the population; the coefficient does
 
 TEST_CASE("exactly 0 at perfect balance, for one expert and where nothing is routed") {
   for (std::int64_t const each : {1, 3, 7, 1000003})
-    for (std::size_t const experts : {1, 3, 7, 60, 384})
+    for (std::size_t const experts : {1u, 3u, 7u, 60u, 384u})
       CHECK(mo::load<>{}.value(given(1, std::vector<std::int64_t>(experts, each))) == 0);
   CHECK(mo::load<>{}.value(mo::routing_statistics(4, 2)) == 0);
 }
