@@ -20,6 +20,14 @@ namespace kernels {
 
 namespace detail {
 
+/// `ids` are those of the token; a group is `size` experts in a row.
+MOIETY_HD inline bool first_of_group(std::int32_t const* ids, std::int64_t slot, std::int32_t size) {
+  std::int32_t const group = ids[slot] / size;
+  for (std::int64_t earlier = 0; earlier < slot; ++earlier)
+    if (ids[earlier] / size == group) return false;
+  return true;
+}
+
 template <score_row Row> MOIETY_HD token_state sanitise(Row const& row, Row const& to) {
   using S = typename Row::value_type;
   constexpr S infinity = moiety::detail::infinity<S>, largest = moiety::detail::largest_finite<S>;
@@ -33,14 +41,6 @@ template <score_row Row> MOIETY_HD auto log_sum_exp(Row const& row) {
   using S = typename Row::value_type;
   S const peak = row.max();
   return peak + moiety::log(row.sum([&](S v) { return moiety::exp(v - peak); }));
-}
-
-/// `ids` are those of the token; a group is `size` experts in a row.
-MOIETY_HD inline bool first_of_group(std::int32_t const* ids, std::int64_t slot, std::int32_t size) {
-  std::int32_t const group = ids[slot] / size;
-  for (std::int64_t earlier = 0; earlier < slot; ++earlier)
-    if (ids[earlier] / size == group) return false;
-  return true;
 }
 
 }  // namespace detail
