@@ -188,11 +188,10 @@ struct probability_sum {
 template <int N> struct run_sums {
   static constexpr int room = N * warp_lanes;
   registers_of<std::uint64_t, room> fraction, whole;
-  registers_of<std::uint32_t, room> count, reached;
+  registers_of<std::uint32_t, room> count;
 
   __device__ __forceinline__ void clear() {
-    for (int e = static_cast<int>(threadIdx.x); e < room; e += route_threads)
-      fraction[e] = whole[e] = 0, count[e] = reached[e] = 0;
+    for (int e = static_cast<int>(threadIdx.x); e < room; e += route_threads) fraction[e] = whole[e] = 0, count[e] = 0;
   }
 
   __device__ __forceinline__ void add(int e, probability_sum const& sum) {
@@ -206,17 +205,15 @@ template <int N> struct run_sums {
         expert_statistics& total = unit.experts[static_cast<std::size_t>(e)];
         exact_sum(static_cast<std::int64_t>(whole[e]), fraction[e]).add_to(total.probability, add_atomically{});
         add_count(total.count, count[e]);
-        add_count(total.reached, reached[e]);
       });
   }
 };
 
-/// Tokens [begin, end), all of the units given. The threads of a block call it together. group_size: experts in a group
-/// whose tokens are counted, or 0.
+/// Tokens [begin, end), all of the units given. The threads of a block call it together.
 template <class Router, class S, int N>
 __device__ void accumulate_run(Router const& router, matrix_view<S const> const& logits, routing_view<S> const& routing,
                                std::int64_t begin, std::int64_t end, run_units const& units, int experts,
-                               int group_size, run_sums<N>& shared) {
+                               run_sums<N>& shared) {
   int const warp = static_cast<int>(threadIdx.x / 32u), lane = lane_of_thread();
   registers_of<probability_sum, N> sums;
   exact_sum lse_squared;
@@ -243,12 +240,7 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
           term.add_to(unit.experts[static_cast<std::size_t>(e)].probability, add_atomically{});
         });
     }
-    for (std::int64_t j = lane; j < routing.slots; j += warp_lanes) {
-      std::int32_t const e = routing.expert(t, j);
-      atomicAdd(&shared.count[e], 1u);
-      if (group_size > 0 && detail::first_of_group(routing.ids + t * routing.slots, j, group_size))
-        atomicAdd(&shared.reached[e / group_size * group_size], 1u);
-    }
+    for (std::int64_t j = lane; j < routing.slots; j += warp_lanes) atomicAdd(&shared.count[routing.expert(t, j)], 1u);
   }
   unsigned tokens = 0;  // counted here, so that no register holds it above
   for (std::int64_t t = begin + warp; t < end; t += route_warps)
@@ -292,17 +284,44 @@ __global__ void __launch_bounds__(route_threads, 1)
   std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * span;
   std::int64_t const end = begin + span < logits.rows() ? begin + span : logits.rows();
   if (blockIdx.x == 0)
-    for (std::int64_t u = threadIdx.x; u < into.count; u += route_threads)
-      into.units[u].slots = routing.slots, into.units[u].groups = into.groups;
-  int const experts = row_size<Experts>(logits.cols());
-  int const group_size = into.groups > 0 ? experts / static_cast<int>(into.groups) : 0;
+    for (std::int64_t u = threadIdx.x; u < into.count; u += route_threads) into.units[u].slots = routing.slots;
   count_states(routing.states, begin, end, *into.states);
   bool const cut = into.count > 1;
   for (std::int64_t u = cut ? into.sequence_of(begin) : 0; begin < end; ++u) {
     std::int64_t const next = cut ? into.sequences[u] : end, last = next < end ? next : end;
     if (begin < last)
-      accumulate_run(router, logits, routing, begin, last, run_units{into.unit(0), into.unit(u), cut}, experts,
-                     group_size, shared);
+      accumulate_run(router, logits, routing, begin, last, run_units{into.unit(0), into.unit(u), cut},
+                     row_size<Experts>(logits.cols()), shared);
+    begin = last > begin ? last : begin;
+  }
+}
+
+/// Counts tokens for groups of `size` experts, see batch_statistics::groups. Blocks have tokens as in accumulate_tokens.
+template <class S>
+__global__ void __launch_bounds__(route_threads)
+    count_groups(routing_view<S> const routing, std::int64_t const span, int const size, batch_statistics const into) {
+  __shared__ registers_of<std::uint32_t, most_experts> reached;
+  std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * span;
+  std::int64_t const end = begin + span < routing.tokens ? begin + span : routing.tokens, slots = routing.slots;
+  int const groups = static_cast<int>(into.groups);
+  if (blockIdx.x == 0)
+    for (std::int64_t u = threadIdx.x; u < into.count; u += route_threads) into.units[u].groups = groups;
+  bool const cut = into.count > 1;
+  for (std::int64_t u = cut ? into.sequence_of(begin) : 0; begin < end; ++u) {
+    std::int64_t const next = cut ? into.sequences[u] : end, last = next < end ? next : end;
+    for (int g = static_cast<int>(threadIdx.x); g < groups; g += route_threads) reached[g] = 0;
+    __syncthreads();
+    for (std::int64_t i = begin * slots + threadIdx.x; i < last * slots; i += route_threads) {
+      std::int64_t const t = i / slots;
+      if (routing.states[t] == token_state::routed && detail::first_of_group(routing.ids + t * slots, i % slots, size))
+        atomicAdd(&reached[routing.ids[i] / size], 1u);
+    }
+    __syncthreads();
+    for (int g = static_cast<int>(threadIdx.x); g < groups; g += route_threads)
+      run_units{into.unit(0), into.unit(u), cut}.each([&](statistics_view const& unit) {
+        add_count(unit.experts[static_cast<std::size_t>(g * size)].reached, reached[g]);
+      });
+    __syncthreads();
     begin = last > begin ? last : begin;
   }
 }
@@ -353,11 +372,14 @@ void accumulate(cuda_engine& engine, Router const& router, matrix_view<S const> 
                 batch_statistics const& into) {
   std::int64_t const tokens = logits.rows(), most = std::int64_t{4} * engine.multiprocessors();
   std::int64_t const span = std::max<std::int64_t>((tokens + most - 1) / most, std::int64_t{4} * gpu::route_warps);
+  std::int64_t const blocks = std::max<std::int64_t>((tokens + span - 1) / span, 1);
   gpu::with_registers<Experts>(logits.cols(), [&](auto n) {
-    engine.launch("accumulate", &gpu::accumulate_tokens<Router, S, n(), Experts>,
-                  {std::max<std::int64_t>((tokens + span - 1) / span, 1), gpu::route_threads}, router, logits, routing,
-                  span, into);
+    engine.launch("accumulate", &gpu::accumulate_tokens<Router, S, n(), Experts>, {blocks, gpu::route_threads}, router,
+                  logits, routing, span, into);
   });
+  if (into.groups > 0)
+    engine.launch("count groups", &gpu::count_groups<S>, {blocks, gpu::route_threads}, routing, span,
+                  static_cast<int>(logits.cols() / into.groups), into);
 }
 
 template <class Router, class S, int Experts, class AddLosses>
