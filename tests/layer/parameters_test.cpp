@@ -172,8 +172,8 @@ TEST_CASE("a router's bias is a parameter in the sum type, its selection bias a 
     CHECK(std::is_same_v<V, double> == (p.name != "router.selection_bias"));
     if (p.shape.size() == 1) CHECK(std::all_of(values.begin(), values.end(), [](V v) { return v == 0; }));
   });
-  CHECK(checkpoint == std::vector<std::string>{"router.weight", "router.bias", "router.selection_bias", "experts.gate",
-                                               "experts.up", "experts.down"});
+  CHECK(checkpoint == std::vector<std::string>{"router.weight", "router.bias", "experts.gate", "experts.up",
+                                               "experts.down", "router.selection_bias"});
   mo::for_each_parameter(weights, gradients, [&](mo::parameter const& p, auto, auto) { trained.push_back(p.name); });
   CHECK(trained ==
         std::vector<std::string>{"router.weight", "router.bias", "experts.gate", "experts.up", "experts.down"});
