@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a layer costs, as constexpr functions of its spec.
 //
-//   parameters<Spec>             E H + E (inputs + 1) H I, and E (inputs · I + H) of biased experts, E of a biased router
+//   parameters<Spec>             E H + E (inputs + 1) H I, and E (inputs · I + H) of biased experts, E of a biased router;
+//                                shared experts count as one expert of their own width, their gate H
 //   active_parameters<Spec>      the same with k experts in place of E: those that one token uses
 //   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products
 //   backward_flops<Spec>(T)      twice forward: input and weight gradients
@@ -31,9 +32,22 @@ namespace detail {
 template <class Spec>
 inline constexpr expert_sizes expert_sizes_of{spec_of<Spec>::experts, spec_of<Spec>::hidden, spec_of<Spec>::ffn};
 
+/// Parameters of the router, and of the gate of shared experts.
 template <class Spec> constexpr std::int64_t router_parameters() {
   using spec = spec_of<Spec>;
-  return spec::experts * (spec::hidden + (has_linear_bias<typename spec::router_type> ? 1 : 0));
+  return spec::experts * (spec::hidden + (has_linear_bias<typename spec::router_type> ? 1 : 0)) +
+         (spec::shared_gated ? spec::hidden : 0);
+}
+
+template <class Spec>
+inline constexpr expert_sizes shared_sizes_of{spec_of<Spec>::has_shared ? 1 : 0, spec_of<Spec>::hidden,
+                                              spec_of<Spec>::shared_ffn};
+
+/// Parameters of the shared experts, without their gate; of these, those in matrices.
+template <class Spec> constexpr std::int64_t shared_parameters(bool with_biases = true) {
+  using of = expert_parameters<typename spec_of<Spec>::shared_mlp, float>;
+  constexpr expert_sizes sizes = shared_sizes_of<Spec>;
+  return sizes.experts * (of::matrix_values(sizes) + (with_biases ? of::bias_values(sizes) : 0));
 }
 
 /// Parameters of `experts` experts.
@@ -46,7 +60,8 @@ template <class Spec> constexpr std::int64_t expert_parameters_of(std::int64_t e
 template <class Spec> constexpr std::int64_t multiplied_values() {
   using spec = spec_of<Spec>;
   using of = expert_parameters<typename spec::experts_type, float>;
-  return spec::experts * spec::hidden + spec::slots * of::matrix_values(expert_sizes_of<Spec>);
+  return (spec::experts + (spec::shared_gated ? 1 : 0)) * spec::hidden + shared_parameters<Spec>(false) +
+         spec::slots * of::matrix_values(expert_sizes_of<Spec>);
 }
 
 template <class Spec> constexpr std::int64_t state_bytes() {
@@ -56,18 +71,20 @@ template <class Spec> constexpr std::int64_t state_bytes() {
 
 template <class Spec, class RouterType, class ExpertType> constexpr std::int64_t parameter_bytes() {
   return router_parameters<Spec>() * static_cast<std::int64_t>(sizeof(RouterType)) +
-         expert_parameters_of<Spec>(spec_of<Spec>::experts) * static_cast<std::int64_t>(sizeof(ExpertType));
+         (expert_parameters_of<Spec>(spec_of<Spec>::experts) + shared_parameters<Spec>()) *
+             static_cast<std::int64_t>(sizeof(ExpertType));
 }
 
 }  // namespace detail
 
 template <class Spec>
-inline constexpr std::int64_t parameters =
-    detail::router_parameters<Spec>() + detail::expert_parameters_of<Spec>(spec_of<Spec>::experts);
+inline constexpr std::int64_t parameters = detail::router_parameters<Spec>() + detail::shared_parameters<Spec>() +
+                                           detail::expert_parameters_of<Spec>(spec_of<Spec>::experts);
 
 template <class Spec>
 inline constexpr std::int64_t active_parameters =
-    detail::router_parameters<Spec>() + detail::expert_parameters_of<Spec>(spec_of<Spec>::slots);
+    detail::router_parameters<Spec>() + detail::shared_parameters<Spec>() +
+    detail::expert_parameters_of<Spec>(spec_of<Spec>::slots);
 
 template <class Spec> constexpr std::int64_t forward_flops(tokens of) {
   return 2 * of.count * detail::multiplied_values<Spec>();
@@ -78,7 +95,9 @@ template <class Spec, class Deployment = deployment<>, class T = detail::element
 inline constexpr std::int64_t weight_bytes =
     detail::parameter_bytes<Spec, sum_t<T>, T>() + detail::state_bytes<Spec>() +
     expert_copies<typename spec_of<Spec>::experts_type, T, typename Deployment::weight_layout>::bytes(
-        detail::expert_sizes_of<Spec>);
+        detail::expert_sizes_of<Spec>) +
+    expert_copies<typename spec_of<Spec>::shared_mlp, T, typename Deployment::weight_layout>::bytes(
+        detail::shared_sizes_of<Spec>);
 
 template <class Spec, class Deployment = deployment<>, class T = detail::element_t<Deployment>>
 inline constexpr std::int64_t gradient_bytes = detail::parameter_bytes<Spec, sum_t<T>, sum_t<T>>();
