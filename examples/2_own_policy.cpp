@@ -29,20 +29,15 @@ struct concentration {
   static constexpr std::string_view name = "concentration";
   using unit = mo::over::micro_batch;
   float coefficient = 0;
-
+  MOIETY_HD static double mean(auto& e, auto& of) { return e.probability.value() / static_cast<double>(of.tokens()); }
   double value(mo::statistics_view const& of) const {
-    double sum = 0, tokens = static_cast<double>(of.tokens());
-    for (auto const& e : of.experts) sum += e.probability.value() * e.probability.value();
-    return tokens > 0 ? sum / (tokens * tokens) : 0;
+    double sum = 0;
+    for (auto const& e : of.experts) sum += of.tokens() > 0 ? mean(e, of) * mean(e, of) : 0;
+    return sum;
   }
-  template <mo::score_row Row>
-  MOIETY_HD void token_gradient(mo::statistics_view const& of, typename Row::value_type factor, Row const&,
-                                Row& dprobabilities, Row&) const {
-    double const tokens = static_cast<double>(of.tokens());
-    dprobabilities.map_indexed([&](auto old, int e) {
-      double const mean = of.experts[static_cast<std::size_t>(e)].probability.value() / tokens;
-      return old + factor * static_cast<typename Row::value_type>(2 * mean / tokens);
-    });
+  MOIETY_HD void token_gradient(mo::statistics_view const& of, auto factor, auto const&, auto& dp, auto&) const {
+    double const scale = 2 * static_cast<double>(factor) / static_cast<double>(of.tokens());
+    dp.map_indexed([&](auto old, int e) { return old + scale * mean(of.experts[static_cast<unsigned>(e)], of); });
   }
 };
 

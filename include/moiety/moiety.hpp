@@ -8,6 +8,7 @@
 #include <moiety/batch/routing.hpp>
 #include <moiety/batch/row.hpp>
 #include <moiety/batch/statistics.hpp>
+#include <moiety/batch/step_counts.hpp>
 #include <moiety/capacity/capacity.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
@@ -30,6 +31,11 @@
 #include <moiety/layer/parameters.hpp>
 #include <moiety/layer/report.hpp>
 #include <moiety/layer/spec.hpp>
+#include <moiety/losses/communication_balance.hpp>
+#include <moiety/losses/convention.hpp>
+#include <moiety/losses/device_balance.hpp>
+#include <moiety/losses/importance.hpp>
+#include <moiety/losses/load.hpp>
 #include <moiety/losses/load_balance.hpp>
 #include <moiety/losses/router_z.hpp>
 #include <moiety/mesh/context.hpp>
@@ -46,5 +52,6 @@
 #include <moiety/router/router.hpp>
 #include <moiety/router/selection_bias.hpp>
 #include <moiety/router/sinkhorn.hpp>
+#include <moiety/router/sparsemixer.hpp>
 #include <moiety/router/token_rounding.hpp>
 #include <moiety/router/top_p.hpp>

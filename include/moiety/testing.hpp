@@ -67,6 +67,7 @@ template <class Spec> class difference_problem {
         dy_(x_.rows(), x_.cols()),
         dx_(x_.rows(), x_.cols()),
         about_(about) {
+    if (about.counts == nullptr) about_.counts = &no_counts_;
     fill_normal(ctx_, x_, seed{key.value + 1});
     fill_normal(ctx_, dy_, seed{key.value + 2});
     draw_biases(key);
@@ -90,7 +91,9 @@ template <class Spec> class difference_problem {
   void draw_biases(seed key) {
     weights_.for_each([&](parameter const& p, auto values) {
       if (p.fan_in != 0 || !p.trained) return;
-      for (std::size_t i = 0; i < values.size(); ++i) values[i] = 0.5 * normal(key, stream_of(p.name), i);
+      using S = typename decltype(values)::value_type;
+      for (std::size_t i = 0; i < values.size(); ++i)
+        values[i] = static_cast<S>(0.5 * normal(key, stream_of(p.name), i));
     });
     layer_.pack(weights_);
   }
@@ -144,6 +147,7 @@ template <class Spec> class difference_problem {
   typename layer_type::weights_type weights_;
   typename layer_type::gradients_type gradients_;
   matrix<double> x_, y_, dy_, dx_;
+  step_counts no_counts_{spec_of<Spec>::experts};  // losses then take those of the batch, as values do
   batch about_;
   std::vector<std::int32_t> ids_;
 };
@@ -172,7 +176,8 @@ std::vector<sum_t<moiety::detail::element_t<Deployment>>> step(std::int64_t coun
        dx = ctx.matrix(count, hidden);
   fill_normal(ctx, x, seed{2});
   fill_normal(ctx, dy, seed{3});
-  auto tape = layer.forward(weights, x, y);
+  step_counts const no_counts(spec_of<Spec>::experts);
+  auto tape = layer.forward(weights, x, y, {.counts = &no_counts});
   layer.backward(weights, tape, dy, dx, gradients);
   std::vector<sum_t<moiety::detail::element_t<Deployment>>> all(y.begin(), y.end());
   all.insert(all.end(), dx.begin(), dx.end());

@@ -8,8 +8,8 @@
 namespace mo = moiety;
 
 namespace {
-struct no_engine {
-  static constexpr mo::non_finite default_non_finite = mo::non_finite::reject;
+struct no_engine : mo::host {
+  using engine = void;
 };
 }  // namespace
 

@@ -46,6 +46,31 @@ TEST_CASE("empty statistics take the first that are added; different ones do not
   CHECK_THROWS_AS(none += mo::routing_statistics(2, 2), mo::data_error);
 }
 
+TEST_CASE("tokens that groups are sent add up; statistics of different groups do not mix") {
+  mo::routing_statistics a(4, 2, 2), b(4, 2, 2);
+  a.view().experts[0].reached = 3, a.view().experts[2].reached = std::int64_t{1} << 40;
+  b.view().experts[2].reached = 5;
+  a += b;
+  CHECK(a.groups() == 2);
+  CHECK(a.reached() == std::vector<std::int64_t>{3, (std::int64_t{1} << 40) + 5});
+  CHECK(mo::routing_statistics(4, 2).reached().empty());
+  CHECK_THROWS_WITH_AS(a += mo::routing_statistics(4, 2),
+                       "statistics of 0 groups of experts cannot be added to those of 2.", mo::data_error);
+}
+
+TEST_CASE("units know the counts of other micro-batches, where there are some") {
+  mo::statistics_table table(2);
+  mo::batch_statistics all = table.view();
+  CHECK(all.unit(0).earlier.tokens() == 0);
+  CHECK(all.unit(0).last_step.tokens() == 0);
+  std::vector<std::int64_t> const counts{7, 1, 6, 9, 4, 5};
+  all.step_counts = counts.data();
+  CHECK(all.unit(0).earlier.tokens() == 7);
+  CHECK(all.unit(0).earlier[1] == 6);
+  CHECK(all.unit(0).last_step.tokens() == 9);
+  CHECK(all.unit(0).last_step[0] == 4);
+}
+
 TEST_CASE("a copy of a view is a value of its own") {
   mo::routing_statistics a = made(3, 2, 0.1);
   mo::routing_statistics const copy(a.view());
@@ -76,13 +101,16 @@ TEST_CASE("units weigh by their tokens; a batch without a weight weighs its unma
 TEST_CASE("a table is a copy of what a back end holds") {
   mo::arena memory(*std::pmr::new_delete_resource());
   std::vector<std::int64_t> const sequences{0, 1, 4};
-  mo::statistics_table table(2, sequences);
+  mo::statistics_table table(2, sequences, 2);
   table.view().expert_units[5].count = 3;
+  table.view().expert_units[4].reached = 8;
   table.view().units[2].tokens = 2;
   table.view().states->masked = 1;
   mo::statistics_table copy(table.view(), memory);
   CHECK(copy.view().count == 3);
   CHECK(copy.view().unit(2).experts[1].count == 3);
+  CHECK(copy.view().unit(2).experts[0].reached == 8);
+  CHECK(copy.view().groups == 2);
   CHECK(copy.view().unit(2).tokens() == 2);
   CHECK(copy.view().states->masked == 1);
   CHECK(copy.view().sequence_of(3) == 2);

@@ -157,6 +157,11 @@ struct softmax_block : mo::layer_spec<mo::dims{.hidden = 24, .ffn = Ffn, .expert
   using experts = swiglu;
 };
 
+struct phi : mo::layer_spec<mo::dims{.hidden = 24, .ffn = 12, .experts = 8}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>, mo::sparsemixer<std::ratio<1, 10>>>;
+  using experts = swiglu;
+};
+
 struct gpt_oss : mo::layer_spec<mo::dims{.hidden = 24, .ffn = 12, .experts = 8}> {
   using router = mo::router<mo::linear_bias, mo::softmax, mo::top_k<3>, mo::softmax_of_selected>;
   using experts = mo::gated_mlp<mo::gelu_quick, mo::clamped<std::ratio<7>>, mo::up_offset<>, mo::biased,
@@ -179,3 +184,5 @@ TEST_CASE("gpt-oss agrees: biases everywhere, clamps, interleaved columns") {
   of["experts.down_bias"] = "experts.down_proj_bias";
   replay<gpt_oss>("gpt_oss", of).agrees();
 }
+
+TEST_CASE("Phi-3.5-MoE agrees, as it evaluates") { replay<phi>("phimoe", with_router("router.weight")).agrees(); }

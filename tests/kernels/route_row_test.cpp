@@ -44,3 +44,13 @@ TEST_CASE("log_sum_exp neither overflows nor underflows") {
     CHECK(mo::kernels::detail::log_sum_exp(row) == doctest::Approx(exact).epsilon(1e-6));
   }
 }
+
+TEST_CASE("a slot is the first of its group if no earlier one has an expert of the same group") {
+  std::vector<std::int32_t> const ids{5, 0, 4, 1, 7, 2};  // groups of two: 2, 0, 2, 0, 3, 1
+  bool const first[6] = {true, true, false, false, true, true};
+  for (std::int64_t j = 0; j < 6; ++j) CHECK(mo::kernels::detail::first_of_group(ids.data(), j, 2) == first[j]);
+  for (std::int64_t j = 0; j < 6; ++j) {
+    CHECK(mo::kernels::detail::first_of_group(ids.data(), j, 1));
+    CHECK(mo::kernels::detail::first_of_group(ids.data(), j, 8) == (j == 0));
+  }
+}

@@ -35,7 +35,7 @@ results run(int threads, std::vector<std::int64_t> const& sequences, std::vector
   mo::routing<float> routing(tokens, experts, 3, ctx.memory());
   mo::kernels::route(ctx.engine(), router{}, mo::matrix_view<float const>(logits), {.mask = mask},
                      mo::non_finite::reject, routing.view());
-  mo::statistics_table table(experts, sequences);
+  mo::statistics_table table(experts, sequences, experts);
   mo::batch_statistics const all = table.view();
   mo::kernels::accumulate(ctx.engine(), router{}, mo::matrix_view<float const>(logits), routing.view(), all);
   std::vector<mo::routing_statistics> units;
@@ -101,7 +101,7 @@ TEST_CASE("statistics of sequences add up to those of the batch, to the last bit
   results const cut = run(2, {0, 1, 100, 100, 333}, mask);
   std::vector<mo::routing_statistics> const parts(cut.units.begin() + 1, cut.units.end());
   auto const whole = run(2, {}, mask).units;
-  mo::routing_statistics sum(experts, 3);
+  mo::routing_statistics sum(experts, 3, experts);
   for (auto const& part : parts) sum += part;
   CHECK(sum == whole[0]);
   CHECK(cut.units[0] == whole[0]);
@@ -116,6 +116,32 @@ TEST_CASE("statistics of sequences add up to those of the batch, to the last bit
   for (double const p : whole[0].probabilities()) probability += p;
   CHECK(slots == 3 * (tokens - 40));
   CHECK(probability == doctest::Approx(tokens - 40));
+}
+
+TEST_CASE("a group of experts counts each token that it is sent once; padding is sent nowhere") {
+  mo::context<> ctx{mo::host{.threads = 2}};
+  std::vector<std::int32_t> ids;
+  std::vector<mo::token_state> states;
+  std::vector<std::int64_t> wanted(4), sequence(4);
+  for (std::int32_t t = 0; t < 150; ++t) {
+    std::int32_t const slots[3] = {t % 8, (t + 1 + t % 3) % 8, (t + 5) % 8};
+    ids.insert(ids.end(), slots, slots + 3);
+    states.push_back(t % 7 == 2 ? mo::token_state::masked : mo::token_state::routed);
+    for (std::int32_t g = 0; g < 4 && states.back() == mo::token_state::routed; ++g)
+      if (slots[0] / 2 == g || slots[1] / 2 == g || slots[2] / 2 == g)
+        ++wanted[static_cast<std::size_t>(g)], sequence[static_cast<std::size_t>(g)] += t >= 70;
+  }
+  std::vector<float> weights(450);
+  mo::matrix<float> const logits(150, 8);
+  mo::routing_view<float> const routes{150, 8, 3, ids.data(), weights.data(), states.data()};
+  mo::statistics_table table(8, std::vector<std::int64_t>{0, 70, 150}, 4);
+  mo::kernels::accumulate(ctx.engine(), router{}, mo::matrix_view<float const>(logits), routes, table.view());
+  CHECK(mo::routing_statistics(table.view().unit(0)).reached() == wanted);
+  CHECK(mo::routing_statistics(table.view().unit(2)).reached() == sequence);
+  mo::statistics_table plain(8);
+  mo::kernels::accumulate(ctx.engine(), router{}, mo::matrix_view<float const>(logits), routes, plain.view());
+  CHECK(mo::routing_statistics(plain.view().unit(0)).groups() == 0);
+  for (std::size_t e = 0; e < 8; ++e) CHECK(plain.view().unit(0).experts[e].reached == 0);
 }
 
 TEST_CASE_TEMPLATE("sums of probabilities are those of exact_sum, to the last bit, whatever the values", S, float,

@@ -38,6 +38,24 @@ TEST_CASE("trains_over asks for a coefficient") {
   CHECK(options.trains_over<mo::over::global_batch>());
 }
 
+TEST_CASE("a loss over the global batch that takes the counts of the step does not train over the unit alone") {
+  using prefix = mo::load_balance<mo::over::global_batch, mo::counts::prefix>;
+  struct counted : spec {
+    using losses = mo::losses<prefix, mo::importance<mo::over::global_batch>>;
+  };
+  mo::layer_options<counted> options{.losses = {prefix{.coefficient = 1}}};
+  CHECK_FALSE(options.trains_over<mo::over::global_batch>());
+  CHECK_THROWS_AS(options.check_counts({}), mo::data_error);
+  mo::step_counts const counts(4), others(3);
+  CHECK_NOTHROW(options.check_counts({.counts = &counts}));
+  CHECK_THROWS_AS(options.check_counts({.counts = &others}), mo::data_error);
+  options.losses.get<prefix>().coefficient = 0;
+  CHECK_NOTHROW(options.check_counts({}));
+  CHECK_THROWS_AS(options.check_counts({.counts = &others}), mo::data_error);
+  options.losses.get<mo::importance<mo::over::global_batch>>().coefficient = 1;
+  CHECK(options.trains_over<mo::over::global_batch>());
+}
+
 TEST_CASE("a knob that can never work is a config_error when the layer is made") {
   mo::context<> ctx;
   auto const refused = [&](mo::layer_options<spec> const& options, char const* why) {

@@ -95,3 +95,14 @@ TEST_CASE("a report prints as a table") {
   CHECK(text.find("7 tokens, 1 masked") != std::string::npos);
   CHECK(text.find("max/mean load") != std::string::npos);
 }
+
+TEST_CASE("the column of names is as wide as the longest") {
+  struct grouped : mo::layer_spec<mo::dims{.hidden = 6, .ffn = 4, .experts = 4}> {
+    using router = mo::router<mo::softmax, mo::top_k<2>>;
+    using losses = mo::losses<mo::communication_balance<2, 1>, mo::load<>>;
+  };
+  std::ostringstream out;
+  out << mo::loss_report<grouped>({mo::layer_record<grouped>()});
+  CHECK(out.str().find("communication_balance  micro_batch              0             0\n") != std::string::npos);
+  CHECK(out.str().find("load                   micro_batch              0             0\n") != std::string::npos);
+}

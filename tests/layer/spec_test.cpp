@@ -20,6 +20,12 @@ struct full : mo::layer_spec<mo::dims{.hidden = 1, .ffn = 1, .experts = 1}> {
   using losses = mo::losses<mo::router_z>;
 };
 
+struct as_they_are {
+  static constexpr bool has_probabilities = false;
+  void forward(mo::score_row auto&) const {}
+  void backward(mo::score_row auto const&, mo::score_row auto&) const {}
+};
+
 }  // namespace
 
 TEST_CASE("a spec has defaults for all but its router") {
@@ -49,4 +55,14 @@ TEST_CASE("resized keeps the roles and changes the sizes") {
   CHECK(spec::ffn == 8);
   CHECK(spec::experts == 7);
   CHECK(std::is_same_v<spec::router_type, least::router>);
+}
+
+TEST_CASE("a score rule without probabilities goes with losses that need none") {
+  struct plain : mo::layer_spec<mo::dims{.hidden = 4, .ffn = 5, .experts = 6}> {
+    using router = mo::router<mo::top_k<2>, as_they_are>;
+    using losses = mo::losses<mo::router_z, mo::load<>>;
+  };
+  CHECK(mo::spec_of<plain>::losses_type::count == 2);
+  CHECK_FALSE(mo::has_probabilities<as_they_are>);
+  CHECK(mo::has_probabilities<mo::softmax>);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/losses/load_balance.hpp>
 
+#include "losses/differences.hpp"
 #include "router/example.hpp"
 
 #include <moiety/moiety.hpp>
@@ -138,4 +139,49 @@ TEST_CASE_TEMPLATE("gradients equal differences at fixed counts", Router, top_2,
       };
       CHECK(d(t, e) == doctest::Approx((at(1e-6) - at(-1e-6)) / 2e-6).epsilon(1e-6));
     }
+}
+
+TEST_CASE_TEMPLATE("gradients equal differences for any sizes", Router, differences::softmax, differences::sigmoid) {
+  differences::check_all<mo::load_balance<>, Router>();
+}
+
+TEST_CASE("parts add up to the whole") { differences::check_merge<mo::load_balance<>, differences::sigmoid>(); }
+
+namespace {
+
+using global = mo::over::global_batch;
+using prefix = mo::load_balance<global, mo::counts::prefix>;
+using previous = mo::load_balance<global, mo::counts::previous_step>;
+
+/// What one token of a unit is given, for a factor 1 and a row that starts at 0.
+template <class Loss> std::vector<double> row(mo::statistics_view const& of) {
+  std::vector<double> z(of.experts.size()), p(z.size()), d(z.size());
+  auto const size = static_cast<std::int64_t>(z.size());
+  mo::span_row<double> logits(z.data(), size), dp(p.data(), size), dz(d.data(), size);
+  Loss{}.token_gradient(of, 1.0, logits, dp, dz);
+  return p;
+}
+
+}  // namespace
+
+static_assert(!mo::uses_step_counts<mo::load_balance<>> && !mo::uses_step_counts<mo::load_balance<global>>);
+static_assert(mo::uses_step_counts<prefix> && mo::uses_step_counts<previous>);
+
+TEST_CASE("by hand: the gradient takes the frequencies of the tokens that its counts name") {
+  mo::routing_statistics own(2, 1);
+  own.view().unit->tokens = 4;
+  own.view().experts[0].count = 3, own.view().experts[1].count = 1;
+  own.view().experts[0].probability.add(2.5), own.view().experts[1].probability.add(1.5);
+  std::vector<std::int64_t> const counts{4, 1, 3, 16, 4, 12};
+  mo::statistics_view of = own.view();
+  of.earlier = {counts.data()}, of.last_step = {counts.data() + 3};
+  // E / (k T T') c' with E = 2, k = 1, T = 4
+  CHECK(row<mo::load_balance<global>>(of) == std::vector<double>{.375, .125});
+  CHECK(row<prefix>(of) == std::vector<double>{.25, .25});      // 4 and 4 of 8
+  CHECK(row<previous>(of) == std::vector<double>{.125, .375});  // 4 and 12 of 16
+  // the value is of the unit itself, and so is the gradient where nothing was counted before
+  CHECK(prefix{}.value(of) == mo::load_balance<>{}.value(own));
+  CHECK(previous{}.value(of) == mo::load_balance<>{}.value(own));
+  CHECK(row<prefix>(own) == row<mo::load_balance<>>(own));
+  CHECK(row<previous>(own) == row<mo::load_balance<>>(own));
 }

@@ -21,6 +21,17 @@ struct no_value {
 };
 using balance = mo::load_balance<>;
 using both = mo::losses<balance, mo::router_z>;
+using grouped = mo::losses<mo::device_balance<3>, mo::communication_balance<4, 2>, mo::load<>>;
+
+/// Says nothing of itself.
+struct terse {
+  static constexpr std::string_view name = "terse";
+  using unit = mo::over::micro_batch;
+  float coefficient = 0;
+  double value(mo::statistics_view const&) const { return 0; }
+  template <mo::score_row Row>
+  void token_gradient(mo::statistics_view const&, typename Row::value_type, Row const&, Row&, Row&) const {}
+};
 
 }  // namespace
 
@@ -29,6 +40,15 @@ static_assert(mo::loss_unit<mo::over::sequence> && !mo::loss_unit<int>);
 static_assert(mo::is_losses<both> && mo::is_losses<mo::losses<>> && !mo::is_losses<balance>);
 static_assert(both::contains<balance> && !both::contains<mo::load_balance<mo::over::sequence>>);
 static_assert(both::any_over<mo::over::micro_batch> && !both::any_over<mo::over::sequence>);
+
+static_assert(mo::loss<terse> && mo::needs_probabilities<terse> && !mo::uses_step_counts<terse>);
+static_assert(mo::device_groups<terse> == 1 && mo::counted_groups<terse> == 0);
+static_assert(both::needs_probabilities && grouped::needs_probabilities);
+static_assert(!mo::losses<>::needs_probabilities && !mo::losses<mo::router_z, mo::load<>>::needs_probabilities);
+static_assert(both::counted_groups == 0 && grouped::counted_groups == 4);
+static_assert(both::groups_divide(7) && grouped::groups_divide(24) && !grouped::groups_divide(8));
+static_assert(!both::uses_step_counts);
+static_assert(mo::losses<mo::load_balance<mo::over::global_batch, mo::counts::prefix>>::uses_step_counts);
 
 TEST_CASE("statistics of the worked example") {
   mo::context<> ctx;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/losses/router_z.hpp>
 
+#include "losses/differences.hpp"
 #include "router/example.hpp"
 
 #include <moiety/moiety.hpp>
@@ -75,3 +76,9 @@ TEST_CASE_TEMPLATE("gradients equal differences", Router, softmax, sigmoid) {
       CHECK(d(t, e) == doctest::Approx((at(1e-6) - at(-1e-6)) / 2e-6).epsilon(1e-7));
     }
 }
+
+TEST_CASE_TEMPLATE("gradients equal differences for any sizes", Router, differences::softmax, differences::sigmoid) {
+  differences::check_all<mo::router_z, Router>();
+}
+
+TEST_CASE("parts add up to the whole") { differences::check_merge<mo::router_z, differences::softmax>(); }

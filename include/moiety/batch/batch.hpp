@@ -8,6 +8,7 @@
 //   first_row   logical index of the first token, so that random numbers do not depend on how a batch was cut
 //   step        number of the training step, for random numbers
 //   weight      the weight of the batch in auxiliary losses; by default its unmasked tokens
+//   counts      of the layer's other micro-batches, for balance losses that ask for them, see batch/step_counts.hpp
 #pragma once
 
 #include <moiety/batch/token.hpp>
@@ -23,6 +24,8 @@
 
 namespace moiety::inline MOIETY_ABI {
 
+class step_counts;
+
 struct batch {
   std::span<std::int64_t const> sequences{};
   std::span<std::uint8_t const> mask{};
@@ -31,6 +34,7 @@ struct batch {
   std::int64_t first_row = 0;
   std::int64_t step = 0;
   std::optional<double> weight{};
+  step_counts const* counts = nullptr;
 
   /// Number of sequences.
   std::int64_t units() const { return sequences.empty() ? 1 : static_cast<std::int64_t>(sequences.size()) - 1; }

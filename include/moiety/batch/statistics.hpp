@@ -2,8 +2,12 @@
 // What balance losses need to know of one unit of tokens: per expert the number of slots c_e and the sum of
 // probabilities Σ_t p_te, over all experts Σ_t lse_t², and the number of tokens.
 //
+// Where a loss asks for it, also per group of experts the number of tokens that the group is sent: those with at least one
+// slot in it. Groups are equal and contiguous, as the experts of one device are. They are not counted by default (0 groups).
+//
 // Counts are 64-bit integers and sums are exact, so statistics of parts add up to those of the whole, to the last bit
-// and in any order. A loss is a pure function of its unit's statistics.
+// and in any order. A loss is a pure function of its unit's statistics; its gradient under accumulation may also take the
+// counts of other micro-batches, see batch/step_counts.hpp.
 #pragma once
 
 #include <moiety/backend/arena.hpp>
@@ -24,21 +28,33 @@ namespace moiety::inline MOIETY_ABI {
 struct expert_statistics {
   std::int64_t count = 0;    // slots that asked for the expert
   std::int64_t dropped = 0;  // those of them that its capacity had no room for
+  std::int64_t reached = 0;  // of the first expert of a group: tokens that are sent to the group
   exact_sum probability{};
   friend bool operator==(expert_statistics const&, expert_statistics const&) = default;
 };
 
 struct unit_statistics {
   std::int64_t tokens = 0;
-  std::int64_t slots = 0;  // k
+  std::int64_t slots = 0;   // k
+  std::int64_t groups = 0;  // of experts whose tokens are counted
   exact_sum lse_squared{};
   friend bool operator==(unit_statistics const&, unit_statistics const&) = default;
+};
+
+/// Counts of tokens that are not in a unit: how many tokens, and how many slots they gave each expert.
+struct counts_view {
+  std::int64_t const* values = nullptr;  // [1 + E]; null: no token
+
+  MOIETY_HD std::int64_t tokens() const { return values == nullptr ? 0 : values[0]; }
+  MOIETY_HD std::int64_t operator[](std::size_t expert) const { return values == nullptr ? 0 : values[1 + expert]; }
 };
 
 /// Refers to the statistics of one unit.
 struct statistics_view {
   unit_statistics* unit = nullptr;
   array_view<expert_statistics> experts{};
+  counts_view earlier{};    // of this step's earlier micro-batches
+  counts_view last_step{};  // of the last whole step
 
   MOIETY_HD std::int64_t tokens() const { return unit->tokens; }
   MOIETY_HD std::int64_t slots() const { return unit->slots; }
@@ -46,10 +62,12 @@ struct statistics_view {
   void add(statistics_view const& other) const {
     unit->tokens += other.unit->tokens;
     unit->slots = other.unit->slots;
+    unit->groups = other.unit->groups;
     unit->lse_squared += other.unit->lse_squared;
     for (std::size_t e = 0; e < experts.size(); ++e) {
       experts[e].count += other.experts[e].count;
       experts[e].dropped += other.experts[e].dropped;
+      experts[e].reached += other.experts[e].reached;
       experts[e].probability += other.experts[e].probability;
     }
   }
@@ -64,9 +82,12 @@ struct batch_statistics {
   expert_statistics* expert_units = nullptr;  // [count × E]
   std::int64_t const* sequences = nullptr;    // [count], 0 … T
   token_counts* states = nullptr;             // tokens by state
+  std::int64_t groups = 0;                    // of experts whose tokens are to be counted
+  std::int64_t const* step_counts = nullptr;  // [2 × (1 + E)], as in mo::step_counts
 
   MOIETY_HD statistics_view unit(std::int64_t index) const {
-    return {units + index, {expert_units + index * experts, static_cast<std::size_t>(experts)}};
+    auto const* const last = step_counts == nullptr ? nullptr : step_counts + 1 + experts;
+    return {units + index, {expert_units + index * experts, static_cast<std::size_t>(experts)}, {step_counts}, {last}};
   }
 
   /// The unit of a token's sequence.
@@ -97,9 +118,10 @@ struct batch_statistics {
 /// Statistics of a batch in host memory of their own.
 class statistics_table {
  public:
-  /// Nothing counted yet; sequences as in mo::batch.
-  statistics_table(std::int64_t experts, std::span<std::int64_t const> sequences = {})
+  /// Nothing counted yet; sequences as in mo::batch, groups of experts whose tokens are to be counted.
+  statistics_table(std::int64_t experts, std::span<std::int64_t const> sequences = {}, std::int64_t groups = 0)
       : experts_(experts),
+        groups_(groups),
         sequences_(sequences.begin(), sequences.end()),
         units_(std::max<std::size_t>(1, sequences.size())),
         expert_units_(units_.size() * static_cast<std::size_t>(experts)) {}
@@ -107,6 +129,7 @@ class statistics_table {
   /// What a back end holds, when its work so far is done.
   statistics_table(batch_statistics const& from, arena& memory)
       : experts_(from.experts),
+        groups_(from.groups),
         sequences_(from.count > 1 ? static_cast<std::size_t>(from.count) : 0),
         units_(static_cast<std::size_t>(from.count)),
         expert_units_(units_.size() * static_cast<std::size_t>(experts_)) {
@@ -125,11 +148,12 @@ class statistics_table {
             units_.data(),
             expert_units_.data(),
             sequences_.data(),
-            &states_};
+            &states_,
+            groups_};
   }
 
  private:
-  std::int64_t experts_;
+  std::int64_t experts_, groups_;
   std::vector<std::int64_t> sequences_;
   std::vector<unit_statistics> units_;
   std::vector<expert_statistics> expert_units_;
@@ -140,8 +164,10 @@ class statistics_table {
 class routing_statistics {
  public:
   routing_statistics() = default;
-  routing_statistics(std::int64_t experts, std::int64_t slots) : experts_(static_cast<std::size_t>(experts)) {
+  routing_statistics(std::int64_t experts, std::int64_t slots, std::int64_t groups = 0)
+      : experts_(static_cast<std::size_t>(experts)) {
     unit_.slots = slots;
+    unit_.groups = groups;
   }
   explicit routing_statistics(statistics_view const& view)
       : unit_(*view.unit), experts_(view.experts.begin(), view.experts.end()) {}
@@ -149,6 +175,7 @@ class routing_statistics {
   std::int64_t tokens() const { return unit_.tokens; }
   std::int64_t slots() const { return unit_.slots; }
   std::int64_t experts() const { return static_cast<std::int64_t>(experts_.size()); }
+  std::int64_t groups() const { return unit_.groups; }
 
   /// Slots that asked for each expert, and those of them that were dropped.
   std::vector<std::int64_t> counts() const { return of_each(&expert_statistics::count); }
@@ -161,6 +188,14 @@ class routing_statistics {
     return values;
   }
 
+  /// Tokens that are sent to each group.
+  std::vector<std::int64_t> reached() const {
+    std::vector<std::int64_t> values;
+    for (std::int64_t g = 0; g < groups(); ++g)
+      values.push_back(experts_[static_cast<std::size_t>(g * (experts() / groups()))].reached);
+    return values;
+  }
+
   double lse_squared() const { return unit_.lse_squared.value(); }
 
   routing_statistics& operator+=(routing_statistics const& other) {
@@ -168,6 +203,8 @@ class routing_statistics {
     detail::require<data_error>(other.experts() == experts() && other.slots() == slots(), "statistics of ",
                                 other.slots(), " of ", other.experts(), " experts cannot be added to those of ",
                                 slots(), " of ", experts(), '.');
+    detail::require<data_error>(other.groups() == groups(), "statistics of ", other.groups(),
+                                " groups of experts cannot be added to those of ", groups(), '.');
     view().add(const_cast<routing_statistics&>(other).view());
     return *this;
   }

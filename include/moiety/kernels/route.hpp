@@ -4,7 +4,8 @@
 //
 //   route            logits → ids, weights, states. Rejected logits, and tokens to which the router gave no expert in
 //                    range for some slot (id −1), throw data_error before anything is used.
-//   accumulate       adds each unit's tokens to its statistics: counts, Σ probabilities, Σ lse², tokens, tokens by state
+//   accumulate       adds each unit's tokens to its statistics: counts, Σ probabilities, Σ lse², tokens, tokens by state,
+//                    and tokens by group of experts where groups are asked for, whose number divides that of the experts
 //   list_routed      the tokens that take part in losses and weights, ascending, and their number: offsets {0, number}
 //   route_backward   gradients of weights [T × k] and of losses → gradient of the logits, overwritten or added to
 //

@@ -5,6 +5,7 @@
 //                       counts as −∞ and +∞ as the largest finite number. `to` may be the row itself.
 //   log_sum_exp(row)    log Σ exp(v), without overflow
 //   drop_non_finite(w)  0 for weights of a sanitised token that are not finite
+//   first_of_group      whether a slot is the first of its token's with an expert of its group
 #pragma once
 
 #include <moiety/batch/routing.hpp>
@@ -13,10 +14,21 @@
 #include <moiety/core/math.hpp>
 #include <moiety/core/numbers.hpp>
 
+#include <cstdint>
+
 namespace moiety::inline MOIETY_ABI {
 namespace kernels {
 
 namespace detail {
+
+/// `ids` are those of the token; a group is `size` experts in a row.
+MOIETY_HD inline bool first_of_group(std::int32_t const* ids, std::int64_t slot, std::int32_t size) {
+  if (ids[slot] == no_expert) return false;
+  std::int32_t const group = asked_for(ids[slot]) / size;
+  for (std::int64_t earlier = 0; earlier < slot; ++earlier)
+    if (ids[earlier] != no_expert && asked_for(ids[earlier]) / size == group) return false;
+  return true;
+}
 
 template <score_row Row> MOIETY_HD token_state sanitise(Row const& row, Row const& to) {
   using S = typename Row::value_type;

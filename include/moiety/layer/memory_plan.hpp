@@ -86,6 +86,7 @@ template <class Spec, scalar T> struct tape_plan {
     token_counts = block.add<moiety::token_counts>(1);
     unit = block.add<unit_statistics>(units(of));
     expert_units = block.add<expert_statistics>(units(of) * spec::experts);
+    step_counts = block.add<std::int64_t>(spec::losses_type::uses_step_counts ? 2 * (1 + spec::experts) : 0);
     pre_activation = block.add<T>(with_pre_activation ? spec::rows(of.count) * spec::inputs * spec::ffn : 0);
     std::int64_t const passing = spec::shared_rows(of.count);
     shared_starts = block.add<std::int64_t>(spec::has_shared ? 2 : 0);
@@ -97,7 +98,7 @@ template <class Spec, scalar T> struct tape_plan {
 
   detail::block_layout block;
   std::int64_t logits, weights, ids, states, starts, source_tokens, positions, routed_tokens, routed_offsets, sequences,
-      token_counts, unit, expert_units, pre_activation;
+      token_counts, unit, expert_units, step_counts, pre_activation;
   std::int64_t shared_starts, shared_sources, shared_positions, shared_gates, shared_before;
 };
 

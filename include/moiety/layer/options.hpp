@@ -10,12 +10,15 @@
 // loss_scale  multiplies the gradients of the losses, as a scaled task loss has its gradient multiplied
 #pragma once
 
+#include <moiety/batch/batch.hpp>
+#include <moiety/batch/step_counts.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/layer/spec.hpp>
 
 #include <cmath>
 #include <concepts>
+#include <cstdint>
 #include <optional>
 
 namespace moiety::inline MOIETY_ABI {
@@ -27,13 +30,27 @@ template <class Spec> struct layer_options {
   float loss_scale = 1;
   char const* name = "";
 
-  /// Whether a loss over units of kind Unit has a coefficient.
+  /// Whether a loss over units of kind Unit has a coefficient, and nothing but the unit's own statistics to go by.
   template <class Unit> bool trains_over() const {
     bool trains = false;
     losses.for_each([&]<class Loss>(Loss const& loss) {
-      trains = trains || (std::same_as<typename Loss::unit, Unit> && loss.coefficient != 0);
+      trains = trains || (std::same_as<typename Loss::unit, Unit> && !uses_step_counts<Loss> && loss.coefficient != 0);
     });
     return trains;
+  }
+
+  /// Throws data_error unless a batch brings the counts that a trained loss takes, and any counts are of the layer's experts.
+  void check_counts(batch const& about) const {
+    bool wanted = false;
+    losses.for_each(
+        [&]<class Loss>(Loss const& loss) { wanted = wanted || (uses_step_counts<Loss> && loss.coefficient != 0); });
+    detail::require<data_error>(
+        !wanted || about.counts != nullptr,
+        "a loss with counts::prefix or counts::previous_step is trained, and the batch brings no "
+        "mo::batch{.counts}.");
+    std::int64_t const experts = about.counts == nullptr ? spec_of<Spec>::experts : about.counts->experts();
+    detail::require<data_error>(experts == spec_of<Spec>::experts, "mo::batch{.counts} of ", experts,
+                                " experts was given to a layer of ", spec_of<Spec>::experts, '.');
   }
 
   /// Throws config_error for a knob that can never work.

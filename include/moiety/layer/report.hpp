@@ -29,6 +29,13 @@ namespace moiety::inline MOIETY_ABI {
 template <class Spec> class loss_report {
   using losses_type = typename spec_of<Spec>::losses_type;
 
+  /// Columns of the table's names.
+  static int name_width() {
+    std::size_t longest = 14;
+    losses_type{}.for_each([&]<class Loss>(Loss const&) { longest = std::max(longest, Loss::name.size()); });
+    return static_cast<int>(longest) + 2;
+  }
+
  public:
   explicit loss_report(std::vector<layer_record<Spec>> layers) : layers_(std::move(layers)) {}
 
@@ -87,11 +94,12 @@ template <class Spec> class loss_report {
   }
 
   friend std::ostream& operator<<(std::ostream& out, loss_report const& report) {
+    int const width = report.name_width();
     std::ostringstream text;
-    text << std::left << std::setw(16) << "loss" << std::setw(14) << "over" << std::right << std::setw(12) << "value"
+    text << std::left << std::setw(width) << "loss" << std::setw(14) << "over" << std::right << std::setw(12) << "value"
          << std::setw(14) << "weighted" << '\n';
     losses_type{}.for_each([&]<class Loss>(Loss const&) {
-      text << std::left << std::setw(16) << Loss::name << std::setw(14) << Loss::unit::name << std::right
+      text << std::left << std::setw(width) << Loss::name << std::setw(14) << Loss::unit::name << std::right
            << std::setw(12) << report.template value<Loss>() << std::setw(14) << report.template weighted<Loss>()
            << '\n';
     });

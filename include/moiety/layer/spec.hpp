@@ -73,6 +73,7 @@ template <class Spec>
 concept names_element = requires {
   typename Spec::element;
 };
+
 }  // namespace detail
 
 template <class Spec> class spec_of {
@@ -105,6 +106,12 @@ template <class Spec> class spec_of {
     static_assert(Spec::size.hidden >= 1 && Spec::size.ffn >= 1 && Spec::size.experts >= 1,
                   "dims needs hidden, ffn and experts of at least 1.");
     if constexpr (is_router<spec_router> && Spec::size.experts >= 1) check_router();
+    if constexpr (detail::sound_losses<spec_losses> && Spec::size.experts >= 1)
+      static_assert(spec_losses::groups_divide(Spec::size.experts),
+                    "the groups of mo::device_balance and mo::communication_balance must divide dims.experts.");
+    if constexpr (detail::sound_losses<spec_losses> && is_router<spec_router>)
+      static_assert(!spec_losses::needs_probabilities || has_probabilities<typename spec_router::score_type>,
+                    "a listed loss needs probabilities, which the score rule of this router does not have.");
     return true;
   }
   static consteval void check_router() {

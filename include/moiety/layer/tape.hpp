@@ -9,6 +9,7 @@
 #include <moiety/batch/permutation.hpp>
 #include <moiety/batch/routing.hpp>
 #include <moiety/batch/statistics.hpp>
+#include <moiety/batch/step_counts.hpp>
 #include <moiety/batch/token.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
@@ -69,8 +70,10 @@ template <class Spec, scalar T> class layer_tape {
               detail::at<unit_statistics>(block_, plan.unit),
               detail::at<expert_statistics>(block_, plan.expert_units),
               sequences,
-              detail::at<token_counts>(block_, plan.token_counts)};
+              detail::at<token_counts>(block_, plan.token_counts),
+              spec::losses_type::counted_groups};
     memory.zero(units_.states, plan.pre_activation - plan.token_counts);  // counts, units and their experts
+    if (with_pre_activation) keep_counts(plan, about);
     if (units_.count == 1) return;
     std::array<std::int64_t, 2> const one{0, of.count};
     auto const bytes = units_.count * static_cast<std::int64_t>(sizeof(std::int64_t));
@@ -127,6 +130,18 @@ template <class Spec, scalar T> class layer_tape {
   }
 
  private:
+  /// The counts of other micro-batches as they are now, where a loss takes them.
+  void keep_counts(tape_plan<Spec, T> const& plan, batch const& about) {
+    if constexpr (spec::losses_type::uses_step_counts) {
+      options_.check_counts(about);
+      if (about.counts == nullptr) return;
+      auto const values = about.counts->values();
+      auto* const kept = detail::at<std::int64_t>(block_, plan.step_counts);
+      memory_->store(kept, values.data(), static_cast<std::int64_t>(values.size_bytes()));
+      units_.step_counts = kept;
+    }
+  }
+
   tokens tokens_;
   token_table place_;
   double given_weight_;

@@ -18,6 +18,7 @@ namespace moiety::inline MOIETY_ABI {
 
 struct router_z {
   static constexpr std::string_view name = "router_z";
+  static constexpr bool needs_probabilities = false;
   using unit = over::micro_batch;
   float coefficient = 0;
 

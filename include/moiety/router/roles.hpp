@@ -111,17 +111,19 @@ template <class... Roles> consteval bool check_router() {
     static_assert(count_role<is_weight_rule, Roles...> <= 1, "mo::router takes at most one weight rule.");
     static_assert(count_role<is_scale_role, Roles...> <= 1, "mo::router takes at most one scale.");
     using roles = router_roles<Roles...>;
-    using selection = typename roles::selection;
+    using chosen_type = typename roles::selection;
     constexpr bool renormalises = std::is_same_v<typename roles::weight, renormalised>;
     constexpr bool of_selected = std::is_same_v<typename roles::weight, softmax_of_selected>;
     constexpr bool changes = count_role<is_bias_rule, Roles...> + count_role < is_group_rule, Roles... >> 0;
-    static_assert(selection::count != 1 || !(renormalises || of_selected),
+    static_assert(chosen_type::count != 1 || !(renormalises || of_selected),
                   "mo::top_k<1> with renormalised weights gives the router no gradient: use the scores as they are.");
     static_assert(!renormalises || has_probabilities<typename roles::score>,
                   "mo::renormalised needs scores that are not negative: use mo::softmax_of_selected.");
-    static_assert(!needs_probabilities<selection> || (rows_are_probabilities<typename roles::score> && !changes),
+    static_assert(!row_weight_rule<typename roles::weight> || (selection<chosen_type> && fills_every_slot<chosen_type>),
+                  "a weight rule that looks at all logits needs a selection that fills every slot, as mo::top_k.");
+    static_assert(!needs_probabilities<chosen_type> || (rows_are_probabilities<typename roles::score> && !changes),
                   "mo::top_p needs a score rule whose rows sum to one, as mo::softmax, and nothing that changes them.");
-    static_assert(!reads_logits<selection> || !changes,
+    static_assert(!reads_logits<chosen_type> || !changes,
                   "mo::sinkhorn works on the logits: it takes no selection bias and no groups.");
   }
   return true;

@@ -90,7 +90,7 @@ template <class... Roles> class router_rows {
       roles_.selection_rule.forward(seen, token, chosen);
     else
       roles_.selection_rule.forward(seen, chosen);
-    finish(weights, ids);
+    finish(logits, scores, weights, ids);
   }
 
   /// One token of a batch selection: what it sees of the scores. `row` holds logits, then that.
@@ -106,7 +106,7 @@ template <class... Roles> class router_rows {
     copy(logits, scores);
     roles_.score_rule.forward(scores);
     gather(from_scores ? scores : logits, ids, weights);
-    finish(weights, ids);
+    finish(logits, scores, weights, ids);
   }
 
   /// One token after drops: its weights become scale · w / Σ w of the slots kept; those dropped are 0.
@@ -142,13 +142,17 @@ template <class... Roles> class router_rows {
     }
     gather(from_scores ? scores : logits, ids, inputs);
     copy(inputs, weights);
-    roles_.weight_rule.forward(weights);
+    weigh(logits, normalised, weights, ids);
     scale_weights(dweights);
     if (renormalises_kept_) renormalise_kept_backward(weights, ids, dweights);
-    roles_.weight_rule.backward(inputs, weights, dweights);
-    Row const& target = from_scores ? dprobabilities : dlogits;
-    for (int slot = 0; slot < count(weights); ++slot)
-      if (has_expert(ids[slot])) target[asked_for(ids[slot])] += dweights[slot];
+    if constexpr (row_weight_rule<weight_type>) {
+      roles_.weight_rule.backward(logits, normalised, ids, dweights, dlogits);
+    } else {
+      roles_.weight_rule.backward(inputs, weights, dweights);
+      Row const& target = from_scores ? dprobabilities : dlogits;
+      for (int slot = 0; slot < count(weights); ++slot)
+        if (has_expert(ids[slot])) target[asked_for(ids[slot])] += dweights[slot];
+    }
     roles_.score_rule.backward(scores, dprobabilities);
     dlogits.map(dprobabilities, [](auto total, auto g) { return total + g; });
   }
@@ -189,8 +193,18 @@ template <class... Roles> class router_rows {
     if constexpr (has_groups) roles_.group_rule.forward(row);
   }
 
-  template <score_row Row> MOIETY_HD void finish(Row& weights, std::int32_t const* ids) const {
-    roles_.weight_rule.forward(weights);
+  /// What the weight rule makes of the weights, which hold what it starts from; `scratch` has E values.
+  template <score_row Row>
+  MOIETY_HD void weigh(Row const& logits, Row& scratch, Row& weights, std::int32_t const* ids) const {
+    if constexpr (row_weight_rule<weight_type>)
+      roles_.weight_rule.forward(logits, scratch, ids, weights);
+    else
+      roles_.weight_rule.forward(weights);
+  }
+
+  template <score_row Row>
+  MOIETY_HD void finish(Row const& logits, Row& scratch, Row& weights, std::int32_t const* ids) const {
+    weigh(logits, scratch, weights, ids);
     scale_weights(weights);
     if constexpr (!needs_every_slot)
       for (int slot = 0; slot < count(weights); ++slot)

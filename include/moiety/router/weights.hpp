@@ -14,7 +14,9 @@
 //
 // A rule is a struct of the constant `source` (whether it starts from the scores or from the logits of the selected
 // experts) and two members on rows of k values: forward(row), and backward(inputs, weights, gradient), which turns the
-// gradient of the weights into that of the inputs.
+// gradient of the weights into that of the inputs. One that looks at all logits of a token (router/sparsemixer.hpp) has
+// forward(logits, scratch, ids, weights), and backward(logits, scratch, ids, dweights, dlogits), which adds; scratch has E
+// values.
 #pragma once
 
 #include <moiety/batch/row.hpp>
@@ -22,16 +24,25 @@
 #include <moiety/core/math.hpp>
 
 #include <concepts>
+#include <cstdint>
 #include <ratio>
 #include <string_view>
 
 namespace moiety::inline MOIETY_ABI {
 
-/// What a weight rule starts from.
-enum class weight_source { scores, logits };
+/// What a weight rule starts from: the scores or the logits of the selected experts, or all logits of the token.
+enum class weight_source { scores, logits, row };
 
 template <class W>
-concept weight_rule = requires(W const rule, span_row<float> row, span_row<float> const saved) {
+concept row_weight_rule = requires(W const rule, span_row<float> row, span_row<float> const saved,
+                                   std::int32_t const* ids) {
+  requires W::source == weight_source::row;
+  rule.forward(saved, row, ids, row);
+  rule.backward(saved, row, ids, saved, row);
+};
+
+template <class W>
+concept weight_rule = row_weight_rule<W> || requires(W const rule, span_row<float> row, span_row<float> const saved) {
   { W::source } -> std::convertible_to<weight_source>;
   rule.forward(row);
   rule.backward(saved, saved, row);

@@ -118,6 +118,13 @@ class probability_sums {
   std::span<std::int64_t> high_, low_;
 };
 
+/// Counts a token for each group of `size` experts that it is sent to, at the group's first expert.
+inline void count_groups(std::int32_t const* ids, std::int64_t slots, std::int32_t size,
+                         std::span<expert_statistics> experts) {
+  for (std::int64_t j = 0; j < slots; ++j)
+    if (first_of_group(ids, j, size)) ++experts[static_cast<std::size_t>(asked_for(ids[j]) / size * size)].reached;
+}
+
 }  // namespace detail
 
 /// `name` says which layer an error is about. Experts: their number where it is a constant, of no matter here.
@@ -154,6 +161,7 @@ template <class Router, class S, int Experts = 0>
 void accumulate(host_engine& engine, Router const& router, matrix_view<S const> logits, routing_view<S> routing,
                 batch_statistics const& into) {
   std::int64_t const experts = logits.cols();
+  auto const group_size = static_cast<std::int32_t>(into.groups > 0 ? experts / into.groups : 0);
   std::mutex merging;
   auto const add_drops = [&](std::int64_t t, statistics_view const& to) {
     for (std::int64_t j = 0; j < routing.slots; ++j)
@@ -176,12 +184,14 @@ void accumulate(host_engine& engine, Router const& router, matrix_view<S const> 
       for (std::int64_t j = 0; j < routing.slots; ++j)
         if (std::int32_t const e = asked_for(routing.expert(t, j)); e >= 0)
           ++local.experts[static_cast<std::size_t>(e)].count;
+      if (group_size > 0)
+        detail::count_groups(routing.ids + t * routing.slots, routing.slots, group_size, local.experts);
       double const lse = detail::log_sum_exp(row);
       part.lse_squared.add(lse * lse);
       ++part.tokens;
     }
     sums.finish(local.experts);
-    part.slots = routing.slots;
+    part.slots = routing.slots, part.groups = into.groups;
     std::scoped_lock const lock(merging);
     unit.add(local);
   };
@@ -194,7 +204,7 @@ void accumulate(host_engine& engine, Router const& router, matrix_view<S const> 
     }
   });
   for (std::int64_t u = 1; u < into.count; ++u) into.unit(0).add(into.unit(u));
-  for (std::int64_t u = 0; u < into.count; ++u) into.units[u].slots = routing.slots;
+  for (std::int64_t u = 0; u < into.count; ++u) into.units[u].slots = routing.slots, into.units[u].groups = into.groups;
   *into.states += routing.count_states();
 }
 

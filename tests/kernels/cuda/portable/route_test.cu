@@ -90,6 +90,7 @@ template <class Router, class S> struct example {
   std::vector<S> logits, dweights, dlogits;
   std::vector<std::uint8_t> mask;
   std::vector<std::int64_t> sequences;
+  std::int64_t groups;  // some divisor of the experts, or none
 
   example(kind of, std::int64_t t, std::int64_t e, bool masked, bool cut, std::mt19937_64& words)
       : tokens(t),
@@ -99,6 +100,8 @@ template <class Router, class S> struct example {
         dweights(draw<S>(kind::normal, t, Router::slots, words)),
         dlogits(draw<S>(kind::normal, t, stride, words)) {
     for (std::int64_t i = 0; masked && i < t; ++i) mask.push_back(words() % 4 == 0 ? 0 : 1);
+    groups = static_cast<std::int64_t>(words() % 12);
+    if (groups > e || (groups > 0 && e % groups != 0)) groups = words() % 2 == 0 ? e : 0;
     if (cut) sequences = {0, 0, t / 5, t / 5, t / 5 + (t > 4 ? 1 : 0), t - t / 7, t, t};
   }
 
@@ -144,7 +147,7 @@ results<S> on_host(example<Router, S> const& of, mo::non_finite policy, bool acc
   }
   r.units.resize(size(of.units())), r.expert_units.resize(size(of.units() * of.experts));
   mo::batch_statistics const all{of.units(),          of.experts, r.units.data(), r.expert_units.data(),
-                                 of.sequences.data(), &r.counts};
+                                 of.sequences.data(), &r.counts,  of.groups};
   mo::kernels::accumulate<Router, S>(ctx.engine(), Router{}, logits, routes, all);
   r.gradient = of.dlogits;
   mo::kernels::route_backward(ctx.engine(), Router{}, logits, routes, with_dweights ? of.dweights.data() : nullptr,
@@ -177,8 +180,8 @@ results<S> on_device(example<Router, S> const& of, mo::non_finite policy, bool a
   if (!of.mask.empty()) about.mask = {mask.data(), of.mask.size()};
   mo::matrix_view<S const> const z{logits.data(), of.tokens, of.experts, of.stride};
   mo::routing_view<S> const routes{of.tokens, of.experts, k, ids.data(), weights.data(), states.data()};
-  mo::batch_statistics const all{of.units(),          of.experts,       units.data(),
-                                 expert_units.data(), sequences.data(), counts.data()};
+  mo::batch_statistics const all{of.units(),       of.experts,    units.data(), expert_units.data(),
+                                 sequences.data(), counts.data(), of.groups};
   mo::kernels::route<Router, S, Experts>(engine, Router{}, z, about, policy, routes);
   mo::kernels::accumulate<Router, S, Experts>(engine, Router{}, z, routes, all);
   mo::kernels::route_backward<Router, S, Experts>(

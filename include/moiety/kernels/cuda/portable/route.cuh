@@ -300,6 +300,36 @@ __global__ void __launch_bounds__(route_threads, 1)
   }
 }
 
+/// Counts tokens for groups of `size` experts, see batch_statistics::groups. Blocks have tokens as in accumulate_tokens.
+template <class S>
+__global__ void __launch_bounds__(route_threads)
+    count_groups(routing_view<S> const routing, std::int64_t const span, int const size, batch_statistics const into) {
+  __shared__ registers_of<std::uint32_t, most_experts> reached;
+  std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * span;
+  std::int64_t const end = begin + span < routing.tokens ? begin + span : routing.tokens, slots = routing.slots;
+  int const groups = static_cast<int>(into.groups);
+  if (blockIdx.x == 0)
+    for (std::int64_t u = threadIdx.x; u < into.count; u += route_threads) into.units[u].groups = groups;
+  bool const cut = into.count > 1;
+  for (std::int64_t u = cut ? into.sequence_of(begin) : 0; begin < end; ++u) {
+    std::int64_t const next = cut ? into.sequences[u] : end, last = next < end ? next : end;
+    for (int g = static_cast<int>(threadIdx.x); g < groups; g += route_threads) reached[g] = 0;
+    __syncthreads();
+    for (std::int64_t i = begin * slots + threadIdx.x; i < last * slots; i += route_threads) {
+      std::int64_t const t = i / slots;
+      if (routing.states[t] == token_state::routed && detail::first_of_group(routing.ids + t * slots, i % slots, size))
+        atomicAdd(&reached[asked_for(routing.ids[i]) / size], 1u);
+    }
+    __syncthreads();
+    for (int g = static_cast<int>(threadIdx.x); g < groups; g += route_threads)
+      run_units{into.unit(0), into.unit(u), cut}.each([&](statistics_view const& unit) {
+        add_count(unit.experts[static_cast<std::size_t>(g * size)].reached, reached[g]);
+      });
+    __syncthreads();
+    begin = last > begin ? last : begin;
+  }
+}
+
 template <class Router, class S, int N, int Experts, class AddLosses>
 __global__ void __launch_bounds__(route_threads, 1)
     route_tokens_backward(Router const router, matrix_view<S const> const logits, routing_view<S> const routing,
@@ -347,11 +377,14 @@ void accumulate(cuda_engine& engine, Router const& router, matrix_view<S const> 
                 batch_statistics const& into) {
   std::int64_t const tokens = logits.rows(), most = std::int64_t{4} * engine.multiprocessors();
   std::int64_t const span = std::max<std::int64_t>((tokens + most - 1) / most, std::int64_t{4} * gpu::route_warps);
+  std::int64_t const blocks = std::max<std::int64_t>((tokens + span - 1) / span, 1);
   gpu::with_registers<Experts>(logits.cols(), [&](auto n) {
-    engine.launch("accumulate", &gpu::accumulate_tokens<Router, S, n(), Experts>,
-                  {std::max<std::int64_t>((tokens + span - 1) / span, 1), gpu::route_threads}, router, logits, routing,
-                  span, into);
+    engine.launch("accumulate", &gpu::accumulate_tokens<Router, S, n(), Experts>, {blocks, gpu::route_threads}, router,
+                  logits, routing, span, into);
   });
+  if (into.groups > 0)
+    engine.launch("count groups", &gpu::count_groups<S>, {blocks, gpu::route_threads}, routing, span,
+                  static_cast<int>(logits.cols() / into.groups), into);
 }
 
 template <class Router, class S, int Experts, class AddLosses>
