@@ -3,7 +3,7 @@
 //
 //   parameters<Spec>             E H + E (inputs + 1) H I, and E (inputs · I + H) of biased experts, E of a biased router;
 //                                shared experts count as one expert of their own width, their gate H
-//   active_parameters<Spec>      the same with k experts in place of E: those that one token uses
+//   active_parameters<Spec>      the same with the experts that one token has in place of E
 //   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products
 //   backward_flops<Spec>(T)      twice forward: input and weight gradients
 //   weight_bytes<Spec, D>        what make_weights allocates, packed copies included   gradient_bytes<Spec, D>    what make_gradients does
@@ -61,7 +61,7 @@ template <class Spec> constexpr std::int64_t multiplied_values() {
   using spec = spec_of<Spec>;
   using of = expert_parameters<typename spec::experts_type, float>;
   return (spec::experts + (spec::shared_gated ? 1 : 0)) * spec::hidden + shared_parameters<Spec>(false) +
-         spec::slots * of::matrix_values(expert_sizes_of<Spec>);
+         spec::active * of::matrix_values(expert_sizes_of<Spec>);
 }
 
 template <class Spec> constexpr std::int64_t state_bytes() {
@@ -84,7 +84,7 @@ inline constexpr std::int64_t parameters = detail::router_parameters<Spec>() + d
 template <class Spec>
 inline constexpr std::int64_t active_parameters =
     detail::router_parameters<Spec>() + detail::shared_parameters<Spec>() +
-    detail::expert_parameters_of<Spec>(spec_of<Spec>::slots);
+    detail::expert_parameters_of<Spec>(spec_of<Spec>::active);
 
 template <class Spec> constexpr std::int64_t forward_flops(tokens of) {
   return 2 * of.count * detail::multiplied_values<Spec>();

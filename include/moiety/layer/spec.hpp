@@ -144,7 +144,8 @@ template <class Spec> class spec_of {
   static constexpr std::int64_t hidden = Spec::size.hidden;
   static constexpr std::int64_t ffn = Spec::size.ffn;
   static constexpr std::int64_t experts = Spec::size.experts;
-  static constexpr std::int64_t slots = router_type::slots_of(experts);  // k
+  static constexpr std::int64_t slots = router_type::slots_of(experts);    // k
+  static constexpr std::int64_t active = router_type::active_of(experts);  // experts of a token, on average
   /// The most rows that the router asks for in a call of `tokens` tokens: T · k, or what a batch selection can choose.
   static constexpr std::int64_t rows_asked(std::int64_t tokens) { return router_type::rows_of(tokens, experts); }
   /// The most that the experts have: no more than their capacity.
