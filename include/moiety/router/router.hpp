@@ -106,6 +106,10 @@ template <class... Roles> class router : public router_rows<Roles...> {
   }
 };
 
+/// Whether a token's experts and weights depend on nothing but the token: what the promises about layouts and neighbours ask
+/// of a router.
+template <class Router> inline constexpr bool row_independent = !Router::couples_tokens;
+
 template <class T> inline constexpr bool is_router = false;
 template <class... Roles> inline constexpr bool is_router<router<Roles...>> = true;
 
