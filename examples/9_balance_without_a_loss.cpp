@@ -33,5 +33,5 @@ int main() {
     if (step == 0) first = last;
   }
   std::cout << "the largest load over the mean: " << first << " in the first step, " << last << " in the last\n";
-  return last < first / 2 ? 0 : 1;
+  return last - 1 < (first - 1) / 2 ? 0 : 1;
 }
