@@ -124,7 +124,7 @@ template <class Spec> class spec_of {
       using groups = typename spec_router::group_type;
       constexpr bool divide = Spec::size.experts % groups::count_of_groups == 0;
       static_assert(divide, "mo::groups<G, Kept> needs G to divide dims.experts.");
-      constexpr std::int64_t needed = spec_router::slots == every_expert ? 0 : chosen;
+      constexpr std::int64_t needed = spec_router::slots;  // 0 where a token may have any number
       static_assert(!divide || needed * groups::count_of_groups <= Spec::size.experts * groups::kept,
                     "the groups that mo::groups keeps have fewer experts than mo::top_k<K> selects.");
     }
