@@ -91,6 +91,9 @@ template <class... Roles> class router : public router_rows<Roles...> {
                                   " expert ids in mo::batch{.experts}, but was given ", about.experts.size(), '.');
   }
 
+  /// A router of the same score rule and nothing else, by which probabilities and their gradients are the same.
+  auto scores_alone() const { return moiety::router<typename base::score_type, top_k<1>>{base::score()}; }
+
   /// The same router with the values of its selection bias [E].
   router with_bias(float const* values) const requires base::has_selection_bias {
     router result = *this;
