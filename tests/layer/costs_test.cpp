@@ -37,6 +37,10 @@ struct gated_beside : biased {
   using shared = mo::shared_experts<1, mo::sigmoid_gated, mo::shared_ffn<300>>;
 };
 
+struct with_zeros : mo::layer_spec<mo::dims{.hidden = 48, .ffn = 20, .experts = 6, .zero_experts = 4}> {
+  using router = mo::router<mo::softmax, mo::top_k<8>>;
+};
+
 template <class T> struct in : mo::deployment<> { using element = T; };
 
 }  // namespace
@@ -55,6 +59,8 @@ TEST_CASE("parameters, active parameters and FLOPs are those of the matrices") {
                 48 + 3 * 48 * 300 + 2 * 300 + 48);
   static_assert(mo::forward_flops<gated_beside>(mo::tokens{10}) - mo::forward_flops<biased>(mo::tokens{10}) ==
                 20 * (48 + 3 * 48 * 300));
+  static_assert(mo::parameters<with_zeros> == mo::parameters<gated> + 4 * 48);
+  static_assert(mo::active_parameters<with_zeros> == mo::parameters<with_zeros>);  // at most 6 of 8 are MLPs
   CHECK(mo::weight_bytes<gated, in<mo::bf16>> == 6 * 48 * 4 + 6 * 3 * 48 * 20 * 2);
   CHECK(mo::gradient_bytes<gated, in<mo::bf16>> == mo::parameters<gated> * 4);
 }
@@ -132,6 +138,7 @@ TEST_CASE_TEMPLATE("bytes are those that the allocator hook sees", T, float, dou
   check(beside{}, 100, {});
   check(gated_beside{}, 100, {});
   check(gated_beside{}, 1, {});
+  check(with_zeros{}, 100, {});
 }
 
 TEST_CASE("a tape that no backward takes gives its memory back") {

@@ -54,6 +54,12 @@ struct plain_beside : swiglu {
   using shared = mo::shared_experts<>;
 };
 
+struct with_zeros : mo::layer_spec<mo::dims{.hidden = 72, .ffn = 40, .experts = 6, .zero_experts = 5}> {
+  using router = mo::router<mo::softmax, mo::top_k<4>>;
+  using experts = mo::gated_mlp<mo::silu, mo::biased>;
+  using losses = mo::losses<mo::load_balance<>>;
+};
+
 template <class Experts> struct stored : odd { using experts = Experts; };
 
 template <class Spec> mo::layer_options<Spec> options() {
@@ -202,6 +208,11 @@ TEST_CASE("shared experts on a device are those on the host") {
   compare<beside, float>({.tokens = 37, .mask = mask});
   compare<beside, float>({.tokens = 0});
   compare<plain_beside, mo::bf16>({.tokens = 37, .mask = mask, .nan_rows = {3}});
+}
+
+TEST_CASE("zero-compute experts on a device are those on the host") {
+  for (std::int64_t const tokens : {37, 1, 0}) compare<with_zeros, float>({.tokens = tokens});
+  compare<with_zeros, mo::bf16>({.tokens = 37});
 }
 
 TEST_CASE("tensors that lie otherwise are read on a device as on the host") {
