@@ -18,6 +18,7 @@
 #include <moiety/kernels/cuda/portable/grouped_gemm.cuh>
 #include <moiety/kernels/cuda/portable/input_weights.cuh>
 #include <moiety/kernels/cuda/portable/jitter.cuh>
+#include <moiety/kernels/cuda/portable/logit_noise.cuh>
 #include <moiety/kernels/cuda/portable/permute.cuh>
 #include <moiety/kernels/cuda/portable/route.cuh>
 #include <moiety/kernels/cuda/portable/router_gemm.cuh>

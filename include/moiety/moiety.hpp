@@ -47,6 +47,7 @@
 #include <moiety/router/groups.hpp>
 #include <moiety/router/hash.hpp>
 #include <moiety/router/jitter.hpp>
+#include <moiety/router/logit_noise.hpp>
 #include <moiety/router/precomputed.hpp>
 #include <moiety/router/quantile_bias.hpp>
 #include <moiety/router/router.hpp>

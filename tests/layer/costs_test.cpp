@@ -30,6 +30,10 @@ struct biased : gated {
   using experts = mo::clamped_swiglu<std::ratio<7>, mo::biased>;
 };
 
+struct noisy : gated {
+  using router = mo::router<mo::softmax, mo::top_k<2>, mo::logit_noise, mo::jitter<>>;
+};
+
 template <class T> struct in : mo::deployment<> { using element = T; };
 
 }  // namespace
@@ -43,6 +47,8 @@ TEST_CASE("parameters, active parameters and FLOPs are those of the matrices") {
   static_assert(mo::parameters<biased> == mo::parameters<gated> + 6 * (2 * 20 + 48));
   static_assert(mo::active_parameters<biased> == mo::active_parameters<gated> + 2 * (2 * 20 + 48));
   static_assert(mo::forward_flops<biased>(mo::tokens{10}) == mo::forward_flops<gated>(mo::tokens{10}));
+  static_assert(mo::parameters<noisy> == mo::parameters<gated> + 6 * 48);
+  static_assert(mo::forward_flops<noisy>(mo::tokens{10}) == 20 * mo::active_parameters<noisy>);
   CHECK(mo::weight_bytes<gated, in<mo::bf16>> == 6 * 48 * 4 + 6 * 3 * 48 * 20 * 2);
   CHECK(mo::gradient_bytes<gated, in<mo::bf16>> == mo::parameters<gated> * 4);
 }
@@ -113,6 +119,8 @@ TEST_CASE_TEMPLATE("bytes are those that the allocator hook sees", T, float, dou
   check(gated{}, 1, {});
   check(biased{}, 100, {});
   check(biased{}, 1, {});
+  check(noisy{}, 100, {});
+  check(noisy{}, 37, {0, 5, 5, 30, 37});
 }
 
 TEST_CASE("a tape that no backward takes gives its memory back") {

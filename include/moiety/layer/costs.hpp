@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a layer costs, as constexpr functions of its spec.
 //
-//   parameters<Spec>             E H + E (inputs + 1) H I, and E (inputs · I + H) of biased experts, E of a biased router
+//   parameters<Spec>             E H + E (inputs + 1) H I, and E (inputs · I + H) of biased experts, E of a biased router,
+//                                E H of one with learned noise
 //   active_parameters<Spec>      the same with k experts in place of E: those that one token uses
-//   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products
+//   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products;
+//                                E H more of learned noise, which infer leaves out
 //   backward_flops<Spec>(T)      twice forward: input and weight gradients
 //   weight_bytes<Spec, D>        what make_weights allocates, packed copies included   gradient_bytes<Spec, D>    what make_gradients does
 //   saved_bytes<Spec, D>(T)      what a tape allocates; it also refers to x
@@ -19,6 +21,7 @@
 #include <moiety/layer/expert_parameters.hpp>
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/parameters.hpp>
+#include <moiety/layer/router_parameters.hpp>
 #include <moiety/layer/spec.hpp>
 
 #include <algorithm>
@@ -31,9 +34,9 @@ namespace detail {
 template <class Spec>
 inline constexpr expert_sizes expert_sizes_of{spec_of<Spec>::experts, spec_of<Spec>::hidden, spec_of<Spec>::ffn};
 
-template <class Spec> constexpr std::int64_t router_parameters() {
+template <class Spec> constexpr std::int64_t router_values() {
   using spec = spec_of<Spec>;
-  return spec::experts * (spec::hidden + (has_linear_bias<typename spec::router_type> ? 1 : 0));
+  return router_parameters<typename spec::router_type, float>::values(spec::experts, spec::hidden);
 }
 
 /// Parameters of `experts` experts.
@@ -46,7 +49,8 @@ template <class Spec> constexpr std::int64_t expert_parameters_of(std::int64_t e
 template <class Spec> constexpr std::int64_t multiplied_values() {
   using spec = spec_of<Spec>;
   using of = expert_parameters<typename spec::experts_type, float>;
-  return spec::experts * spec::hidden + spec::slots * of::matrix_values(expert_sizes_of<Spec>);
+  return router_parameters<typename spec::router_type, float>::matrix_values(spec::experts, spec::hidden) +
+         spec::slots * of::matrix_values(expert_sizes_of<Spec>);
 }
 
 template <class Spec> constexpr std::int64_t state_bytes() {
@@ -55,7 +59,7 @@ template <class Spec> constexpr std::int64_t state_bytes() {
 }
 
 template <class Spec, class RouterType, class ExpertType> constexpr std::int64_t parameter_bytes() {
-  return router_parameters<Spec>() * static_cast<std::int64_t>(sizeof(RouterType)) +
+  return router_values<Spec>() * static_cast<std::int64_t>(sizeof(RouterType)) +
          expert_parameters_of<Spec>(spec_of<Spec>::experts) * static_cast<std::int64_t>(sizeof(ExpertType));
 }
 
@@ -63,11 +67,11 @@ template <class Spec, class RouterType, class ExpertType> constexpr std::int64_t
 
 template <class Spec>
 inline constexpr std::int64_t parameters =
-    detail::router_parameters<Spec>() + detail::expert_parameters_of<Spec>(spec_of<Spec>::experts);
+    detail::router_values<Spec>() + detail::expert_parameters_of<Spec>(spec_of<Spec>::experts);
 
 template <class Spec>
 inline constexpr std::int64_t active_parameters =
-    detail::router_parameters<Spec>() + detail::expert_parameters_of<Spec>(spec_of<Spec>::slots);
+    detail::router_values<Spec>() + detail::expert_parameters_of<Spec>(spec_of<Spec>::slots);
 
 template <class Spec> constexpr std::int64_t forward_flops(tokens of) {
   return 2 * of.count * detail::multiplied_values<Spec>();

@@ -2,10 +2,10 @@
 // Where the buffers of a layer lie in the blocks that it asks for, as constexpr functions of tokens and sequences.
 // The layer allocates by these plans and describe() reports them, so the two cannot differ.
 //
-//   tape_plan      what forward saves: logits, routing, permutation, pre-activations, statistics
+//   tape_plan      what forward saves: logits, those of learned noise, routing, permutation, pre-activations, statistics
 //   forward_plan   workspace of forward and infer: activations and expert outputs, and before them that of the routing;
 //                  the weight half asks for it too, where it computes again what forward had there
-//   pending_plan   what the input half leaves for the weight half: dz, A′, gradient of the logits; for biases w and a 1
+//   pending_plan   what the input half leaves for the weight half: dz, A′, gradients of the logits; for biases w and a 1
 //   backward_plan  workspace of the input half
 //
 // All rows are counted as if every token were dispatched: R = T · k, or what the router says (spec_of::rows).
@@ -70,9 +70,12 @@ template <class Spec, scalar T> struct tape_plan {
     return spec::losses_type::template any_over<over::sequence> ? 1 + of.sequences : 1;
   }
 
+  static constexpr bool learns_noise = spec::router_type::has_learned_noise;
+
   constexpr explicit tape_plan(tokens of, bool with_pre_activation = true) {
     std::int64_t const slots = of.count * spec::slots;
     logits = block.add<S>(of.count * spec::experts);
+    noise_logits = block.add<S>(learns_noise && with_pre_activation ? of.count * spec::experts : 0);
     weights = block.add<S>(slots);
     ids = block.add<std::int32_t>(slots);
     states = block.add<token_state>(of.count);
@@ -90,8 +93,8 @@ template <class Spec, scalar T> struct tape_plan {
   }
 
   detail::block_layout block;
-  std::int64_t logits, weights, ids, states, starts, source_tokens, positions, routed_tokens, routed_offsets, sequences,
-      token_counts, unit, expert_units, step_counts, pre_activation;
+  std::int64_t logits, noise_logits, weights, ids, states, starts, source_tokens, positions, routed_tokens,
+      routed_offsets, sequences, token_counts, unit, expert_units, step_counts, pre_activation;
 };
 
 template <class Spec, scalar T> struct forward_plan {
@@ -123,12 +126,13 @@ template <class Spec, scalar T> struct pending_plan {
     pre_activation = block.add<T>(rows * spec::inputs * spec::ffn);
     activation = block.add<T>(rows * spec::ffn);
     logits = block.add<sum_t<T>>(of.count * spec::experts);
+    noise_logits = block.add<sum_t<T>>(spec::router_type::has_learned_noise ? of.count * spec::experts : 0);
     row_weights = block.add<sum_t<T>>(biased ? rows : 0);
     one = block.add<sum_t<T>>(needs_one ? 1 : 0);
   }
 
   detail::block_layout block;
-  std::int64_t pre_activation, activation, logits, row_weights, one;
+  std::int64_t pre_activation, activation, logits, noise_logits, row_weights, one;
 };
 
 template <class Spec, scalar T, class Backend = host> struct backward_plan {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parameters of a layer, and their gradients.
 //
-//   router.weight           [E × H]   sum type
-//   router.bias             [E]       sum type; where the router's logits have a bias
+//   router.*                sum type, see layer/router_parameters.hpp
 //   router.selection_bias   [E]       float; where the router selects by one. It is state: it has no gradient, starts at 0
 //   experts.*               element type, see layer/expert_parameters.hpp
 //
@@ -20,6 +19,7 @@
 #include <moiety/experts/matrices.hpp>
 #include <moiety/experts/weight_layout.hpp>
 #include <moiety/layer/expert_parameters.hpp>
+#include <moiety/layer/router_parameters.hpp>
 #include <moiety/layer/spec.hpp>
 
 #include <cstddef>
@@ -40,7 +40,7 @@ struct parameter {
   std::string name;                   // unique in its layer
   std::vector<std::int64_t> shape;    // of the whole logical tensor
   std::int64_t first = 0, count = 0;  // this rank's slice of the first axis
-  std::int64_t fan_in = 0;            // inputs of one output; 0 for what starts at 0: biases and states
+  std::int64_t fan_in = 0;            // inputs of one output; 0 for what starts at 0: biases, noise, states
   std::string_view type;              // "float", "bf16", …
   bool trained = true;                // has a gradient; a state has none
 
@@ -53,11 +53,6 @@ struct parameter {
 
 namespace detail {
 
-template <class Router> inline constexpr bool has_linear_bias = false;
-template <class Router>
-requires requires { requires Router::has_linear_bias; }
-inline constexpr bool has_linear_bias<Router> = true;
-
 template <class Router> inline constexpr bool has_selection_bias = false;
 template <class Router>
 requires requires { requires Router::has_selection_bias; }
@@ -67,14 +62,16 @@ inline constexpr bool has_selection_bias<Router> = true;
 template <class Spec, class RouterType, class ExpertType, bool WithStates> class parameter_set {
   using spec = spec_of<Spec>;
   using router_type = typename spec::router_type;
+  using router_tensors = router_parameters<router_type, RouterType>;
   using experts_type = expert_parameters<typename spec::experts_type, ExpertType>;
 
  public:
   static constexpr expert_sizes sizes{spec::experts, spec::hidden, spec::ffn};
 
-  matrix_view<RouterType> router() const { return {router_, spec::experts, spec::hidden}; }
+  matrix_view<RouterType> router() const { return {router_.weight(), spec::experts, spec::hidden}; }
   /// [E], or null where the router has none.
-  RouterType* router_bias() const { return router_bias_; }
+  RouterType* router_bias() const { return router_.bias(); }
+  matrix_view<RouterType> router_noise() const { return {router_.noise(), spec::experts, spec::hidden}; }
   float* selection_bias() const { return selection_bias_; }
 
   expert_matrices<typename spec::experts_type, ExpertType> experts() const { return experts_.matrices(sizes); }
@@ -125,20 +122,16 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
   }
 
   template <class Self, class F> static void visit_trained(Self& self, F const& f) {
-    constexpr std::int64_t experts = spec::experts;
-    std::string_view const router_name = name_of<RouterType>, expert_name = name_of<ExpertType>;
-    f(self.router_, parameter{"router.weight", {experts, spec::hidden}, 0, experts, spec::hidden, router_name});
-    if constexpr (has_linear_bias<router_type>)
-      f(self.router_bias_, parameter{"router.bias", {experts}, 0, experts, 0, router_name});
-    experts_type::visit(self.experts_, "experts", sizes,
-                        [&](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
-                          std::int64_t const count = shape[0];
-                          f(pointer, parameter{std::move(name), std::move(shape), 0, count, fan_in, expert_name});
-                        });
+    auto const named = [&f](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
+      std::string_view const type = name_of<std::remove_pointer_t<std::remove_cvref_t<decltype(pointer)>>>;
+      std::int64_t const count = shape[0];
+      f(pointer, parameter{std::move(name), std::move(shape), 0, count, fan_in, type});
+    };
+    router_tensors::visit(self.router_, spec::experts, spec::hidden, named);
+    experts_type::visit(self.experts_, "experts", sizes, named);
   }
 
-  RouterType* router_ = nullptr;
-  RouterType* router_bias_ = nullptr;
+  router_tensors router_;
   float* selection_bias_ = nullptr;
   experts_type experts_;
   std::vector<buffer> owned_;
