@@ -124,6 +124,27 @@ def layer(run):
                    table(["call", "beside", "ours, ms", "theirs, ms", "theirs / ours", "our % limit"], lines))
 
 
+PLAIN_ROUTINGS = ("partial_sort", "nth_element", "torch")
+
+
+def routing(run):
+    lines = []
+    for (name, threads), ours in run.rows.items():
+        if not re.match(r"routing/tokens:16384/moiety$", name):
+            continue
+        for who in PLAIN_ROUTINGS:
+            if theirs := run.get(name.replace("/moiety", "/" + who), threads):
+                lines.append([threads, who, f"{ours.nanoseconds:.0f}", f"{theirs.nanoseconds:.0f}",
+                              f"{theirs.time / ours.time:.2f}"])
+    grown = [(int(found[1]), row.nanoseconds) for (name, threads), row in run.rows.items()
+             if threads == 1 and (found := re.match(r"routing/tokens:(\d+)/moiety$", name))]
+    text = "softmax, top 8 of 128 and weights that sum to one, of 16384 tokens of float logits."
+    if grown:
+        text += (" Our ns a token on one thread: " + ", ".join(f"{t:.0f} at {n} tokens" for n, t in sorted(grown)) + ".")
+    return section("Routing beside plain ways", text,
+                   table(["threads", "beside", "ours, ns a token", "theirs", "theirs / ours"], lines))
+
+
 def scaling(run):
     series = {"in_tokens": [], "in_experts": []}
     for name, _ in run.rows:
@@ -217,6 +238,11 @@ def goals(run, with_missing):
             ours = run.get(name + who)
             lines.append(goal_line(f"{what}, {kind}, 64 rows: our time over libxsmm's products",
                                    ours.time / bare.time if ours and bare else None, 1.15, 1.15, 2, less=True))
+    for threads in sorted({1, run.all_threads}):
+        ours = run.get("routing/tokens:16384/moiety", threads)
+        plain = [row.time for who in PLAIN_ROUTINGS if (row := run.get("routing/tokens:16384/" + who, threads))]
+        lines.append(goal_line(f"routing, {threads} thread{'s' if threads > 1 else ''}: the fastest plain way's time over ours",
+                               min(plain) / ours.time if ours and plain else None, 1, 3, 2))
     one, both = run.products(), run.products(run.all_threads if run.all_threads > 1 else 2)
     gains = [one[key].time / row.time for key, row in both.items()
              if key in one and key[4] == "moiety" and key[3] >= 16]
@@ -259,7 +285,7 @@ def head(run):
 
 def summaries(run, with_missing=False):
     """with_missing: name goals that were not measured, too."""
-    return beside_peers(run) + layer(run) + two_threads(run) + scaling(run) + goals(run, with_missing)
+    return beside_peers(run) + layer(run) + routing(run) + two_threads(run) + scaling(run) + goals(run, with_missing)
 
 
 def main(arguments):

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// A training step of the same layer in PyTorch, in a process of its own that this run waits for.
+// The same in PyTorch, a training step of a layer or a routing, in a process of its own that this run waits for.
 #pragma once
 
 #include <moiety/layer/spec.hpp>
 
 #include <cstdint>
 #include <cstdio>
+#include <initializer_list>
 #include <map>
 #include <string>
 #include <string_view>
@@ -19,16 +20,12 @@ inline constexpr bool has_torch = std::string_view(MOIETY_BENCH_PYTHON).size() >
 /// As PyTorch comes, or with an allocator that keeps the memory of a step for the next one.
 enum class torch_memory { given_back, kept };
 
-/// Seconds of processor time of several steps on one thread, measured once; empty where PyTorch does not run.
-inline std::vector<double> const& torch_layer(moiety::dims const& size, int slots, std::int64_t tokens,
-                                              std::string_view type, torch_memory memory) {
-  std::string command;
-  if (memory == torch_memory::kept)
-    command = "MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_MMAP_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=67108864 ";
-  command += "'" MOIETY_BENCH_PYTHON "' '" MOIETY_BENCH_TORCH_LAYER "'";
-  for (std::int64_t const argument : {size.hidden, size.ffn, size.experts, std::int64_t{slots}, tokens})
-    command += ' ' + std::to_string(argument);
-  command += ' ' + std::string(type);
+namespace detail {
+/// The times that a script prints, which is run once; empty where it does not run.
+inline std::vector<double> const& times_of(std::string const& environment, std::string_view script,
+                                           std::string const& arguments) {
+  std::string const command =
+      environment + "'" MOIETY_BENCH_PYTHON "' '" MOIETY_BENCH_PEERS "/" + std::string(script) + '\'' + arguments;
   static std::map<std::string, std::vector<double>> known;
   auto const [found, missing] = known.try_emplace(command);
   if (!missing) return found->second;
@@ -37,6 +34,29 @@ inline std::vector<double> const& torch_layer(moiety::dims const& size, int slot
     pclose(output);
   }
   return found->second;
+}
+
+inline std::string arguments(std::initializer_list<std::int64_t> values) {
+  std::string text;
+  for (std::int64_t const value : values) text += ' ' + std::to_string(value);
+  return text;
+}
+}  // namespace detail
+
+/// Seconds of processor time of several steps on one thread.
+inline std::vector<double> const& torch_layer(moiety::dims const& size, int slots, std::int64_t tokens,
+                                              std::string_view type, torch_memory memory) {
+  std::string environment;
+  if (memory == torch_memory::kept)
+    environment = "MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_MMAP_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=67108864 ";
+  return detail::times_of(
+      environment, "torch_layer.py",
+      detail::arguments({size.hidden, size.ffn, size.experts, slots, tokens}) + ' ' + std::string(type));
+}
+
+/// Seconds of several routings: of processor time on one thread, else of the clock.
+inline std::vector<double> const& torch_route(std::int64_t experts, int slots, std::int64_t tokens, int threads) {
+  return detail::times_of({}, "torch_route.py", detail::arguments({experts, slots, tokens, threads}));
 }
 
 }  // namespace bench

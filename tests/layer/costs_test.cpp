@@ -30,8 +30,15 @@ struct biased : gated {
   using experts = mo::clamped_swiglu<std::ratio<7>, mo::biased>;
 };
 
-struct noisy : gated {
-  using router = mo::router<mo::softmax, mo::top_k<2>, mo::logit_noise, mo::jitter<>>;
+struct beside : gated {
+  using shared = mo::shared_experts<2>;
+};
+struct gated_beside : biased {
+  using shared = mo::shared_experts<1, mo::sigmoid_gated, mo::shared_ffn<300>>;
+};
+
+struct noisy : gated_beside {
+  using router = mo::router<mo::softmax, mo::top_k<2>, mo::logit_noise, mo::jitter<>, mo::linear_bias>;
 };
 
 template <class T> struct in : mo::deployment<> { using element = T; };
@@ -47,8 +54,15 @@ TEST_CASE("parameters, active parameters and FLOPs are those of the matrices") {
   static_assert(mo::parameters<biased> == mo::parameters<gated> + 6 * (2 * 20 + 48));
   static_assert(mo::active_parameters<biased> == mo::active_parameters<gated> + 2 * (2 * 20 + 48));
   static_assert(mo::forward_flops<biased>(mo::tokens{10}) == mo::forward_flops<gated>(mo::tokens{10}));
-  static_assert(mo::parameters<noisy> == mo::parameters<gated> + 6 * 48);
-  static_assert(mo::forward_flops<noisy>(mo::tokens{10}) == 20 * mo::active_parameters<noisy>);
+  static_assert(mo::parameters<beside> == mo::parameters<gated> + 3 * 48 * 40);
+  static_assert(mo::active_parameters<gated_beside> - mo::active_parameters<biased> ==
+                48 + 3 * 48 * 300 + 2 * 300 + 48);
+  static_assert(mo::forward_flops<gated_beside>(mo::tokens{10}) - mo::forward_flops<biased>(mo::tokens{10}) ==
+                20 * (48 + 3 * 48 * 300));
+  static_assert(mo::parameters<noisy> == mo::parameters<gated_beside> + 6 * 48 + 6);
+  static_assert(mo::active_parameters<noisy> == mo::active_parameters<gated_beside> + 6 * 48 + 6);
+  static_assert(mo::forward_flops<noisy>(mo::tokens{10}) ==
+                mo::forward_flops<gated_beside>(mo::tokens{10}) + 20 * 6 * 48);
   CHECK(mo::weight_bytes<gated, in<mo::bf16>> == 6 * 48 * 4 + 6 * 3 * 48 * 20 * 2);
   CHECK(mo::gradient_bytes<gated, in<mo::bf16>> == mo::parameters<gated> * 4);
 }
@@ -63,6 +77,10 @@ TEST_CASE("weights in a packed layout count their copies") {
   std::int64_t const before = memory.live;
   auto const weights = layer.make_weights(mo::seed{1});
   CHECK(memory.live - before == mo::weight_bytes<gated, kept>);
+  std::int64_t const first = memory.live;
+  mo::moe_layer<gated_beside, kept> other{ctx};
+  auto const more = other.make_weights(mo::seed{1});
+  CHECK(memory.live - first == mo::weight_bytes<gated_beside, kept>);
   CHECK(mo::weight_bytes<gated, kept> > mo::weight_bytes<gated, in<mo::bf16>>);
 }
 
@@ -119,6 +137,9 @@ TEST_CASE_TEMPLATE("bytes are those that the allocator hook sees", T, float, dou
   check(gated{}, 1, {});
   check(biased{}, 100, {});
   check(biased{}, 1, {});
+  check(beside{}, 100, {});
+  check(gated_beside{}, 100, {});
+  check(gated_beside{}, 1, {});
   check(noisy{}, 100, {});
   check(noisy{}, 37, {0, 5, 5, 30, 37});
 }

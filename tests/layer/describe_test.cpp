@@ -20,6 +20,10 @@ struct spec : mo::layer_spec<mo::dims{.hidden = 2048, .ffn = 768, .experts = 128
   using router = mo::router<mo::sigmoid, mo::top_k<8>, mo::renormalised, mo::scale<std::ratio<5, 2>>>;
   using losses = mo::losses<mo::load_balance<mo::over::sequence>>;
 };
+struct beside : spec {
+  using experts = mo::clamped_swiglu<std::ratio<7>, mo::biased, mo::interleaved, mo::in_by_out>;
+  using shared = mo::shared_experts<2, mo::sigmoid_gated, mo::mlp<mo::relu, mo::down_in_by_out>>;
+};
 struct own : spec {
   using router = mo::router<own_score, mo::top_k<1>>;
   using losses = mo::losses<>;
@@ -41,6 +45,13 @@ TEST_CASE("a spec is described by its roles, sizes and costs") {
   says(text, "604.2 M parameters, 38.01 M active");
   says(mo::describe<own>().text, "user-defined, top_k<1>, weights as_scored");
   says(mo::describe<own>().text, "losses   none");
+}
+
+TEST_CASE("options of experts, and shared experts, are described as a spec writes them") {
+  std::string const text = mo::describe<beside>().text;
+  says(text, "gated_mlp<gelu_quick, clamped 7, up + 1, biased, interleaved, in_by_out>, 3 matrices");
+  says(text, "shared   2 x mlp<relu, down_in_by_out>, ffn of all 1536, sigmoid_gated");
+  says(mo::describe<spec>().text, "ffn 768\nlosses");
 }
 
 TEST_CASE("a layer is described with the memory of a call") {

@@ -264,5 +264,6 @@ TEST_CASE_FIXTURE(fixture, "a router that finds fewer than k experts is a data e
   CHECK_NOTHROW(named.infer(own, x.rows(0, 5), some));
   refuses<mo::data_error>("layers.3: the router gave token 5 fewer than 2 distinct experts in 0 … 2.",
                           [&] { named.forward(own, x, y); });
-  refuses<mo::data_error>("the router gave token 5 fewer than 2 distinct experts in 0 … 2.", [&] { nameless.infer(own, x, y); });
+  refuses<mo::data_error>("the router gave token 5 fewer than 2 distinct experts in 0 … 2.",
+                          [&] { nameless.infer(own, x, y); });
 }

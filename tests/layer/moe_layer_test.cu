@@ -47,6 +47,13 @@ struct biased : swiglu {
   using experts = mo::clamped_swiglu<std::ratio<1>, mo::biased>;
 };
 
+struct beside : odd {
+  using shared = mo::shared_experts<2, mo::sigmoid_gated, mo::gated_mlp<mo::silu, mo::biased>>;
+};
+struct plain_beside : swiglu {
+  using shared = mo::shared_experts<>;
+};
+
 template <class Experts> struct stored : odd { using experts = Experts; };
 
 template <class Spec> mo::layer_options<Spec> options() {
@@ -187,6 +194,14 @@ TEST_CASE_TEMPLATE("a layer on a device is the layer on the host", T, float, mo:
 
 TEST_CASE_TEMPLATE("biased experts on a device are those on the host", T, float, mo::bf16) {
   for (std::int64_t const tokens : {37, 2, 1, 0}) compare<biased, T>({.tokens = tokens});
+}
+
+TEST_CASE("shared experts on a device are those on the host") {
+  std::vector<std::uint8_t> mask(37, 1);
+  for (std::size_t const t : {0, 5, 36}) mask[t] = 0;
+  compare<beside, float>({.tokens = 37, .mask = mask});
+  compare<beside, float>({.tokens = 0});
+  compare<plain_beside, mo::bf16>({.tokens = 37, .mask = mask, .nan_rows = {3}});
 }
 
 TEST_CASE("tensors that lie otherwise are read on a device as on the host") {

@@ -180,3 +180,18 @@ TEST_CASE("gradients equal differences however tensors lie") {
   passes<with<mo::clamped_swiglu<std::ratio<1, 2>, mo::biased, mo::interleaved, mo::in_by_out>>>();
   passes<with<mo::gated_mlp<mo::silu, mo::concatenated, mo::in_by_out>>>();
 }
+
+namespace {
+
+template <class Shared, class Experts = mo::gated_mlp<mo::silu>> struct beside : with<Experts> {
+  using shared = Shared;
+};
+
+}  // namespace
+
+TEST_CASE("shared experts: gradients equal differences, plain and gated, of their own width and kind") {
+  passes<beside<mo::shared_experts<>>>();
+  passes<beside<mo::shared_experts<2, mo::sigmoid_gated>>>();
+  passes<beside<mo::shared_experts<1, mo::shared_ffn<11>, mo::sigmoid_gated, mo::mlp<mo::gelu, mo::biased>>>>();
+  passes<beside<mo::shared_experts<1, mo::gated_mlp<mo::silu, mo::biased>>, mo::mlp<mo::silu>>>();
+}

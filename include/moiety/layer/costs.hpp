@@ -2,10 +2,10 @@
 // What a layer costs, as constexpr functions of its spec.
 //
 //   parameters<Spec>             E H + E (inputs + 1) H I, and E (inputs · I + H) of biased experts, E of a biased router,
-//                                E H of one with learned noise
-//   active_parameters<Spec>      the same with k experts in place of E: those that one token uses
+//                                E H of learned noise; shared experts count as one expert of their own width, their gate H
+//   active_parameters<Spec>      the same with the experts that one token has in place of E
 //   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products;
-//                                E H more of learned noise, which infer leaves out
+//                                with E H of learned noise, which infer leaves out
 //   backward_flops<Spec>(T)      twice forward: input and weight gradients
 //   weight_bytes<Spec, D>        what make_weights allocates, packed copies included   gradient_bytes<Spec, D>    what make_gradients does
 //   saved_bytes<Spec, D>(T)      what a tape allocates; it also refers to x
@@ -21,7 +21,6 @@
 #include <moiety/layer/expert_parameters.hpp>
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/parameters.hpp>
-#include <moiety/layer/router_parameters.hpp>
 #include <moiety/layer/spec.hpp>
 
 #include <algorithm>
@@ -34,9 +33,25 @@ namespace detail {
 template <class Spec>
 inline constexpr expert_sizes expert_sizes_of{spec_of<Spec>::experts, spec_of<Spec>::hidden, spec_of<Spec>::ffn};
 
-template <class Spec> constexpr std::int64_t router_values() {
+template <class Spec>
+inline constexpr std::int64_t router_matrices = has_learned_noise<typename spec_of<Spec>::router_type> ? 2 : 1;
+
+/// Parameters of the router, and of the gate of shared experts.
+template <class Spec> constexpr std::int64_t router_parameters() {
   using spec = spec_of<Spec>;
-  return router_parameters<typename spec::router_type, float>::values(spec::experts, spec::hidden);
+  return router_matrices<Spec> * spec::experts * spec::hidden +
+         (has_linear_bias<typename spec::router_type> ? spec::experts : 0) + (spec::shared_gated ? spec::hidden : 0);
+}
+
+template <class Spec>
+inline constexpr expert_sizes shared_sizes_of{spec_of<Spec>::has_shared ? 1 : 0, spec_of<Spec>::hidden,
+                                              spec_of<Spec>::shared_ffn};
+
+/// Parameters of the shared experts, without their gate; of these, those in matrices.
+template <class Spec> constexpr std::int64_t shared_parameters(bool with_biases = true) {
+  using of = expert_parameters<typename spec_of<Spec>::shared_mlp, float>;
+  constexpr expert_sizes sizes = shared_sizes_of<Spec>;
+  return sizes.experts * (of::matrix_values(sizes) + (with_biases ? of::bias_values(sizes) : 0));
 }
 
 /// Parameters of `experts` experts.
@@ -49,8 +64,8 @@ template <class Spec> constexpr std::int64_t expert_parameters_of(std::int64_t e
 template <class Spec> constexpr std::int64_t multiplied_values() {
   using spec = spec_of<Spec>;
   using of = expert_parameters<typename spec::experts_type, float>;
-  return router_parameters<typename spec::router_type, float>::matrix_values(spec::experts, spec::hidden) +
-         spec::slots * of::matrix_values(expert_sizes_of<Spec>);
+  return (router_matrices<Spec> * spec::experts + (spec::shared_gated ? 1 : 0)) * spec::hidden +
+         shared_parameters<Spec>(false) + spec::active * of::matrix_values(expert_sizes_of<Spec>);
 }
 
 template <class Spec> constexpr std::int64_t state_bytes() {
@@ -59,19 +74,21 @@ template <class Spec> constexpr std::int64_t state_bytes() {
 }
 
 template <class Spec, class RouterType, class ExpertType> constexpr std::int64_t parameter_bytes() {
-  return router_values<Spec>() * static_cast<std::int64_t>(sizeof(RouterType)) +
-         expert_parameters_of<Spec>(spec_of<Spec>::experts) * static_cast<std::int64_t>(sizeof(ExpertType));
+  return router_parameters<Spec>() * static_cast<std::int64_t>(sizeof(RouterType)) +
+         (expert_parameters_of<Spec>(spec_of<Spec>::experts) + shared_parameters<Spec>()) *
+             static_cast<std::int64_t>(sizeof(ExpertType));
 }
 
 }  // namespace detail
 
 template <class Spec>
-inline constexpr std::int64_t parameters =
-    detail::router_values<Spec>() + detail::expert_parameters_of<Spec>(spec_of<Spec>::experts);
+inline constexpr std::int64_t parameters = detail::router_parameters<Spec>() + detail::shared_parameters<Spec>() +
+                                           detail::expert_parameters_of<Spec>(spec_of<Spec>::experts);
 
 template <class Spec>
 inline constexpr std::int64_t active_parameters =
-    detail::router_values<Spec>() + detail::expert_parameters_of<Spec>(spec_of<Spec>::slots);
+    detail::router_parameters<Spec>() + detail::shared_parameters<Spec>() +
+    detail::expert_parameters_of<Spec>(spec_of<Spec>::active);
 
 template <class Spec> constexpr std::int64_t forward_flops(tokens of) {
   return 2 * of.count * detail::multiplied_values<Spec>();
@@ -82,7 +99,9 @@ template <class Spec, class Deployment = deployment<>, class T = detail::element
 inline constexpr std::int64_t weight_bytes =
     detail::parameter_bytes<Spec, sum_t<T>, T>() + detail::state_bytes<Spec>() +
     expert_copies<typename spec_of<Spec>::experts_type, T, typename Deployment::weight_layout>::bytes(
-        detail::expert_sizes_of<Spec>);
+        detail::expert_sizes_of<Spec>) +
+    expert_copies<typename spec_of<Spec>::shared_mlp, T, typename Deployment::weight_layout>::bytes(
+        detail::shared_sizes_of<Spec>);
 
 template <class Spec, class Deployment = deployment<>, class T = detail::element_t<Deployment>>
 inline constexpr std::int64_t gradient_bytes = detail::parameter_bytes<Spec, sum_t<T>, sum_t<T>>();

@@ -7,11 +7,13 @@
 
 #include <moiety/core/config.hpp>
 #include <moiety/core/numbers.hpp>
+#include <moiety/experts/mlp.hpp>
 #include <moiety/layer/costs.hpp>
 #include <moiety/layer/moe_layer.hpp>
 #include <moiety/layer/spec.hpp>
 
 #include <iomanip>
+#include <limits>
 #include <ostream>
 #include <sstream>
 #include <string>
@@ -32,6 +34,24 @@ template <class Policy> constexpr std::string_view policy_name() {
     return Policy::name;
   else
     return "user-defined";
+}
+
+/// An expert MLP as a spec writes it: "gated_mlp<gelu_quick, clamped 7, up + 1, biased, interleaved, in_by_out>".
+template <class Mlp> std::string mlp_words() {
+  std::ostringstream out;
+  out << policy_name<Mlp>();
+  if constexpr (requires { typename Mlp::activation; }) out << '<' << policy_name<typename Mlp::activation>();
+  if constexpr (requires { typename Mlp::options; }) {
+    using options = typename Mlp::options;
+    if (options::clamps) out << ", clamped " << options::template gate<double>(std::numeric_limits<double>::infinity());
+    if (options::template up_offset_value<double> != 0) out << ", up + " << options::template up_offset_value<double>;
+  }
+  using storage = typename storage_of<Mlp>::type;
+  if (has_biases<Mlp>) out << ", biased";
+  if (storage::joined) out << (storage::paired ? ", interleaved" : ", concatenated");
+  if (storage::down_transposed) out << (storage::transposed ? ", in_by_out" : ", down_in_by_out");
+  if constexpr (requires { typename Mlp::activation; }) out << '>';
+  return out.str();
 }
 
 /// 12345678 as "12.35 M", with the unit at the end.
@@ -61,10 +81,12 @@ template <class Spec> description describe() {
   if constexpr (router::has_logit_noise) out << ", " << std::decay_t<decltype(router{}.noise())>::name;
   if (router{}.scale_factor() != 1) out << " x " << router{}.scale_factor();
   out << '\n'
-      << "experts  " << spec::experts << " x " << detail::policy_name<experts>() << '<'
-      << detail::policy_name<typename experts::activation>() << ">, " << spec::inputs + 1 << " matrices, hidden "
-      << spec::hidden << ", ffn " << spec::ffn << '\n'
-      << "losses  ";
+      << "experts  " << spec::experts << " x " << detail::mlp_words<experts>() << ", " << spec::inputs + 1
+      << " matrices, hidden " << spec::hidden << ", ffn " << spec::ffn << '\n';
+  if (spec::has_shared)
+    out << "shared   " << spec::shared_type::count << " x " << detail::mlp_words<typename spec::shared_mlp>()
+        << ", ffn of all " << spec::shared_ffn << (spec::shared_gated ? ", sigmoid_gated\n" : "\n");
+  out << "losses  ";
   typename spec::losses_type{}.for_each(
       [&]<class Loss>(Loss const&) { out << ' ' << Loss::name << " over " << Loss::unit::name << ';'; });
   if (spec::losses_type::count == 0) out << " none";

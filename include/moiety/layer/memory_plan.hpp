@@ -8,7 +8,8 @@
 //   pending_plan   what the input half leaves for the weight half: dz, A′, gradients of the logits; for biases w and a 1
 //   backward_plan  workspace of the input half
 //
-// All rows are counted as if every token were dispatched: R = T · k, or what the router says (spec_of::rows).
+// All rows are counted as if every token were dispatched: R = T · k, or what the router says (spec_of::rows). Shared
+// experts, with a row a token, work before the routed ones in forward and after them in backward, in the same buffers.
 #pragma once
 
 #include <moiety/batch/routing.hpp>
@@ -90,19 +91,29 @@ template <class Spec, scalar T> struct tape_plan {
     expert_units = block.add<expert_statistics>(units(of) * spec::experts);
     step_counts = block.add<std::int64_t>(spec::losses_type::uses_step_counts ? 2 * (1 + spec::experts) : 0);
     pre_activation = block.add<T>(with_pre_activation ? spec::rows(of.count) * spec::inputs * spec::ffn : 0);
+    std::int64_t const passing = spec::shared_rows(of.count);
+    shared_starts = block.add<std::int64_t>(spec::has_shared ? 2 : 0);
+    shared_sources = block.add<std::int32_t>(passing);
+    shared_positions = block.add<std::int32_t>(passing);
+    shared_gates = block.add<S>(spec::shared_gated ? passing : 0);
+    shared_before = block.add<T>(with_pre_activation ? passing * spec::shared_mlp::inputs * spec::shared_ffn : 0);
   }
 
   detail::block_layout block;
   std::int64_t logits, noise_logits, weights, ids, states, starts, source_tokens, positions, routed_tokens,
       routed_offsets, sequences, token_counts, unit, expert_units, step_counts, pre_activation;
+  std::int64_t shared_starts, shared_sources, shared_positions, shared_gates, shared_before;
 };
 
 template <class Spec, scalar T> struct forward_plan {
   using spec = spec_of<Spec>;
 
   constexpr explicit forward_plan(tokens of) {
-    activation = block.add<T>(spec::rows(of.count) * spec::ffn);
-    output = block.add<T>(spec::rows(of.count) * spec::hidden);
+    std::int64_t const passing = spec::shared_rows(of.count);
+    activation = block.add<T>(std::max(spec::rows(of.count) * spec::ffn, passing * spec::shared_ffn));
+    output = block.add<T>(std::max(spec::rows(of.count), passing) * spec::hidden);
+    shared_sums = block.add<sum_t<T>>(passing * spec::hidden);
+    shared_ids = block.add<std::int32_t>(passing);
     row_inputs = block.add<T>(place == weight_place::input ? spec::rows(of.count) * spec::hidden : 0);
     row_weights = block.add<sum_t<T>>(place == weight_place::activation ? spec::rows(of.count) : 0);
     if constexpr (spec::router_type::has_jitter)
@@ -113,13 +124,14 @@ template <class Spec, scalar T> struct forward_plan {
 
   static constexpr weight_place place = spec::router_type::place;
   detail::block_layout block;
-  std::int64_t activation, output, row_inputs, row_weights;
+  std::int64_t activation, output, shared_sums, shared_ids, row_inputs, row_weights;
 };
 
 template <class Spec, scalar T> struct pending_plan {
   using spec = spec_of<Spec>;
   static constexpr bool biased = has_biases<typename spec::experts_type>;
-  static constexpr bool needs_one = biased || spec::router_type::has_linear_bias;
+  static constexpr bool shared_biased = spec::has_shared && has_biases<typename spec::shared_mlp>;
+  static constexpr bool needs_one = biased || shared_biased || spec::router_type::has_linear_bias;
 
   constexpr explicit pending_plan(tokens of) {
     std::int64_t const rows = spec::rows(of.count);
@@ -129,10 +141,16 @@ template <class Spec, scalar T> struct pending_plan {
     noise_logits = block.add<sum_t<T>>(spec::router_type::has_learned_noise ? of.count * spec::experts : 0);
     row_weights = block.add<sum_t<T>>(biased ? rows : 0);
     one = block.add<sum_t<T>>(needs_one ? 1 : 0);
+    std::int64_t const passing = spec::shared_rows(of.count);
+    shared_before = block.add<T>(passing * spec::shared_mlp::inputs * spec::shared_ffn);
+    shared_activation = block.add<T>(passing * spec::shared_ffn);
+    shared_logits = block.add<sum_t<T>>(spec::shared_gated ? passing : 0);
+    shared_row_weights = block.add<sum_t<T>>(spec::shared_gated && shared_biased ? passing : 0);
   }
 
   detail::block_layout block;
-  std::int64_t pre_activation, activation, logits, noise_logits, row_weights, one;
+  std::int64_t pre_activation, activation, logits, noise_logits, row_weights, one, shared_before, shared_activation,
+      shared_logits, shared_row_weights;
 };
 
 template <class Spec, scalar T, class Backend = host> struct backward_plan {
@@ -141,15 +159,20 @@ template <class Spec, scalar T, class Backend = host> struct backward_plan {
 
   constexpr explicit backward_plan(tokens of) {
     std::int64_t const rows = spec::rows(of.count), slots = of.count * spec::slots;
-    row_weights = block.add<S>(pending_plan<Spec, T>::biased ? 0 : rows);
-    weight_parts = block.add<S>(rows * moiety::weight_parts<typename spec::experts_type, S, Backend>(spec::ffn));
+    std::int64_t const passing = spec::shared_rows(of.count), gated = spec::shared_gated ? passing : 0;
+    using pending = pending_plan<Spec, T>;
+    row_weights = block.add<S>(std::max(pending::biased ? 0 : rows, pending::shared_biased ? 0 : gated));
+    weight_parts =
+        block.add<S>(std::max(rows * moiety::weight_parts<typename spec::experts_type, S, Backend>(spec::ffn),
+                              gated * moiety::weight_parts<typename spec::shared_mlp, S, Backend>(spec::shared_ffn)));
     weights = block.add<S>(slots);
     row_inputs = block.add<T>(rows * spec::hidden);
     router_inputs = block.add<S>(of.count * spec::hidden);
+    shared_inputs = block.add<T>(passing * spec::hidden);
   }
 
   detail::block_layout block;
-  std::int64_t row_weights, weight_parts, weights, row_inputs, router_inputs;
+  std::int64_t row_weights, weight_parts, weights, row_inputs, router_inputs, shared_inputs;
 };
 
 /// Bytes of the workspace of forward, which the input half takes over: both ask for the same, so that the block that one

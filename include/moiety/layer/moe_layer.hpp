@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A Mixture-of-Experts layer: a spec and a deployment composed into one concrete type.
 //
-//   y_t = Σ_{j<k} w_tj · expert_{id(t, j)}(x_t)        ids and w from router(x W_routerᵀ)
+//   y_t = shared(x_t) + Σ_{j<k} w_tj · expert_{id(t, j)}(x_t)        ids and w from router(x W_routerᵀ)
 //
 //   auto tape = layer.forward(weights, x, y, batch);                     x, y [T × H]; y is overwritten
 //   layer.backward(weights, tape, dy, dx, gradients);                    or its halves:
@@ -31,6 +31,7 @@
 #include <moiety/layer/report.hpp>
 #include <moiety/layer/routing_stage.hpp>
 #include <moiety/layer/selection_bias_step.hpp>
+#include <moiety/layer/shared_stage.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
 
@@ -48,6 +49,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using backend = typename context<Deployment>::backend;
   using routing = routing_stage<Spec, Deployment>;
   using experts = expert_stage<Spec, Deployment>;
+  using shared = shared_stage<Spec, Deployment>;
   using router_type = typename read::router_type;
   using range = typename backend::engine::range;
 
@@ -152,6 +154,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     S* const dx_router = detail::at<S>(work, plan.router_inputs);
     experts::backward_input(ctx_->engine(), weights, tape, work);
     routing::backward_input(ctx_->engine(), weights, tape, detail::at<S>(work, plan.weights), dx_router);
+    if constexpr (read::has_shared) shared::backward_input(ctx_->engine(), weights, tape, work, dx_router);
     experts::combine_input(ctx_->engine(), tape, work, dx_router, dx);
     tape.advance(tape_state::input_half_done);
   }
@@ -165,6 +168,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     buffer const work = computes_again ? workspace(tape) : buffer();
     experts::backward_weights(ctx_->engine(), tape, work, gradients, accumulate);
     routing::backward_weights(ctx_->engine(), tape, work.data(), gradients, accumulate);
+    if constexpr (read::has_shared) shared::backward_weights(ctx_->engine(), tape, gradients, accumulate);
     gradients.filled();
     tape.advance(tape_state::finished);
   }
@@ -190,7 +194,9 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     buffer const work =
         keep ? workspace(tape) : buffer(forward_plan<Spec, T>(tape.size()).block.bytes(), ctx_->memory());
     routing::run(ctx_->engine(), weights, tape, about, work.data(), keep);
-    experts::forward(ctx_->engine(), weights, tape, work, keep, nullptr, y);
+    S const* base = nullptr;
+    if constexpr (read::has_shared) base = shared::forward(ctx_->engine(), weights, tape, work, keep);
+    experts::forward(ctx_->engine(), weights, tape, work, keep, base, y);
   }
 
   static void refuse_accumulation(tape_type const& tape, gradients_type const& gradients) {

@@ -4,6 +4,7 @@
 //   struct mine : mo::layer_spec<mo::dims{.hidden = 2048, .ffn = 768, .experts = 128}> {
 //     using router  = mo::router<mo::softmax, mo::top_k<8>, mo::renormalised>;     // required
 //     using experts = mo::gated_mlp<mo::silu>;                                     // the default
+//     using shared  = mo::shared_experts<1>;                                       // none by default
 //     using losses  = mo::losses<mo::load_balance<>>;                              // none by default
 //     using capacity = mo::capacity<std::ratio<5, 4>>;                             // mo::dropless by default
 //     static constexpr bool causal = true;      // refuses routers that look at later tokens; false by default
@@ -15,6 +16,7 @@
 #include <moiety/capacity/capacity.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/experts/mlp.hpp>
+#include <moiety/experts/shared.hpp>
 #include <moiety/losses/loss.hpp>
 #include <moiety/router/router.hpp>
 
@@ -37,6 +39,7 @@ template <dims Size> struct layer_spec {
   static constexpr bool causal = false;
   using router = void;
   using experts = gated_mlp<silu>;
+  using shared = no_shared;
   using losses = moiety::losses<>;
   using capacity = dropless;
 };
@@ -53,6 +56,10 @@ concept names_loss = requires {
 template <class Spec>
 concept names_expert = requires {
   typename Spec::expert;
+};
+template <class Spec>
+concept names_shared_experts = requires {
+  typename Spec::shared_experts;
 };
 template <class Spec>
 concept names_routers = requires {
@@ -73,12 +80,15 @@ template <class Spec> class spec_of {
   using any_router = router<softmax, top_k<1>>;
   using spec_router = typename Spec::router;
   using spec_experts = typename Spec::experts;
+  using spec_shared = typename Spec::shared;
   using spec_losses = typename Spec::losses;
   using spec_capacity = typename Spec::capacity;
 
   static consteval bool check() {
     static_assert(!detail::names_loss<Spec>, "a spec names its losses 'losses', not 'loss'.");
     static_assert(!detail::names_expert<Spec>, "a spec names its experts 'experts', not 'expert'.");
+    static_assert(!detail::names_shared_experts<Spec>,
+                  "a spec names its shared experts 'shared', not 'shared_experts'.");
     static_assert(!detail::names_routers<Spec>, "a spec names its router 'router', not 'routers'.");
     static_assert(!detail::names_backend<Spec>,
                   "a spec says what a layer computes: 'backend' belongs in a deployment.");
@@ -88,6 +98,8 @@ template <class Spec> class spec_of {
                   "'using router' in a spec must name a mo::router<score rule, mo::top_k<K>, ...>.");
     static_assert(expert_mlp<spec_experts>,
                   "'using experts' in a spec must name an expert MLP, as mo::gated_mlp<mo::silu>.");
+    static_assert(is_shared<spec_shared>, "'using shared' in a spec must name mo::shared_experts<Count, ...>.");
+    if constexpr (is_shared<spec_shared>) static_assert(spec_shared::check());
     static_assert(is_losses<spec_losses>, "'using losses' in a spec must name mo::losses<...>.");
     static_assert(is_capacity<spec_capacity>,
                   "'using capacity' in a spec must name mo::dropless or mo::capacity<std::ratio<...>, ...>.");
@@ -112,7 +124,7 @@ template <class Spec> class spec_of {
       using groups = typename spec_router::group_type;
       constexpr bool divide = Spec::size.experts % groups::count_of_groups == 0;
       static_assert(divide, "mo::groups<G, Kept> needs G to divide dims.experts.");
-      constexpr std::int64_t needed = spec_router::slots == every_expert ? 0 : chosen;
+      constexpr std::int64_t needed = spec_router::slots;  // 0 where a token may have any number
       static_assert(!divide || needed * groups::count_of_groups <= Spec::size.experts * groups::kept,
                     "the groups that mo::groups keeps have fewer experts than mo::top_k<K> selects.");
     }
@@ -126,10 +138,14 @@ template <class Spec> class spec_of {
 
   using capacity_type = std::conditional_t<is_capacity<spec_capacity>, spec_capacity, dropless>;
 
+  using shared_type = std::conditional_t<is_shared<spec_shared>, spec_shared, no_shared>;
+  using shared_mlp = typename shared_type::template mlp_type<experts_type>;
+
   static constexpr std::int64_t hidden = Spec::size.hidden;
   static constexpr std::int64_t ffn = Spec::size.ffn;
   static constexpr std::int64_t experts = Spec::size.experts;
-  static constexpr std::int64_t slots = router_type::slots_of(experts);  // k
+  static constexpr std::int64_t slots = router_type::slots_of(experts);    // k
+  static constexpr std::int64_t active = router_type::active_of(experts);  // experts of a token, on average
   /// The most rows that the router asks for in a call of `tokens` tokens: T · k, or what a batch selection can choose.
   static constexpr std::int64_t rows_asked(std::int64_t tokens) { return router_type::rows_of(tokens, experts); }
   /// The most that the experts have: no more than their capacity.
@@ -140,6 +156,10 @@ template <class Spec> class spec_of {
     return rows_asked(tokens);
   }
   static constexpr std::int64_t inputs = experts_type::inputs;
+
+  static constexpr bool has_shared = shared_type::count > 0, shared_gated = shared_type::gated;
+  static constexpr std::int64_t shared_ffn = shared_type::width(ffn);  // of all shared experts together
+  static constexpr std::int64_t shared_rows(std::int64_t tokens) { return has_shared ? tokens : 0; }
 };
 
 }  // namespace moiety

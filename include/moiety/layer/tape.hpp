@@ -55,6 +55,16 @@ template <class Spec, scalar T> class layer_tape {
     routed_tokens_ = detail::at<std::int32_t>(block_, plan.routed_tokens);
     routed_offsets_ = detail::at<std::int64_t>(block_, plan.routed_offsets);
     pre_activation_ = detail::at<T>(block_, plan.pre_activation);
+    if constexpr (spec::has_shared) {
+      shared_order_ = {of.count,
+                       1,
+                       1,
+                       detail::at<std::int64_t>(block_, plan.shared_starts),
+                       detail::at<std::int32_t>(block_, plan.shared_sources),
+                       detail::at<std::int32_t>(block_, plan.shared_positions)};
+      shared_gates_ = detail::at<S>(block_, plan.shared_gates);
+      shared_before_ = detail::at<T>(block_, plan.shared_before);
+    }
     auto* const sequences = detail::at<std::int64_t>(block_, plan.sequences);
     units_ = {plan.units(of),
               spec::experts,
@@ -91,6 +101,10 @@ template <class Spec, scalar T> class layer_tape {
   routing_view<S> const& routing() const { return routing_; }
   permutation_view const& permutation() const { return permutation_; }
   T* pre_activation() const { return pre_activation_; }
+  /// The rows of shared experts, one for each token that passes them; what scales their outputs; their pre-activations.
+  permutation_view const& shared_order() const { return shared_order_; }
+  S* shared_gates() const { return shared_gates_; }
+  T* shared_before() const { return shared_before_; }
   /// The tokens that take part in losses and weights, and {0, their number}.
   std::int32_t* routed_tokens() const { return routed_tokens_; }
   std::int64_t* routed_offsets() const { return routed_offsets_; }
@@ -145,6 +159,9 @@ template <class Spec, scalar T> class layer_tape {
   std::int32_t* routed_tokens_ = nullptr;
   std::int64_t* routed_offsets_ = nullptr;
   T* pre_activation_ = nullptr;
+  permutation_view shared_order_;
+  S* shared_gates_ = nullptr;
+  T* shared_before_ = nullptr;
   batch_statistics units_;
 };
 

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// A parameter of a layer, and the memory of all of them: of weights, or of gradients. See layer/parameters.hpp.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
+#include <moiety/core/matrix.hpp>
+#include <moiety/core/numbers.hpp>
+#include <moiety/experts/matrices.hpp>
+#include <moiety/layer/expert_parameters.hpp>
+#include <moiety/layer/spec.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory_resource>
+#include <numeric>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace moiety::inline MOIETY_ABI {
+
+struct parameter {
+  std::string name;                   // unique in its layer
+  std::vector<std::int64_t> shape;    // of the whole logical tensor
+  std::int64_t first = 0, count = 0;  // this rank's slice of the first axis
+  std::int64_t fan_in = 0;            // inputs of one output; 0 for what starts at 0: biases, noise, states
+  std::string_view type;              // "float", "bf16", …
+  bool trained = true;                // has a gradient; a state has none
+
+  /// This rank's elements.
+  std::size_t size() const {
+    return static_cast<std::size_t>(
+        std::accumulate(shape.begin() + 1, shape.end(), count, std::multiplies<std::int64_t>()));
+  }
+};
+
+namespace detail {
+
+template <class Router> inline constexpr bool has_linear_bias = false;
+template <class Router>
+requires requires { requires Router::has_linear_bias; }
+inline constexpr bool has_linear_bias<Router> = true;
+
+template <class Router> inline constexpr bool has_learned_noise = false;
+template <class Router>
+requires requires { requires Router::has_learned_noise; }
+inline constexpr bool has_learned_noise<Router> = true;
+
+template <class Router> inline constexpr bool has_selection_bias = false;
+template <class Router>
+requires requires { requires Router::has_selection_bias; }
+inline constexpr bool has_selection_bias<Router> = true;
+
+/// Memory of every parameter of a layer: router values of type RouterType, expert values of type ExpertType.
+template <class Spec, class RouterType, class ExpertType, bool WithStates> class parameter_set {
+  using spec = spec_of<Spec>;
+  using router_type = typename spec::router_type;
+  using experts_type = expert_parameters<typename spec::experts_type, ExpertType>;
+  using shared_type = expert_parameters<typename spec::shared_mlp, ExpertType>;
+
+ public:
+  static constexpr expert_sizes sizes{spec::experts, spec::hidden, spec::ffn};
+  static constexpr expert_sizes shared_sizes{spec::has_shared ? 1 : 0, spec::hidden, spec::shared_ffn};
+
+  matrix_view<RouterType> router() const { return {router_, spec::experts, spec::hidden}; }
+  /// [E], or null where the router has none.
+  RouterType* router_bias() const { return router_bias_; }
+  matrix_view<RouterType> router_noise() const { return {router_noise_, spec::experts, spec::hidden}; }
+  float* selection_bias() const { return selection_bias_; }
+
+  expert_matrices<typename spec::experts_type, ExpertType> experts() const { return experts_.matrices(sizes); }
+  expert_matrices<typename spec::shared_mlp, ExpertType> shared() const { return shared_.matrices(shared_sizes); }
+  /// [1 × H].
+  matrix_view<RouterType> shared_gate() const { return {shared_gate_, 1, spec::hidden}; }
+
+  /// f(parameter, span of its values) for each parameter.
+  template <class F> void for_each(F&& f) const {
+    visit(*this, [&](auto* values, parameter const& p) { f(p, std::span(values, p.size())); });
+  }
+
+  /// The same without states.
+  template <class F> void for_each_trained(F&& f) const {
+    visit_trained(*this, [&](auto* values, parameter const& p) { f(p, std::span(values, p.size())); });
+  }
+
+  /// Memory of its own, not initialised.
+  static parameter_set allocate(std::pmr::memory_resource& memory) {
+    parameter_set result;
+    visit(result, [&]<class T>(T*& pointer, parameter const& p) {
+      result.owned_.emplace_back(static_cast<std::int64_t>(p.size() * sizeof(T)), memory);
+      pointer = static_cast<T*>(result.owned_.back().data());
+    });
+    return result;
+  }
+
+  /// Memory of the caller: bind(parameter) gives a pointer to size() values, typed or void*.
+  template <class Bind> static parameter_set bound(Bind&& bind) {
+    parameter_set result;
+    visit(result, [&]<class T>(T*& pointer, parameter const& p) {
+      auto* const given = bind(p);
+      using Given = std::remove_pointer_t<decltype(given)>;
+      require<config_error>(std::is_void_v<Given> || std::is_same_v<Given, T>, "parameter ", p.name, " holds ", p.type,
+                            ", but was bound to memory of another type.");
+      require<data_error>(given != nullptr, "parameter ", p.name, " was bound to null.");
+      require<data_error>(is_aligned<T>(given), "bind_weights was given memory for parameter ", p.name,
+                          " at an address that is no multiple of ", alignof(T), " bytes.");
+      pointer = static_cast<T*>(static_cast<void*>(given));
+    });
+    return result;
+  }
+
+ private:
+  /// f(pointer, parameter) for each.
+  template <class Self, class F> static void visit(Self& self, F const& f) {
+    visit_trained(self, f);
+    if constexpr (WithStates && has_selection_bias<router_type>)
+      f(self.selection_bias_,
+        parameter{"router.selection_bias", {spec::experts}, 0, spec::experts, 0, name_of<float>, false});
+  }
+
+  template <class Self, class F> static void visit_trained(Self& self, F const& f) {
+    constexpr std::int64_t experts = spec::experts;
+    std::string_view const router_name = name_of<RouterType>, expert_name = name_of<ExpertType>;
+    f(self.router_, parameter{"router.weight", {experts, spec::hidden}, 0, experts, spec::hidden, router_name});
+    if constexpr (has_linear_bias<router_type>)
+      f(self.router_bias_, parameter{"router.bias", {experts}, 0, experts, 0, router_name});
+    if constexpr (has_learned_noise<router_type>)
+      f(self.router_noise_, parameter{"router.noise", {experts, spec::hidden}, 0, experts, 0, router_name});
+    auto const of_experts = [&](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
+      std::int64_t const count = shape[0];
+      f(pointer, parameter{std::move(name), std::move(shape), 0, count, fan_in, expert_name});
+    };
+    experts_type::visit(self.experts_, "experts", sizes, of_experts);
+    if constexpr (spec::has_shared)
+      shared_type::visit(self.shared_, "shared", shared_sizes,
+                         [&](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
+                           shape.erase(shape.begin());
+                           of_experts(pointer, std::move(name), std::move(shape), fan_in);
+                         });
+    if constexpr (spec::shared_gated)
+      f(self.shared_gate_, parameter{"shared_gate.weight", {1, spec::hidden}, 0, 1, spec::hidden, router_name});
+  }
+
+  RouterType* router_ = nullptr;
+  RouterType* router_bias_ = nullptr;
+  RouterType* router_noise_ = nullptr;
+  float* selection_bias_ = nullptr;
+  experts_type experts_;
+  shared_type shared_;
+  RouterType* shared_gate_ = nullptr;
+  std::vector<buffer> owned_;
+};
+
+}  // namespace detail
+
+}  // namespace moiety

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// expect: mo::shared_experts was given an option that is no mo::shared_ffn<I>, mo::sigmoid_gated or expert MLP.
+#include <moiety/moiety.hpp>
+
+namespace mo = moiety;
+
+struct mistaken : mo::layer_spec<mo::dims{.hidden = 16, .ffn = 32, .experts = 4}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+#ifdef MOIETY_CORRECT
+  using shared = mo::shared_experts<1, mo::sigmoid_gated>;
+#else
+  using shared = mo::shared_experts<1, mo::softmax>;
+#endif
+};
+
+int main() {
+  mo::context<> ctx;
+  mo::moe_layer<mistaken> layer{ctx};
+}
