@@ -13,6 +13,7 @@
 #include <moiety/backend/cuda.cuh>
 #include <moiety/experts/apply.cuh>
 #include <moiety/kernels/cuda/portable/combine.cuh>
+#include <moiety/kernels/cuda/portable/expected_load.cuh>
 #include <moiety/kernels/cuda/portable/fill_normal.cuh>
 #include <moiety/kernels/cuda/portable/gather.cuh>
 #include <moiety/kernels/cuda/portable/grouped_gemm.cuh>

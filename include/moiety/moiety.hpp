@@ -37,6 +37,7 @@
 #include <moiety/losses/importance.hpp>
 #include <moiety/losses/load.hpp>
 #include <moiety/losses/load_balance.hpp>
+#include <moiety/losses/noisy_load.hpp>
 #include <moiety/losses/router_z.hpp>
 #include <moiety/mesh/context.hpp>
 #include <moiety/mesh/layout.hpp>

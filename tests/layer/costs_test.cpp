@@ -39,6 +39,7 @@ struct gated_beside : biased {
 
 struct noisy : gated_beside {
   using router = mo::router<mo::softmax, mo::top_k<2>, mo::logit_noise, mo::jitter<>, mo::linear_bias>;
+  using losses = mo::losses<mo::noisy_load<mo::over::sequence>>;
 };
 
 template <class T> struct in : mo::deployment<> { using element = T; };

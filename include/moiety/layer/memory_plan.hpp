@@ -15,6 +15,7 @@
 #include <moiety/batch/routing.hpp>
 #include <moiety/batch/statistics.hpp>
 #include <moiety/core/config.hpp>
+#include <moiety/core/exact_sum.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/experts/apply.hpp>
@@ -72,6 +73,7 @@ template <class Spec, scalar T> struct tape_plan {
   }
 
   static constexpr bool learns_noise = spec::router_type::has_learned_noise;
+  static constexpr bool expects_loads = spec::losses_type::needs_expected_loads;
 
   constexpr explicit tape_plan(tokens of, bool with_pre_activation = true) {
     std::int64_t const slots = of.count * spec::slots;
@@ -89,6 +91,7 @@ template <class Spec, scalar T> struct tape_plan {
     token_counts = block.add<moiety::token_counts>(1);
     unit = block.add<unit_statistics>(units(of));
     expert_units = block.add<expert_statistics>(units(of) * spec::experts);
+    expected_loads = block.add<exact_sum>(expects_loads && with_pre_activation ? units(of) * spec::experts : 0);
     step_counts = block.add<std::int64_t>(spec::losses_type::uses_step_counts ? 2 * (1 + spec::experts) : 0);
     pre_activation = block.add<T>(with_pre_activation ? spec::rows(of.count) * spec::inputs * spec::ffn : 0);
     std::int64_t const passing = spec::shared_rows(of.count);
@@ -101,7 +104,7 @@ template <class Spec, scalar T> struct tape_plan {
 
   detail::block_layout block;
   std::int64_t logits, noise_logits, weights, ids, states, starts, source_tokens, positions, routed_tokens,
-      routed_offsets, sequences, token_counts, unit, expert_units, step_counts, pre_activation;
+      routed_offsets, sequences, token_counts, unit, expert_units, expected_loads, step_counts, pre_activation;
   std::int64_t shared_starts, shared_sources, shared_positions, shared_gates, shared_before;
 };
 

@@ -10,6 +10,7 @@
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/kernels/drop.hpp>
+#include <moiety/kernels/expected_load.hpp>
 #include <moiety/kernels/jitter.hpp>
 #include <moiety/kernels/logit_noise.hpp>
 #include <moiety/kernels/permute.hpp>
@@ -38,6 +39,7 @@ template <class Spec, class Deployment> class routing_stage {
   using capacity = typename read::capacity_type;
   using index_builder = typename detail::policy_of<typename Deployment::index_builder, backend, counting_sort>::type;
   static constexpr int experts = static_cast<int>(read::experts);
+  static constexpr bool expects_loads = read::losses_type::needs_expected_loads;
   static constexpr bool on_host = std::is_same_v<backend, host>;
 
  public:
@@ -88,6 +90,9 @@ template <class Spec, class Deployment> class routing_stage {
     }
     if (!keep) return;
     kernels::accumulate<router_type, S, experts>(engine, router, tape.logits(), tape.routing(), tape.units());
+    if constexpr (expects_loads)
+      kernels::add_expected_loads<noise_type, S, experts>(engine, router.noise(), tape.place(), tape.routing(),
+                                                          tape.noise_logits(), tape.logits(), tape.units());
     kernels::list_routed(engine, tape.routing().states, order.tokens, tape.routed_tokens(), tape.routed_offsets());
   }
 
@@ -100,9 +105,16 @@ template <class Spec, class Deployment> class routing_stage {
                                       tape.options().loss_scale};
     kernels::route_backward<router_type, S, experts>(engine, router, tape.logits(), tape.routing(), dweights, losses,
                                                      dlogits_of(tape), false);
+    if constexpr (expects_loads) {
+      loss_gradients<Spec, true> const of_chances{losses.losses, losses.units, losses.batch_weight, losses.loss_scale};
+      kernels::expected_load_gradient<noise_type, S, experts>(engine, router.noise(), tape.place(), tape.routing(),
+                                                              tape.noise_logits(), tape.logits(), of_chances,
+                                                              dlogits_of(tape), dnoise_of(tape));
+    }
     if constexpr (router_type::has_learned_noise) {
       kernels::logit_noise_gradient<noise_type, S>(engine, router.noise(), tape.place(), tape.routing().states,
-                                                   tape.noise_logits(), dlogits_of(tape), dnoise_of(tape), false);
+                                                   tape.noise_logits(), dlogits_of(tape), dnoise_of(tape),
+                                                   expects_loads);
       using operands = std::array<matrix_view<S const>, 2>;
       kernels::router_input_gradient<S>(engine, operands{dlogits_of(tape), dnoise_of(tape)},
                                         operands{weights.router(), weights.router_noise()}, dx);
@@ -151,6 +163,7 @@ template <class Spec, class Deployment> class routing_stage {
     return {detail::at<S>(tape.pending, kept.logits), tape.x.rows(), read::experts};
   }
   static matrix_view<S> dnoise_of(layer_tape<Spec, T> const& tape) {
+    if (!router_type::has_learned_noise) return {};
     pending_plan<Spec, T> const kept(tape.size());
     return {detail::at<S>(tape.pending, kept.noise_logits), tape.x.rows(), read::experts};
   }

@@ -75,6 +75,8 @@ template <class Spec, scalar T> class layer_tape {
               spec::losses_type::counted_groups};
     memory.zero(units_.states, plan.pre_activation - plan.token_counts);  // counts, units and their experts
     if (with_pre_activation) keep_counts(plan, about);
+    if (plan.expects_loads && with_pre_activation)
+      units_.expected_loads = detail::at<exact_sum>(block_, plan.expected_loads);
     if (units_.count == 1) return;
     std::array<std::int64_t, 2> const one{0, of.count};
     auto const bytes = units_.count * static_cast<std::int64_t>(sizeof(std::int64_t));
