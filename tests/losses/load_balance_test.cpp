@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <numeric>
+#include <ratio>
 #include <vector>
 
 namespace mo = moiety;
