@@ -17,6 +17,7 @@
 #include <moiety/kernels/cuda/portable/fill_normal.cuh>
 #include <moiety/kernels/cuda/portable/gather.cuh>
 #include <moiety/kernels/cuda/portable/grouped_gemm.cuh>
+#include <moiety/kernels/cuda/portable/identity_rows.cuh>
 #include <moiety/kernels/cuda/portable/input_weights.cuh>
 #include <moiety/kernels/cuda/portable/jitter.cuh>
 #include <moiety/kernels/cuda/portable/logit_noise.cuh>

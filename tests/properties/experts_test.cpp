@@ -16,6 +16,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 namespace mo = moiety;
@@ -194,4 +195,42 @@ TEST_CASE("shared experts: gradients equal differences, plain and gated, of thei
   passes<beside<mo::shared_experts<2, mo::sigmoid_gated>>>();
   passes<beside<mo::shared_experts<1, mo::shared_ffn<11>, mo::sigmoid_gated, mo::mlp<mo::gelu, mo::biased>>>>();
   passes<beside<mo::shared_experts<1, mo::gated_mlp<mo::silu, mo::biased>>, mo::mlp<mo::silu>>>();
+}
+
+namespace {
+
+template <class Experts, int Slots>
+struct with_zeros : mo::layer_spec<mo::dims{.hidden = 10, .ffn = 7, .experts = 4, .zero_experts = 3}> {
+  using router = mo::router<mo::softmax, mo::top_k<Slots>, mo::scale<std::ratio<6>>>;
+  using experts = Experts;
+  using losses = mo::losses<mo::load_balance<>, mo::router_z>;
+};
+
+}  // namespace
+
+TEST_CASE("zero-compute experts: gradients equal differences, through x and through the weights") {
+  passes<with_zeros<mo::gated_mlp<mo::silu>, 3>>();
+  passes<with_zeros<mo::mlp<mo::gelu_tanh, mo::biased>, 7>>();
+}
+
+TEST_CASE_TEMPLATE("a token that goes to every expert gets itself back from those that compute nothing", T, float,
+                   double, mo::bf16) {
+  using deployment = on_host<T, mo::row_major>;
+  mo::context<deployment> ctx;
+  mo::moe_layer<with_zeros<mo::mlp<mo::silu>, 7>, deployment> layer{ctx};
+  auto weights = layer.make_weights(mo::seed{1});
+  weights.for_each([](mo::parameter const&, auto values) {  // equal logits, and experts that give 0
+    for (auto& v : values) v = static_cast<std::remove_reference_t<decltype(v)>>(0.0f);
+  });
+  auto x = ctx.matrix(2, 10), y = ctx.matrix(2, 10), dx = ctx.matrix(2, 10);
+  for (std::int64_t c = 0; c < 10; ++c) x(0, c) = T(7.0f), x(1, c) = T(-14.0f);
+  auto gradients = layer.make_gradients();
+  auto tape = layer.forward(weights, x, y);
+  layer.backward(weights, tape, x, dx, gradients);
+  for (std::int64_t c = 0; c < 10; ++c) {  // 3 of 7 experts, times 6
+    CHECK(static_cast<double>(static_cast<mo::sum_t<T>>(y(0, c))) == doctest::Approx(18).epsilon(4e-3));
+    CHECK(static_cast<double>(static_cast<mo::sum_t<T>>(y(1, c))) == doctest::Approx(-36).epsilon(4e-3));
+    CHECK(static_cast<double>(static_cast<mo::sum_t<T>>(dx(1, c))) == doctest::Approx(-36).epsilon(4e-3));
+  }
+  CHECK(layer.report(tape).counts().size() == 7);
 }

@@ -2,7 +2,9 @@
 // What a layer costs, as constexpr functions of its spec.
 //
 //   parameters<Spec>             E H + E (inputs + 1) H I, and E (inputs · I + H) of biased experts, E of a biased router,
-//                                E H of learned noise; shared experts count as one expert of their own width, their gate H
+//                                E H of learned noise; shared experts count as one expert of their own width, their gate
+//                                H; zero-compute experts add H each to the router, and count as experts where a token may
+//                                use k
 //   active_parameters<Spec>      the same with the experts that one token has in place of E
 //   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products;
 //                                with E H of learned noise, which infer leaves out
@@ -31,7 +33,11 @@ namespace moiety::inline MOIETY_ABI {
 namespace detail {
 
 template <class Spec>
-inline constexpr expert_sizes expert_sizes_of{spec_of<Spec>::experts, spec_of<Spec>::hidden, spec_of<Spec>::ffn};
+inline constexpr expert_sizes expert_sizes_of{spec_of<Spec>::mlp_experts, spec_of<Spec>::hidden, spec_of<Spec>::ffn};
+
+/// The most experts with an MLP that a token goes to.
+template <class Spec>
+inline constexpr std::int64_t active_experts = std::min(spec_of<Spec>::active, spec_of<Spec>::mlp_experts);
 
 template <class Spec>
 inline constexpr std::int64_t router_matrices = has_learned_noise<typename spec_of<Spec>::router_type> ? 2 : 1;
@@ -65,7 +71,7 @@ template <class Spec> constexpr std::int64_t multiplied_values() {
   using spec = spec_of<Spec>;
   using of = expert_parameters<typename spec::experts_type, float>;
   return (router_matrices<Spec> * spec::experts + (spec::shared_gated ? 1 : 0)) * spec::hidden +
-         shared_parameters<Spec>(false) + spec::active * of::matrix_values(expert_sizes_of<Spec>);
+         shared_parameters<Spec>(false) + active_experts<Spec> * of::matrix_values(expert_sizes_of<Spec>);
 }
 
 template <class Spec> constexpr std::int64_t state_bytes() {
@@ -75,7 +81,7 @@ template <class Spec> constexpr std::int64_t state_bytes() {
 
 template <class Spec, class RouterType, class ExpertType> constexpr std::int64_t parameter_bytes() {
   return router_parameters<Spec>() * static_cast<std::int64_t>(sizeof(RouterType)) +
-         (expert_parameters_of<Spec>(spec_of<Spec>::experts) + shared_parameters<Spec>()) *
+         (expert_parameters_of<Spec>(spec_of<Spec>::mlp_experts) + shared_parameters<Spec>()) *
              static_cast<std::int64_t>(sizeof(ExpertType));
 }
 
@@ -83,12 +89,12 @@ template <class Spec, class RouterType, class ExpertType> constexpr std::int64_t
 
 template <class Spec>
 inline constexpr std::int64_t parameters = detail::router_parameters<Spec>() + detail::shared_parameters<Spec>() +
-                                           detail::expert_parameters_of<Spec>(spec_of<Spec>::experts);
+                                           detail::expert_parameters_of<Spec>(spec_of<Spec>::mlp_experts);
 
 template <class Spec>
 inline constexpr std::int64_t active_parameters =
     detail::router_parameters<Spec>() + detail::shared_parameters<Spec>() +
-    detail::expert_parameters_of<Spec>(spec_of<Spec>::active);
+    detail::expert_parameters_of<Spec>(detail::active_experts<Spec>);
 
 template <class Spec> constexpr std::int64_t forward_flops(tokens of) {
   return 2 * of.count * detail::multiplied_values<Spec>();

@@ -81,8 +81,10 @@ template <class Spec> description describe() {
   if constexpr (router::has_logit_noise) out << ", " << std::decay_t<decltype(router{}.noise())>::name;
   if (router{}.scale_factor() != 1) out << " x " << router{}.scale_factor();
   out << '\n'
-      << "experts  " << spec::experts << " x " << detail::mlp_words<experts>() << ", " << spec::inputs + 1
-      << " matrices, hidden " << spec::hidden << ", ffn " << spec::ffn << '\n';
+      << "experts  " << spec::mlp_experts << " x " << detail::mlp_words<experts>() << ", " << spec::inputs + 1
+      << " matrices, hidden " << spec::hidden << ", ffn " << spec::ffn;
+  if (spec::zero_experts > 0) out << ", and " << spec::zero_experts << " of no computation";
+  out << '\n';
   if (spec::has_shared)
     out << "shared   " << spec::shared_type::count << " x " << detail::mlp_words<typename spec::shared_mlp>()
         << ", ffn of all " << spec::shared_ffn << (spec::shared_gated ? ", sigmoid_gated\n" : "\n");

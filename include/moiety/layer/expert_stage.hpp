@@ -16,6 +16,7 @@
 #include <moiety/core/numbers.hpp>
 #include <moiety/experts/apply.hpp>
 #include <moiety/kernels/combine.hpp>
+#include <moiety/kernels/identity_rows.hpp>
 #include <moiety/kernels/input_weights.hpp>
 #include <moiety/kernels/row_weights.hpp>
 #include <moiety/layer/deployment.hpp>
@@ -50,8 +51,11 @@ template <class Spec, class Deployment> class expert_stage {
     T* const output = detail::at<T>(work, plan.output);
     S* const row_weights = place == weight_place::activation ? detail::at<S>(work, plan.row_weights) : nullptr;
     if (row_weights != nullptr) kernels::spread_weights<S>(engine, order, tape.routing().weights, row_weights);
-    apply::forward(engine, rows_of(order), inputs_of(engine, tape, work), weights.operands(),
-                   keep ? tape.pre_activation() : nullptr, detail::at<T>(work, plan.activation), output, row_weights);
+    kernels::rows_of<T> const read_rows = inputs_of(engine, tape, work);
+    apply::forward(engine, rows_of(order), read_rows, weights.operands(), keep ? tape.pre_activation() : nullptr,
+                   detail::at<T>(work, plan.activation), output, row_weights);
+    if constexpr (read::zero_experts > 0)
+      kernels::pass_rows<T>(engine, order, read::mlp_experts, read_rows, row_weights, all_rows(output, order));
     S const* const by_slot = place == weight_place::output ? tape.routing().weights : nullptr;
     kernels::combine<T>(engine, order, all_rows(output, order), by_slot, base, y);
   }
@@ -70,6 +74,10 @@ template <class Spec, class Deployment> class expert_stage {
     apply::backward_input(engine, rows_of(order), dispatcher::dispatch(tape.dy, order), weights.operands(),
                           tape.pre_activation(), row_weights, detail::at<T>(tape.pending, kept.pre_activation),
                           detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
+    if constexpr (read::zero_experts > 0)
+      kernels::pass_rows_backward<T>(engine, order, read::mlp_experts, dispatcher::dispatch(tape.dy, order),
+                                     dispatcher::dispatch(tape.x, order), row_weights, parts, parts_of_weight,
+                                     all_rows(dx_rows, order));
     if (parts != nullptr)
       kernels::gather_weight_gradients<S>(engine, order, parts, parts_of_weight, dweights);
     else
@@ -102,7 +110,7 @@ template <class Spec, class Deployment> class expert_stage {
   static constexpr std::int64_t parts_of_weight = weight_parts<typename read::experts_type, S, backend>(read::ffn);
 
   static expert_rows rows_of(permutation_view const& order) {
-    return {read::experts, order.offsets(), read::hidden, read::ffn, read::rows(order.tokens)};
+    return {read::mlp_experts, order.offsets(), read::hidden, read::ffn, read::rows(order.tokens)};
   }
 
   /// The rows of experts: as many as there would be if every token were dispatched, since only the back end knows more.

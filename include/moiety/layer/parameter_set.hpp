@@ -64,7 +64,7 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
   using shared_type = expert_parameters<typename spec::shared_mlp, ExpertType>;
 
  public:
-  static constexpr expert_sizes sizes{spec::experts, spec::hidden, spec::ffn};
+  static constexpr expert_sizes sizes{spec::mlp_experts, spec::hidden, spec::ffn};
   static constexpr expert_sizes shared_sizes{spec::has_shared ? 1 : 0, spec::hidden, spec::shared_ffn};
 
   matrix_view<RouterType> router() const { return {router_, spec::experts, spec::hidden}; }

@@ -26,11 +26,13 @@
 
 namespace moiety::inline MOIETY_ABI {
 
-/// H, I and E of a layer.
+/// H, I and E of a layer; and how many experts it has besides that compute nothing: they return what they are given, and a
+/// router chooses among all, those with an MLP first (LongCat-Flash).
 struct dims {
   std::int64_t hidden = 0;
   std::int64_t ffn = 0;
   std::int64_t experts = 0;
+  std::int64_t zero_experts = 0;
   friend constexpr bool operator==(dims const&, dims const&) = default;
 };
 
@@ -83,6 +85,7 @@ template <class Spec> class spec_of {
   using spec_shared = typename Spec::shared;
   using spec_losses = typename Spec::losses;
   using spec_capacity = typename Spec::capacity;
+  static constexpr std::int64_t choices = Spec::size.experts + Spec::size.zero_experts;
 
   static consteval bool check() {
     static_assert(!detail::names_loss<Spec>, "a spec names its losses 'losses', not 'loss'.");
@@ -105,9 +108,10 @@ template <class Spec> class spec_of {
                   "'using capacity' in a spec must name mo::dropless or mo::capacity<std::ratio<...>, ...>.");
     static_assert(Spec::size.hidden >= 1 && Spec::size.ffn >= 1 && Spec::size.experts >= 1,
                   "dims needs hidden, ffn and experts of at least 1.");
+    static_assert(Spec::size.zero_experts >= 0, "dims needs zero_experts of at least 0.");
     if constexpr (is_router<spec_router> && Spec::size.experts >= 1) check_router();
     if constexpr (detail::sound_losses<spec_losses> && Spec::size.experts >= 1)
-      static_assert(spec_losses::groups_divide(Spec::size.experts),
+      static_assert(spec_losses::groups_divide(choices),
                     "the groups of mo::device_balance and mo::communication_balance must divide dims.experts.");
     if constexpr (detail::sound_losses<spec_losses> && is_router<spec_router>)
       static_assert(!spec_losses::needs_probabilities || has_probabilities<typename spec_router::score_type>,
@@ -126,16 +130,16 @@ template <class Spec> class spec_of {
   }
   static consteval void check_router() {
     using selection = typename spec_router::selection_type;
-    constexpr std::int64_t chosen = spec_router::slots_of(Spec::size.experts);
-    static_assert(chosen >= 1 && chosen <= Spec::size.experts, "mo::top_k<K> needs 1 <= K <= dims.experts.");
+    constexpr std::int64_t chosen = spec_router::slots_of(choices);
+    static_assert(chosen >= 1 && chosen <= choices, "mo::top_k<K> needs 1 <= K <= dims.experts.");
     static_assert(!Spec::causal || !detail::sees_later_tokens<selection>,
                   "mo::expert_choice lets a token's experts depend on later tokens: a causal spec cannot use it.");
     if constexpr (spec_router::has_groups) {
       using groups = typename spec_router::group_type;
-      constexpr bool divide = Spec::size.experts % groups::count_of_groups == 0;
+      constexpr bool divide = choices % groups::count_of_groups == 0;
       static_assert(divide, "mo::groups<G, Kept> needs G to divide dims.experts.");
       constexpr std::int64_t needed = spec_router::slots;  // 0 where a token may have any number
-      static_assert(!divide || needed * groups::count_of_groups <= Spec::size.experts * groups::kept,
+      static_assert(!divide || needed * groups::count_of_groups <= choices * groups::kept,
                     "the groups that mo::groups keeps have fewer experts than mo::top_k<K> selects.");
     }
   }
@@ -153,7 +157,8 @@ template <class Spec> class spec_of {
 
   static constexpr std::int64_t hidden = Spec::size.hidden;
   static constexpr std::int64_t ffn = Spec::size.ffn;
-  static constexpr std::int64_t experts = Spec::size.experts;
+  static constexpr std::int64_t experts = choices;  // that a router chooses among
+  static constexpr std::int64_t zero_experts = Spec::size.zero_experts, mlp_experts = Spec::size.experts;
   static constexpr std::int64_t slots = router_type::slots_of(experts);    // k
   static constexpr std::int64_t active = router_type::active_of(experts);  // experts of a token, on average
   /// The most rows that the router asks for in a call of `tokens` tokens: T · k, or what a batch selection can choose.
