@@ -76,6 +76,11 @@ struct mixed : odd {
   using router = mo::router<mo::softmax, mo::top_k<3>, mo::sparsemixer<std::ratio<1, 4>>>;
 };
 
+struct noisy : odd {
+  using router = mo::router<mo::logit_noise, mo::softmax, mo::top_k<3>, mo::renormalised, mo::jitter<>>;
+  using losses = mo::losses<mo::noisy_load<mo::over::sequence>, mo::importance<>>;
+};
+
 template <class Experts> struct stored : odd { using experts = Experts; };
 
 template <class Spec> mo::layer_options<Spec> options() {
@@ -241,6 +246,12 @@ TEST_CASE("shared experts on a device are those on the host") {
 TEST_CASE("zero-compute experts on a device are those on the host") {
   for (std::int64_t const tokens : {37, 1, 0}) compare<with_zeros, float>({.tokens = tokens});
   compare<with_zeros, mo::bf16>({.tokens = 37});
+}
+
+TEST_CASE("noise of logits and its load loss on a device are those on the host") {
+  compare<noisy, float>({.tokens = 37});
+  compare<noisy, double>({.tokens = 60, .sequences = {0, 10, 10, 45, 60}, .nan_rows = {0, 5, 32}});
+  compare<noisy, mo::bf16>({.tokens = 0});
 }
 
 TEST_CASE("tensors that lie otherwise are read on a device as on the host") {

@@ -105,22 +105,12 @@ template <class Spec, class Deployment> class routing_stage {
                                       tape.options().loss_scale};
     kernels::route_backward<router_type, S, experts>(engine, router, tape.logits(), tape.routing(), dweights, losses,
                                                      dlogits_of(tape), false);
-    if constexpr (expects_loads) {
-      loss_gradients<Spec, true> const of_chances{losses.losses, losses.units, losses.batch_weight, losses.loss_scale};
-      kernels::expected_load_gradient<noise_type, S, experts>(engine, router.noise(), tape.place(), tape.routing(),
-                                                              tape.noise_logits(), tape.logits(), of_chances,
-                                                              dlogits_of(tape), dnoise_of(tape));
-    }
-    if constexpr (router_type::has_learned_noise) {
-      kernels::logit_noise_gradient<noise_type, S>(engine, router.noise(), tape.place(), tape.routing().states,
-                                                   tape.noise_logits(), dlogits_of(tape), dnoise_of(tape),
-                                                   expects_loads);
-      using operands = std::array<matrix_view<S const>, 2>;
+    noise_backward(engine, router, tape, losses);
+    if constexpr (router_type::has_learned_noise)
       kernels::router_input_gradient<S>(engine, operands{dlogits_of(tape), dnoise_of(tape)},
                                         operands{weights.router(), weights.router_noise()}, dx);
-    } else {
+    else
       kernels::router_input_gradient<S>(engine, dlogits_of(tape), weights.router(), dx);
-    }
     if constexpr (router_type::has_jitter) {
       matrix_view<S> const seen{dx, tape.x.rows(), read::hidden};
       kernels::jitter_rows<S>(engine, router.jitter(), tape.place(), seen, seen);
@@ -145,6 +135,7 @@ template <class Spec, class Deployment> class routing_stage {
 
  private:
   using noise_type = std::decay_t<decltype(router_type{}.noise())>;
+  using operands = std::array<matrix_view<S const>, 2>;
 
   /// The logits of a tape that is kept become noisy, where the router says so.
   template <class Weights>
@@ -155,6 +146,21 @@ template <class Spec, class Deployment> class routing_stage {
     if constexpr (router_type::has_logit_noise)
       kernels::add_logit_noise<noise_type, S>(engine, tape.options().router.noise(), tape.place(), tape.noise_logits(),
                                               tape.logits());
+  }
+
+  /// Adds what losses of expected loads give to the gradient of the logits; then writes that of the noise's logits.
+  static void noise_backward(engine_type& engine, router_type const& router, layer_tape<Spec, T> const& tape,
+                             loss_gradients<Spec> const& losses) {
+    if constexpr (expects_loads) {
+      loss_gradients<Spec, true> const of_chances{losses.losses, losses.units, losses.batch_weight, losses.loss_scale};
+      kernels::expected_load_gradient<noise_type, S, experts>(engine, router.noise(), tape.place(), tape.routing(),
+                                                              tape.noise_logits(), tape.logits(), of_chances,
+                                                              dlogits_of(tape), dnoise_of(tape));
+    }
+    if constexpr (router_type::has_learned_noise)
+      kernels::logit_noise_gradient<noise_type, S>(engine, router.noise(), tape.place(), tape.routing().states,
+                                                   tape.noise_logits(), dlogits_of(tape), dnoise_of(tape),
+                                                   expects_loads);
   }
 
   /// The gradients of the logits and of those of the noise.
