@@ -27,27 +27,27 @@ struct root_softplus {
   }
 };
 
-// Tokens take turns: even ones choose the best two of the first half of the experts, odd ones of the second.
-struct halves_in_turn {
-  static constexpr int count = 2;
-  MOIETY_HD void forward(mo::score_row auto& row, mo::token_view const& token, auto const& chosen) const {
-    int const half = row.size() / 2, other = token.logical % 2 == 0 ? half : 0;
-    for (int e = other; e < other + half; ++e) row.remove(e);
-    row.template largest<count>(chosen);
+// The K best experts, no two of them neighbours.
+template <int K> struct spread_out {
+  static constexpr int count = K;
+  template <mo::score_row Row, class Chosen> MOIETY_HD void forward(Row& scores, Chosen const& chosen) const {
+    for (int slot = 0; slot < K; ++slot) {
+      int const best = scores.argmax();
+      chosen(slot, best);
+      for (int const near : {best - 1, best, best + 1}) scores.remove(near);
+    }
   }
 };
 
-// w = s² / Σ s² over the selected: ds_i = 2 s_i (g_i − Σ g w) / Σ s².
-struct squares {
-  static constexpr auto source = mo::weight_source::scores;
+// Weights are the squares of the scores: w = s², dw/ds = 2 s.
+struct sharpened {
+  static constexpr mo::weight_source source = mo::weight_source::scores;
   MOIETY_HD void forward(mo::score_row auto& row) const {
-    auto const total = mo::dot(row, row);
-    row.map([&](auto s) { return s * s / total; });
+    row.map([](auto s) { return s * s; });
   }
-  MOIETY_HD void backward(mo::score_row auto const& s, mo::score_row auto const& w,
+  MOIETY_HD void backward(mo::score_row auto const& scores, mo::score_row auto const& /* weights */,
                           mo::score_row auto& gradient) const {
-    auto const total = mo::dot(s, s), inner = mo::dot(w, gradient);
-    gradient.map(s, [&](auto g, auto score) { return 2 * score * (g - inner) / total; });
+    gradient.map(scores, [](auto g, auto s) { return 2 * s * g; });
   }
 };
 
@@ -69,7 +69,7 @@ struct concentration {
 };
 
 struct layer : mo::layer_spec<mo::dims{.hidden = 32, .ffn = 24, .experts = 6}> {
-  using router = mo::router<root_softplus, halves_in_turn, squares>;
+  using router = mo::router<root_softplus, spread_out<2>, sharpened>;
   using experts = mo::gated_mlp<softplus>;
   using losses = mo::losses<concentration>;
 };

@@ -2,7 +2,7 @@
 // The policies of a router over the lanes of a warp have the bits of the host: ids, weights, states, statistics, gradients.
 #include <moiety/router/rows.hpp>
 
-#include "../../examples/own_router.hpp"
+#include "../../examples/own_policies.hpp"
 #include "kernels/cuda/portable/route_cases.hpp"
 
 #include <doctest/doctest.h>
@@ -59,5 +59,6 @@ TEST_CASE("forced selections: draws are those of the host, and weights those of 
 }
 
 TEST_CASE("a selection and a weight rule of a user") {
-  for (kind const of : kinds) compare<mo::router<mo::softmax, spread_out<3>, sharpened>, float, 40>(40, of, 37);
+  for (kind const of : kinds)
+    compare<mo::router<mo::softmax, own::spread_out<3>, own::sharpened>, float, 40>(40, of, 37);
 }

@@ -31,6 +31,7 @@ struct expert_statistics {
 struct unit_statistics {
   std::int64_t tokens = 0;
   std::int64_t slots = 0;   // k
+  std::int64_t chosen = 0;  // slots that an expert was chosen for: k a token, unless the selection leaves some empty
   std::int64_t groups = 0;  // of experts whose tokens are counted
   exact_sum lse_squared{};
   friend bool operator==(unit_statistics const&, unit_statistics const&) = default;
@@ -54,9 +55,11 @@ struct statistics_view {
 
   MOIETY_HD std::int64_t tokens() const { return unit->tokens; }
   MOIETY_HD std::int64_t slots() const { return unit->slots; }
+  MOIETY_HD std::int64_t chosen() const { return unit->chosen; }
 
   void add(statistics_view const& other) const {
     unit->tokens += other.unit->tokens;
+    unit->chosen += other.unit->chosen;
     unit->slots = other.unit->slots;
     unit->groups = other.unit->groups;
     unit->lse_squared += other.unit->lse_squared;

@@ -2,9 +2,8 @@
 // What a layer costs, as constexpr functions of its spec.
 //
 //   parameters<Spec>             E H + E (inputs + 1) H I, and E (inputs · I + H) of biased experts, E of a biased router,
-//                                E H of learned noise; shared experts count as one expert of their own width, their gate
-//                                H; zero-compute experts add H each to the router, and count as experts where a token may
-//                                use k
+//                                E H of learned noise; shared experts count as one expert of their own width, their gate H;
+//                                zero-compute experts add H each to the router, and count as experts where a token may use k
 //   active_parameters<Spec>      the same with the experts that one token has in place of E
 //   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products;
 //                                with E H of learned noise, which infer leaves out

@@ -201,6 +201,7 @@ void accumulate(host_engine& engine, Router const& router, matrix_view<S const> 
       ++part.tokens;
     }
     sums.finish(local.experts);
+    for (expert_statistics const& e : local.experts) part.chosen += e.count;
     part.slots = routing.slots, part.groups = into.groups;
     std::scoped_lock const lock(merging);
     unit.add(local);

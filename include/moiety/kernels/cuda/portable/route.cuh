@@ -212,12 +212,17 @@ template <int N> struct run_sums {
   }
 
   __device__ __forceinline__ void add_to(run_units const& units, int experts) const {
-    for (int e = static_cast<int>(threadIdx.x); e < experts; e += route_threads)
+    unsigned chosen = 0;
+    for (int e = static_cast<int>(threadIdx.x); e < experts; e += route_threads) {
+      chosen += count[e];
       units.each([&](statistics_view const& unit) {
         expert_statistics& total = unit.experts[static_cast<std::size_t>(e)];
         exact_sum(static_cast<std::int64_t>(whole[e]), fraction[e]).add_to(total.probability, add_atomically{});
         add_count(total.count, count[e]);
       });
+    }
+    chosen = __reduce_add_sync(all_lanes, chosen);
+    if (lane_of_thread() == 0) units.each([&](statistics_view const& unit) { add_count(unit.unit->chosen, chosen); });
   }
 };
 
