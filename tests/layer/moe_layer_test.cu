@@ -76,7 +76,7 @@ struct mixed : odd {
   using router = mo::router<mo::softmax, mo::top_k<3>, mo::sparsemixer<std::ratio<1, 4>>>;
 };
 
-struct noisy : odd {
+struct noisy_logits : odd {
   using router = mo::router<mo::logit_noise, mo::softmax, mo::top_k<3>, mo::renormalised, mo::jitter<>>;
   using losses = mo::losses<mo::noisy_load<mo::over::sequence>, mo::importance<>>;
 };
@@ -249,9 +249,9 @@ TEST_CASE("zero-compute experts on a device are those on the host") {
 }
 
 TEST_CASE("noise of logits and its load loss on a device are those on the host") {
-  compare<noisy, float>({.tokens = 37});
-  compare<noisy, double>({.tokens = 60, .sequences = {0, 10, 10, 45, 60}, .nan_rows = {0, 5, 32}});
-  compare<noisy, mo::bf16>({.tokens = 0});
+  compare<noisy_logits, float>({.tokens = 37});
+  compare<noisy_logits, double>({.tokens = 60, .sequences = {0, 10, 10, 45, 60}, .nan_rows = {0, 5, 32}});
+  compare<noisy_logits, mo::bf16>({.tokens = 0});
 }
 
 TEST_CASE("tensors that lie otherwise are read on a device as on the host") {

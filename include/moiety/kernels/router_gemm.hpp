@@ -66,11 +66,6 @@ void router_input_gradient(host_engine& engine, std::array<matrix_view<S const>,
                      });
 }
 
-template <class S, class Engine>
-void router_input_gradient(Engine& engine, matrix_view<S const> dlogits, matrix_view<S const> w, S* dx) {
-  router_input_gradient<S>(engine, std::array{dlogits}, std::array{w}, dx);
-}
-
 template <scalar T>
 void router_weight_gradient(host_engine& engine, matrix_view<sum_t<T> const> dlogits, matrix_view<T const> x,
                             std::int32_t const* list, std::int64_t const* offsets, matrix_view<sum_t<T>> dw,
@@ -104,5 +99,10 @@ void router_weight_gradient(cuda_engine& engine, matrix_view<sum_t<T> const> dlo
 template <class S>
 void router_bias_gradient(cuda_engine& engine, matrix_view<S const> dlogits, S const* one, std::int32_t const* list,
                           std::int64_t const* offsets, S* db, bool accumulate);
+
+template <class S, class Engine>
+void router_input_gradient(Engine& engine, matrix_view<S const> dlogits, matrix_view<S const> w, S* dx) {
+  router_input_gradient<S>(engine, std::array{dlogits}, std::array{w}, dx);
+}
 
 }  // namespace moiety::inline MOIETY_ABI::kernels
