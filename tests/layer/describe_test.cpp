@@ -30,6 +30,15 @@ struct own : spec {
   using losses = mo::losses<>;
 };
 
+struct v3 : spec {
+  using router = mo::router<mo::jitter<>, mo::linear_bias, mo::sigmoid, mo::selection_bias, mo::groups<8, 4>,
+                            mo::top_k<8>, mo::renormalised, mo::on_input>;
+  using capacity = mo::capacity<std::ratio<5, 4>, mo::drop::position, mo::per::sequence, mo::renormalise_after_drop>;
+};
+struct chosen : spec {
+  using router = mo::router<mo::softmax, mo::expert_choice<2>, mo::on_activation>;
+};
+
 bool says(std::string const& text, char const* what) {
   INFO(text);
   CHECK(text.find(what) != std::string::npos);
@@ -54,6 +63,15 @@ TEST_CASE("options of experts, and shared experts, are described as a spec write
   says(text, "shared   2 x mlp<relu, down_in_by_out>, ffn of all 1536, sigmoid_gated");
   says(mo::describe<spec>().text, "ffn 768\nlosses");
   says(mo::describe<with_zeros>().text, "8 x gated_mlp<silu>, 3 matrices, hidden 8, ffn 4, and 3 of no computation\n");
+}
+
+TEST_CASE("every role of a router, and a capacity, are described") {
+  says(
+      mo::describe<v3>().text,
+      "router   jitter, linear_bias, sigmoid, selection_bias, groups<8, 4>, top_k<8>, weights renormalised on_input\n");
+  says(mo::describe<v3>().text,
+       "capacity 1.25 of the mean load, drops position per sequence, renormalise_after_drop\n");
+  says(mo::describe<chosen>().text, "softmax, expert_choice, weights as_scored on_activation\n");
 }
 
 TEST_CASE("a layer is described with the memory of a call") {

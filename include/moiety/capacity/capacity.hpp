@@ -123,6 +123,7 @@ template <class Ratio, class... Options> struct capacity {
   static_assert(detail::check_capacity<Ratio, Options...>());
   static constexpr std::string_view name = "capacity";
   static constexpr bool drops = true;
+  static constexpr double ratio = static_cast<double>(Ratio::num) / static_cast<double>(Ratio::den);
   static constexpr bool renormalises = detail::count_of<renormalise_after_drop, Options...> > 0;
   static constexpr bool pads = detail::count_of<padded, Options...> > 0;
   static constexpr bool by_sequence = detail::count_of<per::sequence, Options...> > 0;

@@ -54,6 +54,35 @@ template <class Mlp> std::string mlp_words() {
   return out.str();
 }
 
+/// The roles of a router, in the order in which a row meets them.
+template <class Router> std::string router_words() {
+  std::ostringstream out;
+  if constexpr (Router::has_jitter) out << policy_name<std::decay_t<decltype(Router{}.jitter())>>() << ", ";
+  if constexpr (Router::has_linear_bias) out << "linear_bias, ";
+  if constexpr (Router::has_logit_noise) out << policy_name<std::decay_t<decltype(Router{}.noise())>>() << ", ";
+  out << policy_name<typename Router::score_type>() << ", ";
+  if constexpr (Router::has_selection_bias) out << policy_name<typename Router::bias_type>() << ", ";
+  if constexpr (Router::has_groups)
+    out << policy_name<typename Router::group_type>() << '<' << Router::group_type::count_of_groups << ", "
+        << Router::group_type::kept << ">, ";
+  out << policy_name<typename Router::selection_type>();
+  if (Router::slots != every_expert) out << '<' << Router::slots << '>';
+  out << ", weights " << policy_name<typename Router::weight_type>();
+  if (Router{}.scale_factor() != 1) out << " x " << Router{}.scale_factor();
+  if (Router::place == weight_place::activation) out << " on_activation";
+  if (Router::place == weight_place::input) out << " on_input";
+  return out.str();
+}
+
+template <class Capacity> std::string capacity_words() {
+  std::ostringstream out;
+  out << Capacity::ratio << " of the mean load, drops " << policy_name<typename Capacity::drop_type>() << " per "
+      << (Capacity::by_sequence ? per::sequence::name : per::global_batch::name);
+  if (Capacity::renormalises) out << ", renormalise_after_drop";
+  if (Capacity::pads) out << ", padded";
+  return out.str();
+}
+
 /// 12345678 as "12.35 M", with the unit at the end.
 inline std::string scaled(double value, std::string_view unit) {
   constexpr std::string_view prefixes[] = {"", "k", "M", "G", "T", "P"};
@@ -72,16 +101,12 @@ inline std::string scaled(std::int64_t value, std::string_view unit) {
 
 template <class Spec> description describe() {
   using spec = spec_of<Spec>;
-  using router = typename spec::router_type;
   using experts = typename spec::experts_type;
   std::ostringstream out;
-  out << "router   " << detail::policy_name<typename router::score_type>() << ", "
-      << detail::policy_name<typename router::selection_type>() << '<' << spec::slots << ">, weights "
-      << detail::policy_name<typename router::weight_type>();
-  if constexpr (router::has_logit_noise) out << ", " << std::decay_t<decltype(router{}.noise())>::name;
-  if (router{}.scale_factor() != 1) out << " x " << router{}.scale_factor();
-  out << '\n'
-      << "experts  " << spec::mlp_experts << " x " << detail::mlp_words<experts>() << ", " << spec::inputs + 1
+  out << "router   " << detail::router_words<typename spec::router_type>() << '\n';
+  if constexpr (spec::capacity_type::drops)
+    out << "capacity " << detail::capacity_words<typename spec::capacity_type>() << '\n';
+  out << "experts  " << spec::mlp_experts << " x " << detail::mlp_words<experts>() << ", " << spec::inputs + 1
       << " matrices, hidden " << spec::hidden << ", ffn " << spec::ffn;
   if (spec::zero_experts > 0) out << ", and " << spec::zero_experts << " of no computation";
   out << '\n';
