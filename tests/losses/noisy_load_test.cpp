@@ -54,10 +54,10 @@ std::vector<std::uint8_t> padding() {
 template <class Spec> void gradients_pass() {
   auto const mask = padding();
   auto const check = [&](std::int64_t tokens, mo::batch const& about) {
-    for (auto const& [name, error] : mo::testing::check_gradients<Spec>(tokens, about)) {
+    for (mo::testing::gradient_check const& one : mo::testing::check_gradients<Spec>(tokens, about)) {
       CAPTURE(tokens);
-      CAPTURE(name);
-      CHECK(error <= 1e-6);
+      CAPTURE(one.name);
+      CHECK(one.error <= 1e-6);
     }
   };
   for (std::int64_t const tokens : {0, 1, 2, 37}) check(tokens, {.first_row = 9, .step = 2});

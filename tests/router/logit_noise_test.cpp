@@ -207,12 +207,14 @@ TEST_CASE("gradients equal differences for every size, score and weight rule, wi
   std::vector<std::int64_t> const sequences{0, 11, 11, 12, 30, 37};
   auto const check = [&]<class Spec>() {
     for (std::int64_t const tokens : {0, 1, 2, 37})
-      for (auto const& [name, error] : mo::testing::check_gradients<Spec>(tokens, {.first_row = 9, .step = 2})) {
-        CAPTURE(name);
-        CHECK(error <= 1e-6);
+      for (mo::testing::gradient_check const& one :
+           mo::testing::check_gradients<Spec>(tokens, {.first_row = 9, .step = 2})) {
+        CAPTURE(one.name);
+        CHECK(one.error <= 1e-6);
       }
-    for (auto const& [name, error] : mo::testing::check_gradients<Spec>(37, {.sequences = sequences, .mask = mask}))
-      CHECK(error <= 1e-6);
+    for (mo::testing::gradient_check const& one :
+         mo::testing::check_gradients<Spec>(37, {.sequences = sequences, .mask = mask}))
+      CHECK(one.error <= 1e-6);
   };
   each_composed<1, 1>(check);
   each_composed<3, 2>(check);
