@@ -241,7 +241,7 @@ def goals(run, with_missing):
     for threads in sorted({1, run.all_threads}):
         ours = run.get("routing/tokens:16384/moiety", threads)
         plain = [row.time for who in PLAIN_ROUTINGS if (row := run.get("routing/tokens:16384/" + who, threads))]
-        lines.append(goal_line(f"routing, {threads} threads: the fastest plain way's time over ours",
+        lines.append(goal_line(f"routing, {threads} thread{'s' if threads > 1 else ''}: the fastest plain way's time over ours",
                                min(plain) / ours.time if ours and plain else None, 1, 3, 2))
     one, both = run.products(), run.products(run.all_threads if run.all_threads > 1 else 2)
     gains = [one[key].time / row.time for key, row in both.items()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect: mo::router was given a type that is no score rule, selection, weight rule or scale.
+// expect: mo::router was given a type that is no score rule, bias, groups, selection, weight rule or scale.
 #include <moiety/moiety.hpp>
 
 namespace mo = moiety;

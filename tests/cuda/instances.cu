@@ -24,6 +24,15 @@ struct plain : mo::layer_spec<mo::dims{.hidden = 1024, .ffn = 512, .experts = 8}
   using losses = mo::losses<mo::load_balance<mo::over::sequence>>;
 };
 
+// DeepSeek-V3 with what else a router may have, and experts with every epilogue.
+struct grouped : mo::layer_spec<mo::dims{.hidden = 512, .ffn = 256, .experts = 256}> {
+  using router = mo::router<mo::jitter<>, mo::linear_bias, mo::sigmoid, mo::selection_bias, mo::groups<8, 4>,
+                            mo::top_k<8>, mo::renormalised, mo::scale<std::ratio<5, 2>>, mo::on_input>;
+  using experts = mo::clamped_swiglu<std::ratio<7>, mo::biased, mo::interleaved>;
+  using shared = mo::shared_experts<1, mo::sigmoid_gated>;
+  using losses = mo::losses<mo::load_balance<>, mo::importance<>, mo::communication_balance<8, 4>>;
+};
+
 template <class Spec, class T> void use() {
   mo::context<one_gpu<T>> ctx;
   mo::moe_layer<Spec, one_gpu<T>> layer{ctx};
@@ -43,4 +52,5 @@ void use_all() {
   use<plain, mo::fp16>();
   use<gated, float>();
   use<plain, double>();
+  use<grouped, mo::bf16>();
 }

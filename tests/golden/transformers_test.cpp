@@ -74,12 +74,15 @@ template <class Spec> class replay {
     }
     logits_.assign(tape.logits().data(), tape.logits().data() + tokens * spec::experts);
     layer_.backward(weights_, tape, matrix(dy), matrix(dx_), gradients_);
+    mo::for_each_parameter(weights_, gradients_, [&](mo::parameter const& p, auto, std::span<double const> values) {
+      sums_[p.name] = {values.begin(), values.end()};
+    });
   }
 
   golden::file const& file() const { return file_; }
 
   /// Routing, y, dx and every gradient agree with those named prefix + NAME, or with the block's own where there are none.
-  void agrees(std::string const& prefix = "float64.") {
+  void agrees(std::string const& prefix = "float64.") const {
     double const own = file_.number("tolerance");
     auto const check = [&](std::string const& name, std::span<double const> got) {
       CAPTURE(name);
@@ -89,9 +92,7 @@ template <class Spec> class replay {
     check_routing(prefix);
     check("y", y_);
     check("dx", dx_);
-    mo::for_each_parameter(weights_, gradients_, [&](mo::parameter const& p, auto, std::span<double> values) {
-      check("grad." + names_.at(p.name), values);
-    });
+    for (auto const& [name, values] : sums_) check("grad." + names_.at(name), values);
   }
 
   /// y and dx alone.
@@ -108,7 +109,7 @@ template <class Spec> class replay {
     return (doubles_[name] = given).data();
   }
 
-  void check_routing(std::string const& prefix) {
+  void check_routing(std::string const& prefix) const {
     bool const other = file_.arrays().contains(prefix + "top_k_index");
     auto const& ids = file_.integers(other ? prefix + "top_k_index" : "top_k_index");
     bool const lifted = file_.arrays().contains(prefix + "top_k_weights");
@@ -136,6 +137,7 @@ template <class Spec> class replay {
   typename layer_type::gradients_type gradients_;
   std::vector<double> y_, dx_, logits_, router_weights_;
   std::vector<std::int64_t> experts_;
+  std::map<std::string, std::vector<double>> sums_;
 };
 
 names const joined{{"router.weight", "gate.weight"},
@@ -168,6 +170,60 @@ struct gpt_oss : mo::layer_spec<mo::dims{.hidden = 24, .ffn = 12, .experts = 8}>
                                 mo::interleaved, mo::in_by_out>;
 };
 
+/// Adds a shared expert under the model's name for it.
+names with_shared(names of, std::string const& prefix) {
+  for (std::string const tensor : {"gate", "up", "down"})
+    of["shared." + tensor] = prefix + "." + tensor + "_proj.weight";
+  of["shared_gate.weight"] = prefix + "_gate.weight";
+  of["router.selection_bias"] = "gate.e_score_correction_bias";
+  return of;
+}
+
+using plain = mo::gated_mlp<mo::silu>;
+
+struct qwen2 : mo::layer_spec<mo::dims{.hidden = 26, .ffn = 12, .experts = 7}> {
+  using router = mo::router<mo::softmax, mo::top_k<4>>;
+  using experts = swiglu;
+  using shared = mo::shared_experts<1, plain, mo::shared_ffn<20>, mo::sigmoid_gated>;
+};
+
+struct qwen3_next : mo::layer_spec<mo::dims{.hidden = 25, .ffn = 12, .experts = 8}> {
+  using router = mo::router<mo::softmax, mo::top_k<3>, mo::renormalised>;
+  using experts = swiglu;
+  using shared = mo::shared_experts<1, plain, mo::sigmoid_gated>;
+};
+
+template <int Experts, class... Roles>
+struct deepseek : mo::layer_spec<mo::dims{.hidden = 24, .ffn = 12, .experts = Experts}> {
+  using router = mo::router<Roles...>;
+  using experts = swiglu;
+  using shared = mo::shared_experts<1, plain>;
+};
+
+template <int Experts, class... Roles> struct deepseek_v2 : deepseek<Experts, Roles...> {
+  using shared = mo::shared_experts<2, plain>;
+};
+
+using deepseek_v3 = deepseek<8, mo::sigmoid, mo::selection_bias, mo::groups<4, 3>, mo::top_k<4>, mo::renormalised,
+                             mo::scale<std::ratio<5, 2>>>;
+
+template <class... Roles>
+struct deepseek_v4 : deepseek<7, mo::sqrt_softplus, mo::renormalised, mo::scale<std::ratio<3, 2>>, Roles...> {
+  using experts = mo::limited_swiglu<std::ratio<10>, mo::concatenated>;
+  using shared = mo::shared_experts<1, mo::limited_swiglu<std::ratio<10>>>;
+};
+
+template <int Slots> struct llama4 : mo::layer_spec<mo::dims{.hidden = 24, .ffn = 12, .experts = 7}> {
+  using router = mo::router<mo::sigmoid, mo::top_k<Slots>, mo::on_input>;
+  using experts = mo::gated_mlp<mo::silu, mo::concatenated, mo::in_by_out>;
+  using shared = mo::shared_experts<1, plain>;
+};
+
+struct dbrx : mo::layer_spec<mo::dims{.hidden = 24, .ffn = 12, .experts = 8}> {
+  using router = mo::router<mo::softmax, mo::top_k<4>, mo::renormalised>;
+  using experts = mo::gated_mlp<mo::silu, mo::down_in_by_out>;
+};
+
 }  // namespace
 
 TEST_CASE("Mixtral, Qwen3, OLMoE and Granite agree") {
@@ -186,3 +242,56 @@ TEST_CASE("gpt-oss agrees: biases everywhere, clamps, interleaved columns") {
 }
 
 TEST_CASE("Phi-3.5-MoE agrees, as it evaluates") { replay<phi>("phimoe", with_router("router.weight")).agrees(); }
+
+TEST_CASE("DBRX agrees: down lies the other way round") {
+  replay<dbrx>("dbrx", {{"router.weight", "router.layer.weight"},
+                        {"experts.gate", "experts.mlp.w1"},
+                        {"experts.up", "experts.mlp.v1"},
+                        {"experts.down", "experts.mlp.w2"}})
+      .agrees();
+}
+
+TEST_CASE("Qwen2 and Qwen3-Next agree: shared experts behind a gate") {
+  replay<qwen2>("qwen2_moe", with_shared(joined, "shared_expert")).agrees();
+  replay<qwen3_next>("qwen3_next", with_shared(joined, "shared_expert")).agrees();
+}
+
+TEST_CASE("DeepSeek-V2, V3 and GLM-4.5 agree: groups, biases and shared experts") {
+  names const of = with_shared(joined, "shared_experts");
+  replay<deepseek_v2<8, mo::softmax, mo::top_k<3>>>("deepseek_v2_lite", of).agrees();
+  replay<
+      deepseek_v2<9, mo::softmax, mo::groups<3, 2, mo::group_score::largest>, mo::top_k<3>, mo::scale<std::ratio<16>>>>(
+      "deepseek_v2", of)
+      .agrees();
+  replay<deepseek_v3>("deepseek_v3", of).agrees();
+  replay<deepseek<9, mo::sigmoid, mo::selection_bias, mo::top_k<3>, mo::renormalised>>("glm4_moe", of).agrees();
+}
+
+TEST_CASE("groups that are masked with 0 let others in: our layer is the one with minus infinity") {
+  names const of = with_shared(joined, "shared_experts");
+  replay<deepseek_v3> const negative("deepseek_v3_negative", of);
+  negative.agrees();
+  CHECK(negative.file().text("other_mask") == "0.0");
+  CHECK(negative.error_of_y("other_mask.y") > 0.01);
+  replay<deepseek_v3> const wrong("axk2", of);  // its block masks with 0
+  CHECK(wrong.file().text("other_mask") == "-inf");
+  CHECK(wrong.error_of_y("y") > 0.01);
+  CHECK(wrong.error_of_y("other_mask.y") < 1e-5);
+  CHECK(wrong.error_of_dx("other_mask.dx") < 1e-5);
+}
+
+TEST_CASE("DeepSeek-V4 agrees: square roots of softplus, clamps, and experts by token id") {
+  names const of = with_shared(joined, "shared_experts");
+  replay<deepseek_v4<mo::selection_bias, mo::top_k<3>>>("deepseek_v4", of).agrees();
+  golden::file const file = open("deepseek_v4_hash");
+  std::vector<std::int32_t> table;
+  for (std::int64_t const e : file.integers("weight.gate.tid2eid")) table.push_back(static_cast<std::int32_t>(e));
+  using by_id = deepseek_v4<mo::hash<3>>;
+  replay<by_id>("deepseek_v4_hash", of, {.router = {mo::hash<3>{.table = table.data(), .entries = 23}}}).agrees();
+}
+
+TEST_CASE("Llama-4 agrees: weights on the experts' input, beside a shared expert") {
+  names const of = with_shared(with_router("router.weight"), "shared_expert");
+  replay<llama4<1>>("llama4", of).agrees();
+  replay<llama4<2>>("llama4_top2", of).agrees();
+}

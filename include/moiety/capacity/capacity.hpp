@@ -142,6 +142,8 @@ template <class Ratio, class... Options> struct capacity {
 };
 
 template <class T> inline constexpr bool is_capacity = std::same_as<T, dropless>;
-template <class Ratio, class... Options> inline constexpr bool is_capacity<capacity<Ratio, Options...>> = true;
+template <class Ratio, class... Options>
+inline constexpr bool is_capacity<capacity<Ratio, Options...>> = sizeof(capacity<Ratio, Options...>) >
+                                                                 0;  // makes the compiler read its options
 
 }  // namespace moiety

@@ -4,7 +4,7 @@
 //   parameters<Spec>             E H + E (inputs + 1) H I, and E (inputs · I + H) of biased experts, E of a biased router;
 //                                shared experts count as one expert of their own width, their gate H; zero-compute
 //                                experts add H each to the router, and count as experts where a token may use k
-//   active_parameters<Spec>      the same with k experts in place of E: those that one token uses
+//   active_parameters<Spec>      the same with the experts that one token has in place of E
 //   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products
 //   backward_flops<Spec>(T)      twice forward: input and weight gradients
 //   weight_bytes<Spec, D>        what make_weights allocates, packed copies included   gradient_bytes<Spec, D>    what make_gradients does
@@ -33,9 +33,9 @@ namespace detail {
 template <class Spec>
 inline constexpr expert_sizes expert_sizes_of{spec_of<Spec>::mlp_experts, spec_of<Spec>::hidden, spec_of<Spec>::ffn};
 
-/// The most experts with an MLP that a token goes to.
+/// The most experts with an MLP that a token has, where it has as many as on average.
 template <class Spec>
-inline constexpr std::int64_t active_experts = std::min(spec_of<Spec>::slots, spec_of<Spec>::mlp_experts);
+inline constexpr std::int64_t active_experts = std::min(spec_of<Spec>::active, spec_of<Spec>::mlp_experts);
 
 /// Parameters of the router, and of the gate of shared experts.
 template <class Spec> constexpr std::int64_t router_parameters() {

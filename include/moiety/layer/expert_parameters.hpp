@@ -54,7 +54,7 @@ template <class Mlp, class T> class expert_parameters {
 
   expert_matrices<Mlp, T> matrices(expert_sizes const& of) const {
     expert_matrices<Mlp, T> all;
-    std::int64_t const size = of.ffn * of.hidden, rows = storage::joined ? Mlp::inputs * of.ffn : of.ffn;
+    std::int64_t const rows = storage::joined ? Mlp::inputs * of.ffn : of.ffn;
     for (std::size_t m = 0; m < all.count; ++m) {
       std::int64_t const before = storage::joined ? static_cast<std::int64_t>(m) * of.ffn : 0;  // in the same tensor
       std::size_t const tensor = storage::joined ? 0 : m;
@@ -62,7 +62,7 @@ template <class Mlp, class T> class expert_parameters {
                        storage::transposed ? rows : of.hidden};
       if constexpr (has_biases<Mlp>) all.input_biases[m] = {input_biases_[tensor] + before, rows, 1};
     }
-    all.down = {down_, size, storage::down_transposed ? of.hidden : of.ffn};
+    all.down = {down_, of.ffn * of.hidden, storage::down_transposed ? of.hidden : of.ffn};
     all.down_bias = {down_bias_, of.hidden, 1};
     return all;
   }

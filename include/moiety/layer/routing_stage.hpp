@@ -36,8 +36,7 @@ template <class Spec, class Deployment> class routing_stage {
   using capacity = typename read::capacity_type;
   using index_builder = typename detail::policy_of<typename Deployment::index_builder, backend, counting_sort>::type;
   static constexpr int experts = static_cast<int>(read::experts);
-  static_assert(!capacity::drops || std::is_same_v<backend, host>,
-                "mo::capacity runs on mo::host, not yet on mo::cuda.");
+  static constexpr bool on_host = std::is_same_v<backend, host>;
 
  public:
   /// The router of the options, with what its rows need to know beside them.
@@ -64,20 +63,23 @@ template <class Spec, class Deployment> class routing_stage {
   template <class Weights>
   static void run(engine_type& engine, Weights const& weights, layer_tape<Spec, T>& tape, batch const& about,
                   void* work, bool keep) {
+    static_assert(on_host || !capacity::drops, "mo::capacity runs on mo::host, not yet on mo::cuda.");
+    static_assert(on_host || !router_type::couples_tokens,
+                  "a selection over the whole batch runs on mo::host, not yet on mo::cuda.");
     layer_options<Spec> const& options = tape.options();
     router_type const router = router_of(options, weights);
     matrix_view<T const> const seen = keep ? seen_by_router(engine, router, tape, work) : tape.x;
     kernels::router_logits<T>(engine, seen, weights.router(), tape.logits(), weights.router_bias());
     auto const policy = options.non_finite.value_or(backend::default_non_finite);
-    if constexpr (router_type::couples_tokens)
+    if constexpr (router_type::couples_tokens && on_host)
       kernels::route_together<router_type, S>(engine, router, tape.logits(), about, policy, tape.routing(), work,
                                               options.name);
-    else
+    else if constexpr (!router_type::couples_tokens)
       kernels::route<router_type, S, experts>(engine, router, tape.logits(), about, policy, tape.routing(),
                                               options.name);
     permutation_view const& order = tape.permutation();
     index_builder::template build<S>(engine, tape.routing(), order);
-    if constexpr (capacity::drops) {
+    if constexpr (capacity::drops && on_host) {
       kernels::drop_beyond<capacity>(engine, router, about, order, tape.routing());
       index_builder::template build<S>(engine, tape.routing(), order);
     }

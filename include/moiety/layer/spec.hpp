@@ -128,7 +128,7 @@ template <class Spec> class spec_of {
       using groups = typename spec_router::group_type;
       constexpr bool divide = choices % groups::count_of_groups == 0;
       static_assert(divide, "mo::groups<G, Kept> needs G to divide dims.experts.");
-      constexpr std::int64_t needed = spec_router::slots == every_expert ? 0 : chosen;
+      constexpr std::int64_t needed = spec_router::slots;  // 0 where a token may have any number
       static_assert(!divide || needed * groups::count_of_groups <= choices * groups::kept,
                     "the groups that mo::groups keeps have fewer experts than mo::top_k<K> selects.");
     }
@@ -149,7 +149,8 @@ template <class Spec> class spec_of {
   static constexpr std::int64_t ffn = Spec::size.ffn;
   static constexpr std::int64_t experts = choices;  // that a router chooses among
   static constexpr std::int64_t zero_experts = Spec::size.zero_experts, mlp_experts = Spec::size.experts;
-  static constexpr std::int64_t slots = router_type::slots_of(experts);  // k
+  static constexpr std::int64_t slots = router_type::slots_of(experts);    // k
+  static constexpr std::int64_t active = router_type::active_of(experts);  // experts of a token, on average
   /// The most rows that the router asks for in a call of `tokens` tokens: T · k, or what a batch selection can choose.
   static constexpr std::int64_t rows_asked(std::int64_t tokens) { return router_type::rows_of(tokens, experts); }
   /// The most that the experts have: no more than their capacity.

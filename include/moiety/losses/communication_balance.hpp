@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The communication balance loss of DeepSeek-V2 (arXiv 2405.04434, eq. 29 to 31), which evens out what devices receive:
+// The communication balance loss of DeepSeek-V2 (arXiv 2405.04434, section 2.2.3), which evens out what devices receive:
 //
 //   B = Σ_i f''_i P''_i = D / (M T²) · Σ_i r_i Σ_t Σ_{e∈i} p_te        ∂B/∂p_te = D / (M T²) · r_i(e)
 //

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The device-level balance loss of DeepSeek-V2 (arXiv 2405.04434, eq. 26 to 28): the balance loss of groups of experts,
+// The device-level balance loss of DeepSeek-V2 (arXiv 2405.04434, section 2.2.3): the balance loss of groups of experts,
 //
 //   B = Σ_i f'_i P'_i = D / (k T²) · Σ_i C_i Σ_t Σ_{e∈i} p_te        ∂B/∂p_te = D / (k T²) · C_i(e)
 //

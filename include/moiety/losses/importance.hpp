@@ -5,8 +5,9 @@
 //   V = (σ/μ)²,  I_e = Σ_t p_te,  μ = T / E,  σ² = 1/E · Σ_e (I_e − μ)²        ∂V/∂p_te = 2 E / T² · (I_e − μ)
 //
 // over a unit of T tokens, whose probabilities sum to one each, so their mean is known. σ² is the variance over the
-// population of experts, as in the code of the paper (tf.nn.moments), not over a sample. V is written without σ, so it has
-// a gradient at perfect balance, where V is 0; it is at most E − 1. V of no token, and of one expert, is 0.
+// population of experts, 1/E, as in the authors' code (CVSquared in tensor2tensor); that of a sample, 1/(E − 1), is what
+// some ports take. V is written without σ, so it has a gradient at perfect balance, where V is 0; it is at most E − 1. V of
+// no token, and of one expert, is 0.
 //
 // p are the probabilities before selection, as V-MoE takes them (arXiv 2106.05974); the paper sums the weights after it.
 #pragma once

@@ -112,9 +112,10 @@ void add_loss_gradient(Context& ctx, Loss const& loss, statistics_view const& un
   detail::require<data_error>(dlogits.rows() == logits.rows() && dlogits.cols() == logits.cols(),
                               "the gradient of logits ", detail::shape(logits.rows(), logits.cols()),
                               " was given the shape ", detail::shape(dlogits.rows(), dlogits.cols()), '.');
-  routing<S> const routes = router.forward(ctx, logits, non_finite::sanitise);
+  auto const scores = router.scores_alone();  // which experts a token has does not matter to its probabilities
+  routing<S> const routes = scores.forward(ctx, logits, non_finite::sanitise);
   kernels::route_backward(
-      ctx.engine(), router, logits, routes.view(), static_cast<S const*>(nullptr),
+      ctx.engine(), scores, logits, routes.view(), static_cast<S const*>(nullptr),
       [&](std::int64_t, span_row<S> z, span_row<S> dp, span_row<S> dz) { loss.token_gradient(unit, S{1}, z, dp, dz); },
       dlogits, true);
 }

@@ -25,10 +25,11 @@ namespace moiety::inline MOIETY_ABI {
 namespace imbalance {
 
 namespace detail {
+inline constexpr std::uint64_t forced_stream = stream_of("router.forced");
+
 /// The 32 random bits of one expert for one token.
 MOIETY_HD inline std::uint32_t draw(seed key, token_view const& token, int experts, int expert) {
-  constexpr std::uint64_t stream = stream_of("router.forced");
-  return random_word(key, stream + static_cast<std::uint64_t>(token.step),
+  return random_word(key, forced_stream + static_cast<std::uint64_t>(token.step),
                      static_cast<std::uint64_t>(token.logical * experts + expert));
 }
 }  // namespace detail

@@ -18,6 +18,10 @@
 
 namespace moiety::inline MOIETY_ABI {
 
+namespace detail {
+inline constexpr std::uint64_t jitter_stream = stream_of("router.jitter");
+}  // namespace detail
+
 template <class Epsilon = std::ratio<1, 100>> struct jitter {
   static constexpr std::string_view name = "jitter";
   float epsilon = static_cast<float>(static_cast<double>(Epsilon::num) / static_cast<double>(Epsilon::den));
@@ -26,8 +30,7 @@ template <class Epsilon = std::ratio<1, 100>> struct jitter {
   /// u of one value of x [T × width].
   template <class S>
   MOIETY_HD S factor(std::int64_t logical, std::int64_t step, std::int64_t column, std::int64_t width) const {
-    constexpr std::uint64_t stream = stream_of("router.jitter");
-    std::uint32_t const word = random_word(key, stream + static_cast<std::uint64_t>(step),
+    std::uint32_t const word = random_word(key, detail::jitter_stream + static_cast<std::uint64_t>(step),
                                            static_cast<std::uint64_t>(logical * width + column));
     double const centred = (static_cast<double>(word) - 0x1p31) * 0x1p-31;  // in [−1, 1)
     return static_cast<S>(1 + static_cast<double>(epsilon) * centred);

@@ -91,6 +91,9 @@ template <class... Roles> class router : public router_rows<Roles...> {
                                   " expert ids in mo::batch{.experts}, but was given ", about.experts.size(), '.');
   }
 
+  /// A router of the same score rule and nothing else, by which probabilities and their gradients are the same.
+  auto scores_alone() const { return moiety::router<typename base::score_type, top_k<1>>{base::score()}; }
+
   /// The same router with the values of its selection bias [E].
   router with_bias(float const* values) const requires base::has_selection_bias {
     router result = *this;
@@ -105,6 +108,10 @@ template <class... Roles> class router : public router_rows<Roles...> {
     return result;
   }
 };
+
+/// Whether a token's experts and weights depend on nothing but the token: what the promises about layouts and neighbours ask
+/// of a router.
+template <class Router> inline constexpr bool row_independent = !Router::couples_tokens;
 
 template <class T> inline constexpr bool is_router = false;
 template <class... Roles> inline constexpr bool is_router<router<Roles...>> = true;

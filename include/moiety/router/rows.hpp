@@ -14,6 +14,7 @@
 #include <moiety/router/selection.hpp>
 #include <moiety/router/weights.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -44,7 +45,16 @@ template <class... Roles> class router_rows {
   static constexpr bool needs_every_slot = !couples_tokens && fills_every_slot<selection_type>;
   /// Slots of a token where the selection says so, else every_expert.
   static constexpr int slots = selection_type::count;
-  static constexpr std::int64_t slots_of(std::int64_t experts) { return slots == every_expert ? experts : slots; }
+  static constexpr std::int64_t slots_of(std::int64_t experts) {
+    return couples_tokens && slots == every_expert ? experts : slots;
+  }
+  /// Experts that a token has, on average where that is up to the batch.
+  static constexpr std::int64_t active_of(std::int64_t experts) {
+    if constexpr (couples_tokens)
+      return std::min(experts, static_cast<std::int64_t>(selection_type::average + 0.5));
+    else
+      return slots;
+  }
   /// The most rows that the experts of a call of `tokens` tokens have.
   static constexpr std::int64_t rows_of(std::int64_t tokens, std::int64_t experts) {
     if constexpr (couples_tokens)

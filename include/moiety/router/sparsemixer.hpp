@@ -58,7 +58,8 @@ template <class Epsilon = std::ratio<1, 100>> struct sparsemixer {
       return peak - z <= reach * scale ? z : -detail::infinity<S>;
     });
     for (int before = 0; before < slot; ++before) row[asked_for(ids[before])] = -detail::infinity<S>;
-    row.map([&](S z) { return moiety::exp(z - peak); });
+    S const largest = row.max();  // the peak, where slots descend
+    row.map([&](S z) { return moiety::exp(z - largest); });
     S const total = row.sum();
     row.map([&](S p) { return p / total; });
   }

@@ -1,30 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/layer/presets/olmoe.hpp>
 
-#include <moiety/moiety.hpp>
-#include <moiety/presets.hpp>
+#include "layer/presets/published.hpp"
 
 #include <doctest/doctest.h>
 
-namespace mo = moiety;
-using preset = mo::presets::olmoe_1b_7b;
-
-TEST_CASE("olmoe_1b_7b is most of the published model, and its active part of the published active part") {
-  // The rest of the model is attention, embeddings and norms.
-  double const layers = 16, published = 6.9e9, published_active = 1.3e9;
-  CHECK(layers * static_cast<double>(mo::parameters<preset>) < published);
-  CHECK(layers * static_cast<double>(mo::parameters<preset>) > 0.92 * published);
-  CHECK(layers * static_cast<double>(mo::active_parameters<preset>) < published_active);
-  CHECK(layers * static_cast<double>(mo::active_parameters<preset>) > 0.5 * published_active);
-}
-
-TEST_CASE("olmoe_1b_7b runs when it is made small") {
-  using small = mo::resized<preset, mo::dims{.hidden = 16, .ffn = 8, .experts = 16}>;
-  mo::context<> ctx;
-  mo::moe_layer<small> layer{ctx};
-  auto const weights = layer.make_weights(mo::seed{1});
-  auto x = ctx.matrix(5, 16), y = ctx.matrix(5, 16);
-  mo::fill_normal(ctx, x, mo::seed{2});
-  auto const tape = layer.forward(weights, x, y);
-  CHECK(layer.report(tape).max_over_mean() >= 1);
+TEST_CASE("olmoe_1b_7b is the MoE part of the published model, and trains when it is made small") {
+  using preset = moiety::presets::olmoe_1b_7b;
+  published::holds<preset>(16, 6.9e9, 0.9, 1.3e9, 0.5);
+  published::trains<preset, moiety::dims{.hidden = 16, .ffn = 8, .experts = 12}>();
 }

@@ -1,30 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/layer/presets/qwen3.hpp>
 
-#include <moiety/moiety.hpp>
-#include <moiety/presets.hpp>
+#include "layer/presets/published.hpp"
 
 #include <doctest/doctest.h>
 
-namespace mo = moiety;
-using preset = mo::presets::qwen3_30b_a3b;
-
-TEST_CASE("qwen3_30b_a3b is most of the published model, and its active part of the published active part") {
-  // The rest of the model is attention, embeddings and norms.
-  double const layers = 48, published = 30.5e9, published_active = 3.3e9;
-  CHECK(layers * static_cast<double>(mo::parameters<preset>) < published);
-  CHECK(layers * static_cast<double>(mo::parameters<preset>) > 0.92 * published);
-  CHECK(layers * static_cast<double>(mo::active_parameters<preset>) < published_active);
-  CHECK(layers * static_cast<double>(mo::active_parameters<preset>) > 0.5 * published_active);
+TEST_CASE("qwen3_30b_a3b is the MoE part of the published model, and trains when it is made small") {
+  using preset = moiety::presets::qwen3_30b_a3b;
+  published::holds<preset>(48, 30.5e9, 0.92, 3.3e9, 0.5);
+  published::trains<preset, moiety::dims{.hidden = 12, .ffn = 8, .experts = 16}>();
 }
 
-TEST_CASE("qwen3_30b_a3b runs when it is made small") {
-  using small = mo::resized<preset, mo::dims{.hidden = 16, .ffn = 8, .experts = 16}>;
-  mo::context<> ctx;
-  mo::moe_layer<small> layer{ctx};
-  auto const weights = layer.make_weights(mo::seed{1});
-  auto x = ctx.matrix(5, 16), y = ctx.matrix(5, 16);
-  mo::fill_normal(ctx, x, mo::seed{2});
-  auto const tape = layer.forward(weights, x, y);
-  CHECK(layer.report(tape).max_over_mean() >= 1);
+TEST_CASE("qwen3_235b_a22b is the MoE part of the published model, and trains when it is made small") {
+  using preset = moiety::presets::qwen3_235b_a22b;
+  published::holds<preset>(94, 235e9, 0.92, 22e9, 0.5);
+  published::trains<preset, moiety::dims{.hidden = 12, .ffn = 8, .experts = 16}>();
+}
+
+TEST_CASE("qwen3_next_80b_a3b is the MoE part of the published model, and trains when it is made small") {
+  using preset = moiety::presets::qwen3_next_80b_a3b;
+  published::holds<preset>(48, 80e9, 0.92, 3e9, 0.5);
+  published::trains<preset, moiety::dims{.hidden = 12, .ffn = 8, .experts = 20}>();
 }

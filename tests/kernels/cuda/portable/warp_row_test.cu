@@ -16,7 +16,7 @@ namespace mo = moiety;
 
 namespace {
 
-constexpr int picks = 6, singles = 8;
+constexpr int picks = 6, singles = 13;
 
 /// What every verb makes of the rows a and b: numbers in `out` [singles + picks], what is left of the rows in place.
 template <class Row, class S> MOIETY_HD void use(Row a, Row b, S* out) {
@@ -26,6 +26,11 @@ template <class Row, class S> MOIETY_HD void use(Row a, Row b, S* out) {
   out[2] = mo::dot(a, b);
   out[3] = a.max();
   out[4] = static_cast<S>(a.argmax());
+  out[8] = a.template sum_of_largest<1>(0, size);
+  out[9] = a.template sum_of_largest<2>(size / 3, size);
+  out[10] = a.template sum_of_largest<5>(size / 4, size / 4 * 3);
+  out[11] = b.template sum_of_largest<3>(size / 2, size / 2);
+  out[12] = b.template sum_of_largest<1>(size / 5, size / 5 + (size > 0 ? 1 : 0));
   a.remove(a.argmax());
   a.remove(-1);
   a.remove(size);

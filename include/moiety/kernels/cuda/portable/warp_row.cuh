@@ -162,8 +162,9 @@ template <std::floating_point S, int N> class warp_row {
     gpu::registers_of<S, K> best;
     MOIETY_REGISTERS
     for (int rank = 0; rank < K; ++rank) {
-      best[rank] = part.max();
-      part.remove(part.argmax());
+      int const i = part.argmax();
+      best[rank] = i < 0 ? -moiety::detail::infinity<S> : static_cast<S>(part[i]);  // of 0 and −0 the host's
+      part.remove(i);
     }
     return moiety::detail::sum_of_found(best);
   }
