@@ -60,6 +60,11 @@ struct with_zeros : mo::layer_spec<mo::dims{.hidden = 72, .ffn = 40, .experts = 
   using losses = mo::losses<mo::load_balance<>>;
 };
 
+struct in_latent : mo::layer_spec<mo::dims{.hidden = 72, .ffn = 40, .experts = 6, .latent = 24}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+  using shared = mo::shared_experts<>;
+};
+
 template <class Experts> struct stored : odd { using experts = Experts; };
 
 template <class Spec> mo::layer_options<Spec> options() {
@@ -213,6 +218,14 @@ TEST_CASE("shared experts on a device are those on the host") {
 TEST_CASE("zero-compute experts on a device are those on the host") {
   for (std::int64_t const tokens : {37, 1, 0}) compare<with_zeros, float>({.tokens = tokens});
   compare<with_zeros, mo::bf16>({.tokens = 37});
+}
+
+TEST_CASE("experts of a latent width on a device are those on the host") {
+  std::vector<std::uint8_t> mask(37, 1);
+  for (std::size_t const t : {0, 5, 36}) mask[t] = 0;
+  compare<in_latent, float>({.tokens = 37, .mask = mask});
+  compare<in_latent, float>({.tokens = 0});
+  compare<in_latent, mo::bf16>({.tokens = 37});
 }
 
 TEST_CASE("tensors that lie otherwise are read on a device as on the host") {

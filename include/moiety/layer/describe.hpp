@@ -82,6 +82,7 @@ template <class Spec> description describe() {
   out << '\n'
       << "experts  " << spec::mlp_experts << " x " << detail::mlp_words<experts>() << ", " << spec::inputs + 1
       << " matrices, hidden " << spec::hidden << ", ffn " << spec::ffn;
+  if (spec::has_latent) out << ", latent " << spec::latent;
   if (spec::zero_experts > 0) out << ", and " << spec::zero_experts << " of no computation";
   out << '\n';
   if (spec::has_shared)
