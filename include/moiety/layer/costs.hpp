@@ -4,8 +4,8 @@
 //   parameters<Spec>             E H + E (inputs + 1) H I, and E (inputs · I + H) of biased experts, E of a biased router;
 //                                shared experts count as one expert of their own width, their gate H; zero-compute
 //                                experts add H each to the router, and count as experts where a token may use k
-//   active_parameters<Spec>      the same with the experts that one token has in place of E
 //                                maps of a latent width count 2 H L, and H of routed experts is L then
+//   active_parameters<Spec>      the same with the experts that one token has in place of E
 //   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products
 //   backward_flops<Spec>(T)      twice forward: input and weight gradients
 //   weight_bytes<Spec, D>        what make_weights allocates, packed copies included   gradient_bytes<Spec, D>    what make_gradients does
