@@ -1,53 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// An activation, a score rule and a loss of your own, each checked with the rest of the layer in one line.
-#include <moiety/moiety.hpp>
+// The policies of own_policies.hpp, each checked with the rest of the layer in one line.
+#include "own_policies.hpp"
+
 #include <moiety/testing.hpp>
 
 #include <iostream>
-#include <string_view>
-
-namespace mo = moiety;
-
-struct softplus {
-  MOIETY_HD static auto value(auto v) { return v > 0 ? v + mo::log(1 + mo::exp(-v)) : mo::log(1 + mo::exp(v)); }
-  MOIETY_HD static auto derivative(auto v) { return mo::logistic(v); }
-};
-
-// Scores grow with the square root of softplus: s = √log(1 + e^z).
-struct root_softplus {
-  MOIETY_HD void forward(mo::score_row auto& row) const {
-    row.map([](auto z) { return mo::sqrt(softplus::value(z)); });
-  }
-  // s² = softplus(z), so e^z = e^(s²) − 1, and ds/dz = (1 − e^(−s²)) / 2s.
-  MOIETY_HD void backward(mo::score_row auto const& scores, mo::score_row auto& gradient) const {
-    gradient.map(scores, [](auto g, auto s) { return g * (1 - mo::exp(-s * s)) / (2 * s); });
-  }
-};
-
-// Σ_e P̄_e² of the mean probabilities: smallest, 1/E, where experts are used alike.
-struct concentration {
-  static constexpr std::string_view name = "concentration";
-  using unit = mo::over::micro_batch;
-  float coefficient = 0;
-  MOIETY_HD static double mean(auto& e, auto& of) { return e.probability.value() / static_cast<double>(of.tokens()); }
-  double value(mo::statistics_view const& of) const {
-    double sum = 0;
-    for (auto const& e : of.experts) sum += of.tokens() > 0 ? mean(e, of) * mean(e, of) : 0;
-    return sum;
-  }
-  MOIETY_HD void token_gradient(mo::statistics_view const& of, auto factor, auto const&, auto& dp, auto&) const {
-    double const scale = 2 * static_cast<double>(factor) / static_cast<double>(of.tokens());
-    dp.map_indexed([&](auto old, int e) { return old + scale * mean(of.experts[static_cast<unsigned>(e)], of); });
-  }
-};
-
-struct mine : mo::layer_spec<mo::dims{.hidden = 32, .ffn = 24, .experts = 6}> {
-  using router = mo::router<root_softplus, mo::top_k<3>, mo::renormalised>;
-  using experts = mo::gated_mlp<softplus>;
-  using losses = mo::losses<concentration>;
-};
 
 int main() {
-  std::cout << mo::describe<mine>();
-  return mo::testing::conforms<mine>() ? 0 : 1;
+  std::cout << moiety::describe<own::layer>();
+  return moiety::testing::conforms<own::layer>() ? 0 : 1;
 }

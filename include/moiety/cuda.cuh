@@ -13,6 +13,7 @@
 #include <moiety/backend/cuda.cuh>
 #include <moiety/experts/apply.cuh>
 #include <moiety/kernels/cuda/portable/combine.cuh>
+#include <moiety/kernels/cuda/portable/expected_load.cuh>
 #include <moiety/kernels/cuda/portable/fill_normal.cuh>
 #include <moiety/kernels/cuda/portable/gather.cuh>
 #include <moiety/kernels/cuda/portable/grouped_gemm.cuh>
@@ -20,6 +21,7 @@
 #include <moiety/kernels/cuda/portable/input_weights.cuh>
 #include <moiety/kernels/cuda/portable/jitter.cuh>
 #include <moiety/kernels/cuda/portable/linear.cuh>
+#include <moiety/kernels/cuda/portable/logit_noise.cuh>
 #include <moiety/kernels/cuda/portable/permute.cuh>
 #include <moiety/kernels/cuda/portable/route.cuh>
 #include <moiety/kernels/cuda/portable/router_gemm.cuh>

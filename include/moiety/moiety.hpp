@@ -37,6 +37,7 @@
 #include <moiety/losses/importance.hpp>
 #include <moiety/losses/load.hpp>
 #include <moiety/losses/load_balance.hpp>
+#include <moiety/losses/noisy_load.hpp>
 #include <moiety/losses/router_z.hpp>
 #include <moiety/mesh/context.hpp>
 #include <moiety/mesh/layout.hpp>
@@ -47,6 +48,7 @@
 #include <moiety/router/groups.hpp>
 #include <moiety/router/hash.hpp>
 #include <moiety/router/jitter.hpp>
+#include <moiety/router/logit_noise.hpp>
 #include <moiety/router/precomputed.hpp>
 #include <moiety/router/quantile_bias.hpp>
 #include <moiety/router/router.hpp>

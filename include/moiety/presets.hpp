@@ -9,6 +9,7 @@
 #include <moiety/layer/presets/granite.hpp>
 #include <moiety/layer/presets/kimi.hpp>
 #include <moiety/layer/presets/llama4.hpp>
+#include <moiety/layer/presets/longcat.hpp>
 #include <moiety/layer/presets/mixtral.hpp>
 #include <moiety/layer/presets/olmoe.hpp>
 #include <moiety/layer/presets/phi.hpp>

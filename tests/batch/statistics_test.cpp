@@ -117,3 +117,21 @@ TEST_CASE("a table is a copy of what a back end holds") {
   mo::statistics_table one(2);
   CHECK(mo::statistics_table(one.view(), memory).view().count == 1);
 }
+
+TEST_CASE("expected loads are summed where they are asked for, and statistics with and without do not mix") {
+  std::vector<std::int64_t> const sequences{0, 2, 5};
+  mo::statistics_table table(3, sequences, 0, true);
+  for (std::size_t e = 0; e < 3; ++e) table.view().unit(2).expected_loads[e].add(static_cast<double>(e));
+  mo::routing_statistics a(table.view().unit(2));
+  CHECK(a.expected_loads() == std::vector<double>{0, 1, 2});
+  CHECK(mo::routing_statistics(table.view().unit(1)).expected_loads() == std::vector<double>{0, 0, 0});
+  a += mo::routing_statistics(table.view().unit(2));
+  CHECK(a.expected_loads() == std::vector<double>{0, 2, 4});
+  CHECK(a != mo::routing_statistics(table.view().unit(2)));
+  mo::statistics_table plain(3, sequences);
+  CHECK(plain.view().unit(1).expected_loads.size() == 0);
+  CHECK(mo::routing_statistics(plain.view().unit(1)).expected_loads().empty());
+  CHECK_THROWS_WITH_AS(a += mo::routing_statistics(plain.view().unit(1)),
+                       "statistics with expected loads cannot be added to those without, nor they to them.",
+                       mo::data_error);
+}

@@ -50,3 +50,18 @@ TEST_CASE_TEMPLATE("products of a router are chains over ascending indices", T, 
     CHECK(dw(3, h) == chain(4, chain(4, 0, a, b), a, b));
   }
 }
+
+TEST_CASE("two products are one sum: the chain of the second goes on where the first ends") {
+  mo::context<> ctx;
+  mo::matrix<float> dz(2, 3), da(2, 3), w(3, 5), v(3, 5), dx(2, 5);
+  std::uint64_t number = 0;
+  for (mo::matrix<float>* m : {&dz, &da, &w, &v}) mo::fill_normal(ctx, *m, mo::seed{++number});
+  using pair = std::array<mo::matrix_view<float const>, 2>;
+  mo::kernels::router_input_gradient<float>(ctx.engine(), pair{dz, da}, pair{w, v}, dx.data());
+  for (std::int64_t h = 0; h < 5; ++h) {
+    float sum = 0;
+    for (std::int64_t e = 0; e < 3; ++e) sum = mo::fma(dz(1, e), w(e, h), sum);
+    for (std::int64_t e = 0; e < 3; ++e) sum = mo::fma(da(1, e), v(e, h), sum);
+    CHECK(dx(1, h) == sum);
+  }
+}

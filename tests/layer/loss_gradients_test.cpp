@@ -29,6 +29,7 @@ TEST_CASE("each trained loss enters with its scale, coefficient, and the weight 
   mo::batch_statistics const units = table.view();
   for (std::int64_t u = 0; u < 3; ++u) units.units[u].slots = 2;
   units.units[0].tokens = 5, units.units[1].tokens = 2, units.units[2].tokens = 3;
+  units.units[0].chosen = 6, units.units[1].chosen = 15, units.units[2].chosen = 24;
   for (std::int64_t i = 0; i < 9; ++i) units.expert_units[i].count = i + 1;
   mo::loss_gradients<spec> const add{
       {mo::router_z{.coefficient = 0.5f}, by_sequence{.coefficient = 0.25f}}, units, 10, 4};

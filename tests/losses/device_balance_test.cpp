@@ -21,7 +21,8 @@ mo::routing_statistics three_tokens() {
   std::int64_t const counts[4] = {3, 2, 1, 0};
   double const sums[4] = {1.5, 0.5, 0.75, 0.25};
   for (std::size_t e = 0; e < 4; ++e)
-    s.view().experts[e].count = counts[e], s.view().experts[e].probability.add(sums[e]);
+    s.view().unit->chosen += counts[e], s.view().experts[e].count = counts[e],
+                                        s.view().experts[e].probability.add(sums[e]);
   return s;
 }
 
@@ -56,7 +57,7 @@ TEST_CASE("1 at perfect balance, the smaller of D and E / k at collapse, 0 for n
   for (double& z : even.logits) z = 0;
   CHECK(mo::device_balance<4>{}.value(even.statistics<differences::softmax>(0)) == doctest::Approx(1).epsilon(1e-14));
   mo::routing_statistics collapsed(8, 2);
-  collapsed.view().unit->tokens = 5;
+  collapsed.view().unit->tokens = 5, collapsed.view().unit->chosen = 10;
   collapsed.view().experts[2].count = collapsed.view().experts[3].count = 5;
   collapsed.view().experts[3].probability.add(5);
   CHECK(mo::device_balance<2>{}.value(collapsed) == 2);

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <numeric>
+#include <ratio>
 #include <vector>
 
 namespace mo = moiety;
@@ -169,7 +170,7 @@ static_assert(mo::uses_step_counts<prefix> && mo::uses_step_counts<previous>);
 
 TEST_CASE("by hand: the gradient takes the frequencies of the tokens that its counts name") {
   mo::routing_statistics own(2, 1);
-  own.view().unit->tokens = 4;
+  own.view().unit->tokens = own.view().unit->chosen = 4;
   own.view().experts[0].count = 3, own.view().experts[1].count = 1;
   own.view().experts[0].probability.add(2.5), own.view().experts[1].probability.add(1.5);
   std::vector<std::int64_t> const counts{4, 1, 3, 16, 4, 12};
@@ -184,4 +185,16 @@ TEST_CASE("by hand: the gradient takes the frequencies of the tokens that its co
   CHECK(previous{}.value(of) == mo::load_balance<>{}.value(own));
   CHECK(row<prefix>(own) == row<mo::load_balance<>>(own));
   CHECK(row<previous>(own) == row<mo::load_balance<>>(own));
+}
+
+TEST_CASE("where slots stay empty the loss is 1 at perfect balance all the same") {
+  mo::context<> ctx;
+  mo::matrix<float> const equal(12, 6);
+  auto const value = [&](auto const& router) {
+    auto const stats = mo::statistics(ctx, equal, router, router.forward(ctx, equal));
+    return mo::load_balance<>{}.value(stats);
+  };
+  CHECK(value(mo::router<mo::softmax, mo::expert_choice<2>>{}) == doctest::Approx(1));
+  CHECK(value(mo::router<mo::softmax, mo::top_p<4, std::ratio<1, 4>>>{}) == doctest::Approx(1));
+  CHECK(value(mo::router<mo::softmax, mo::top_k<3>>{}) == doctest::Approx(1));
 }

@@ -38,6 +38,15 @@ using by_expert = layer_with<mo::softmax, mo::expert_choice<2, std::ratio<5, 4>>
 using planned = layer_with<mo::sigmoid, mo::sinkhorn<2>, mo::renormalised>;
 using rounded = layer_with<mo::sqrt_softplus, mo::token_rounding<2, 8>, mo::renormalised>;
 
+using on_input = layer_with<mo::sigmoid, mo::top_k<2>, mo::on_input>;
+using on_activation = layer_with<mo::softmax, mo::top_k<2>, mo::on_activation>;
+using mixed = layer_with<mo::softmax, mo::top_k<2>, mo::sparsemixer<std::ratio<1, 4>>>;
+
+/// x with its noise takes more room than what the experts compute.
+struct noisy : mo::layer_spec<mo::dims{.hidden = 8, .ffn = 1, .experts = 6}> {
+  using router = mo::router<mo::softmax, mo::jitter<>, mo::top_k<1>, mo::linear_bias>;
+};
+
 /// Scores of all experts take more room than what the experts compute.
 struct wide : mo::layer_spec<mo::dims{.hidden = 8, .ffn = 1, .experts = 200}> {
   using router = mo::router<mo::softmax, mo::sinkhorn<1>>;
@@ -187,6 +196,9 @@ TEST_CASE("rows, empty slots and padding are all slots, and the report counts th
   accounts_for_every_slot<by_expert>();
   accounts_for_every_slot<planned>();
   accounts_for_every_slot<rounded>();
+  accounts_for_every_slot<on_input>();
+  accounts_for_every_slot<on_activation>();
+  accounts_for_every_slot<mixed>();
 }
 
 TEST_CASE("infer has the bits of forward, and two threads have those of one") {
@@ -198,6 +210,9 @@ TEST_CASE("infer has the bits of forward, and two threads have those of one") {
   changes_no_bit<by_expert>();
   changes_no_bit<planned>();
   changes_no_bit<rounded>();
+  changes_no_bit<on_input>();
+  changes_no_bit<on_activation>();
+  changes_no_bit<mixed>();
 }
 
 TEST_CASE("logits that are not finite are refused by name and nothing is written, or leave finite weights") {
@@ -210,6 +225,9 @@ TEST_CASE("logits that are not finite are refused by name and nothing is written
   meets_non_finite<by_expert>();
   meets_non_finite<planned>();
   meets_non_finite<rounded>();
+  meets_non_finite<on_input>();
+  meets_non_finite<on_activation>();
+  meets_non_finite<mixed>();
 }
 
 TEST_CASE("memory is what the costs say") {
@@ -219,6 +237,9 @@ TEST_CASE("memory is what the costs say") {
     asks_for_the_memory_of_its_costs<rounded>(tokens);
     asks_for_the_memory_of_its_costs<top_p>(tokens);
     asks_for_the_memory_of_its_costs<wide>(tokens);
+    asks_for_the_memory_of_its_costs<on_input>(tokens);
+    asks_for_the_memory_of_its_costs<on_activation>(tokens);
+    asks_for_the_memory_of_its_costs<noisy>(tokens);
   }
 }
 

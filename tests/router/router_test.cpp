@@ -215,6 +215,22 @@ TEST_CASE("each kind of logit under both policies: refused by name, or routed wi
   }
 }
 
+TEST_CASE("a sanitised token has finite weights where the scores are its logits") {
+  mo::context<> ctx;
+  mo::matrix<float> z(1, 4);
+  z(0, 0) = not_a_number, z(0, 1) = 3, z(0, 2) = -infinity, z(0, 3) = not_a_number;
+  auto const route = [&](auto const& router) { return router.forward(ctx, z, mo::non_finite::sanitise); };
+  mo::routing const raw_scores = route(mo::router<mo::raw_logits, mo::top_k<3>>{});
+  CHECK(raw_scores.expert(0, 0) == 1);
+  CHECK(raw_scores.weight(0, 0) == 3);
+  for (int j : {1, 2}) CHECK(raw_scores.weight(0, j) == 0);
+  mo::routing const of_selected = route(mo::router<mo::raw_logits, mo::top_k<3>, mo::softmax_of_selected>{});
+  CHECK(of_selected.weight(0, 0) == 1);
+  for (int j : {1, 2}) CHECK(of_selected.weight(0, j) == 0);
+  z(0, 1) = infinity;
+  CHECK(route(mo::router<mo::raw_logits, mo::top_k<1>>{}).weight(0, 0) == std::numeric_limits<float>::max());
+}
+
 TEST_CASE("huge and denormal logits are finite logits") {
   mo::context<> ctx;
   mo::matrix<float> z(2, 4);

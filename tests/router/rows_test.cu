@@ -2,6 +2,7 @@
 // The policies of a router over the lanes of a warp have the bits of the host: ids, weights, states, statistics, gradients.
 #include <moiety/router/rows.hpp>
 
+#include "../../examples/own_policies.hpp"
 #include "kernels/cuda/portable/route_cases.hpp"
 
 #include <doctest/doctest.h>
@@ -14,25 +15,6 @@ namespace mo = moiety;
 using route_cases::compare;
 using route_cases::kind;
 using route_cases::kinds;
-
-// A user's own: the k experts from the best one on, and weights that are squares of the scores.
-template <int K> struct best_and_next {
-  static constexpr int count = K;
-  template <mo::score_row Row, class Chosen> MOIETY_HD void forward(Row& scores, Chosen const& chosen) const {
-    int const best = scores.argmax();
-    for (int slot = 0; slot < K; ++slot) chosen(slot, (best + slot) % scores.size());
-  }
-};
-struct squared {
-  static constexpr mo::weight_source source = mo::weight_source::scores;
-  MOIETY_HD void forward(mo::score_row auto& row) const {
-    row.map([](auto v) { return v * v; });
-  }
-  MOIETY_HD void backward(mo::score_row auto const& inputs, mo::score_row auto const&,
-                          mo::score_row auto& gradient) const {
-    gradient.map(inputs, [](auto g, auto s) { return 2 * s * g; });
-  }
-};
 
 }  // namespace
 
@@ -77,6 +59,6 @@ TEST_CASE("forced selections: draws are those of the host, and weights those of 
 }
 
 TEST_CASE("a selection and a weight rule of a user") {
-  for (kind const of : {kind::normal, kind::ties})
-    compare<mo::router<mo::softmax, best_and_next<3>, squared>, float, 40>(40, of, 37);
+  for (kind const of : kinds)
+    compare<mo::router<mo::softmax, own::spread_out<3>, own::sharpened>, float, 40>(40, of, 37);
 }

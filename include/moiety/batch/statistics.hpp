@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// What balance losses need to know of one unit of tokens: per expert the number of slots c_e and the sum of
-// probabilities Σ_t p_te, over all experts Σ_t lse_t², and the number of tokens.
+// Statistics of batches, unit by unit: what balance losses need to know. See batch/unit_statistics.hpp for those of one unit.
 //
-// Where a loss asks for it, also per group of experts the number of tokens that the group is sent: those with at least one
-// slot in it. Groups are equal and contiguous, as the experts of one device are. They are not counted by default (0 groups).
-//
-// Counts are 64-bit integers and sums are exact, so statistics of parts add up to those of the whole, to the last bit
-// and in any order. A loss is a pure function of its unit's statistics; its gradient under accumulation may also take the
-// counts of other micro-batches, see batch/step_counts.hpp.
+//   batch_statistics     refers to those of a batch, wherever they are
+//   statistics_table     a batch's, in host memory of their own
+//   routing_statistics   one unit's, or the sum of several
 #pragma once
 
 #include <moiety/backend/arena.hpp>
 #include <moiety/batch/routing.hpp>
+#include <moiety/batch/unit_statistics.hpp>
 #include <moiety/core/array_view.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
@@ -25,54 +22,6 @@
 
 namespace moiety::inline MOIETY_ABI {
 
-struct expert_statistics {
-  std::int64_t count = 0;    // slots that asked for the expert
-  std::int64_t dropped = 0;  // those of them that its capacity had no room for
-  std::int64_t reached = 0;  // of the first expert of a group: tokens that are sent to the group
-  exact_sum probability{};
-  friend bool operator==(expert_statistics const&, expert_statistics const&) = default;
-};
-
-struct unit_statistics {
-  std::int64_t tokens = 0;
-  std::int64_t slots = 0;   // k
-  std::int64_t groups = 0;  // of experts whose tokens are counted
-  exact_sum lse_squared{};
-  friend bool operator==(unit_statistics const&, unit_statistics const&) = default;
-};
-
-/// Counts of tokens that are not in a unit: how many tokens, and how many slots they gave each expert.
-struct counts_view {
-  std::int64_t const* values = nullptr;  // [1 + E]; null: no token
-
-  MOIETY_HD std::int64_t tokens() const { return values == nullptr ? 0 : values[0]; }
-  MOIETY_HD std::int64_t operator[](std::size_t expert) const { return values == nullptr ? 0 : values[1 + expert]; }
-};
-
-/// Refers to the statistics of one unit.
-struct statistics_view {
-  unit_statistics* unit = nullptr;
-  array_view<expert_statistics> experts{};
-  counts_view earlier{};    // of this step's earlier micro-batches
-  counts_view last_step{};  // of the last whole step
-
-  MOIETY_HD std::int64_t tokens() const { return unit->tokens; }
-  MOIETY_HD std::int64_t slots() const { return unit->slots; }
-
-  void add(statistics_view const& other) const {
-    unit->tokens += other.unit->tokens;
-    unit->slots = other.unit->slots;
-    unit->groups = other.unit->groups;
-    unit->lse_squared += other.unit->lse_squared;
-    for (std::size_t e = 0; e < experts.size(); ++e) {
-      experts[e].count += other.experts[e].count;
-      experts[e].dropped += other.experts[e].dropped;
-      experts[e].reached += other.experts[e].reached;
-      experts[e].probability += other.experts[e].probability;
-    }
-  }
-};
-
 /// Refers to the statistics of a batch, unit by unit. Unit 0 is the batch; units 1, 2, … are its sequences, where a loss is
 /// over them: unit u has the tokens sequences[u − 1] … sequences[u] − 1.
 struct batch_statistics {
@@ -84,10 +33,16 @@ struct batch_statistics {
   token_counts* states = nullptr;             // tokens by state
   std::int64_t groups = 0;                    // of experts whose tokens are to be counted
   std::int64_t const* step_counts = nullptr;  // [2 × (1 + E)], as in mo::step_counts
+  exact_sum* expected_loads = nullptr;        // [count × E], or null
 
   MOIETY_HD statistics_view unit(std::int64_t index) const {
     auto const* const last = step_counts == nullptr ? nullptr : step_counts + 1 + experts;
-    return {units + index, {expert_units + index * experts, static_cast<std::size_t>(experts)}, {step_counts}, {last}};
+    auto const size = static_cast<std::size_t>(experts), loads = expected_loads == nullptr ? 0 : size;
+    return {units + index,
+            {expert_units + index * experts, size},
+            {step_counts},
+            {last},
+            {loads == 0 ? nullptr : expected_loads + index * experts, loads}};
   }
 
   /// The unit of a token's sequence.
@@ -118,13 +73,15 @@ struct batch_statistics {
 /// Statistics of a batch in host memory of their own.
 class statistics_table {
  public:
-  /// Nothing counted yet; sequences as in mo::batch, groups of experts whose tokens are to be counted.
-  statistics_table(std::int64_t experts, std::span<std::int64_t const> sequences = {}, std::int64_t groups = 0)
+  /// Nothing counted yet; sequences as in mo::batch, groups of experts whose tokens are to be counted, loads to be expected.
+  statistics_table(std::int64_t experts, std::span<std::int64_t const> sequences = {}, std::int64_t groups = 0,
+                   bool expects_loads = false)
       : experts_(experts),
         groups_(groups),
         sequences_(sequences.begin(), sequences.end()),
         units_(std::max<std::size_t>(1, sequences.size())),
-        expert_units_(units_.size() * static_cast<std::size_t>(experts)) {}
+        expert_units_(units_.size() * static_cast<std::size_t>(experts)),
+        expected_loads_(expects_loads ? expert_units_.size() : 0) {}
 
   /// What a back end holds, when its work so far is done.
   statistics_table(batch_statistics const& from, arena& memory)
@@ -132,13 +89,15 @@ class statistics_table {
         groups_(from.groups),
         sequences_(from.count > 1 ? static_cast<std::size_t>(from.count) : 0),
         units_(static_cast<std::size_t>(from.count)),
-        expert_units_(units_.size() * static_cast<std::size_t>(experts_)) {
+        expert_units_(units_.size() * static_cast<std::size_t>(experts_)),
+        expected_loads_(from.expected_loads != nullptr ? expert_units_.size() : 0) {
     auto const load = [&]<class T>(std::vector<T>& to, T const* source) {
-      memory.load(to.data(), source, static_cast<std::int64_t>(to.size() * sizeof(T)));
+      if (!to.empty()) memory.load(to.data(), source, static_cast<std::int64_t>(to.size() * sizeof(T)));
     };
     load(sequences_, from.sequences);
     load(units_, static_cast<unit_statistics const*>(from.units));
     load(expert_units_, static_cast<expert_statistics const*>(from.expert_units));
+    load(expected_loads_, static_cast<exact_sum const*>(from.expected_loads));
     memory.load(&states_, from.states, sizeof(states_));
   }
 
@@ -149,7 +108,9 @@ class statistics_table {
             expert_units_.data(),
             sequences_.data(),
             &states_,
-            groups_};
+            groups_,
+            nullptr,
+            expected_loads_.empty() ? nullptr : expected_loads_.data()};
   }
 
  private:
@@ -157,6 +118,7 @@ class statistics_table {
   std::vector<std::int64_t> sequences_;
   std::vector<unit_statistics> units_;
   std::vector<expert_statistics> expert_units_;
+  std::vector<exact_sum> expected_loads_;
   token_counts states_{};
 };
 
@@ -164,13 +126,15 @@ class statistics_table {
 class routing_statistics {
  public:
   routing_statistics() = default;
-  routing_statistics(std::int64_t experts, std::int64_t slots, std::int64_t groups = 0)
-      : experts_(static_cast<std::size_t>(experts)) {
+  routing_statistics(std::int64_t experts, std::int64_t slots, std::int64_t groups = 0, bool expects_loads = false)
+      : experts_(static_cast<std::size_t>(experts)), expected_loads_(expects_loads ? experts_.size() : 0) {
     unit_.slots = slots;
     unit_.groups = groups;
   }
   explicit routing_statistics(statistics_view const& view)
-      : unit_(*view.unit), experts_(view.experts.begin(), view.experts.end()) {}
+      : unit_(*view.unit),
+        experts_(view.experts.begin(), view.experts.end()),
+        expected_loads_(view.expected_loads.begin(), view.expected_loads.end()) {}
 
   std::int64_t tokens() const { return unit_.tokens; }
   std::int64_t slots() const { return unit_.slots; }
@@ -196,6 +160,13 @@ class routing_statistics {
     return values;
   }
 
+  /// Σ_t P_te of each expert; empty where they were not summed.
+  std::vector<double> expected_loads() const {
+    std::vector<double> values;
+    for (exact_sum const& load : expected_loads_) values.push_back(load.value());
+    return values;
+  }
+
   double lse_squared() const { return unit_.lse_squared.value(); }
 
   routing_statistics& operator+=(routing_statistics const& other) {
@@ -205,11 +176,15 @@ class routing_statistics {
                                 slots(), " of ", experts(), '.');
     detail::require<data_error>(other.groups() == groups(), "statistics of ", other.groups(),
                                 " groups of experts cannot be added to those of ", groups(), '.');
+    detail::require<data_error>(other.expected_loads_.size() == expected_loads_.size(),
+                                "statistics with expected loads cannot be added to those without, nor they to them.");
     view().add(const_cast<routing_statistics&>(other).view());
     return *this;
   }
 
-  statistics_view view() { return {&unit_, {experts_.data(), experts_.size()}}; }
+  statistics_view view() {
+    return {&unit_, {experts_.data(), experts_.size()}, {}, {}, {expected_loads_.data(), expected_loads_.size()}};
+  }
   operator statistics_view() const { return const_cast<routing_statistics*>(this)->view(); }
 
   friend bool operator==(routing_statistics const&, routing_statistics const&) = default;
@@ -223,6 +198,7 @@ class routing_statistics {
 
   unit_statistics unit_;
   std::vector<expert_statistics> experts_;
+  std::vector<exact_sum> expected_loads_;
 };
 
 }  // namespace moiety

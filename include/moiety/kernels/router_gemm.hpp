@@ -2,7 +2,7 @@
 // The products of a router, in the sum type and with one order of every sum (see grouped_gemm.hpp). x [T × H], W [E × H]:
 //
 //   router_logits             z = x Wᵀ + b                                       [T × E]; b [E] may be null
-//   router_input_gradient     dx = dz W                                          [T × H]
+//   router_input_gradient     dx = Σ_m dz_m W_m, one sum of M products             [T × H]
 //   router_weight_gradient    dW (+)= Σ dz_tᵀ x_t over the tokens of a list      [E × H]; offsets {0, length of the list}
 //
 //   router_bias_gradient      db (+)= Σ dz_t over the tokens of a list           [E]; `one` is a 1 in memory of the back end
@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace moiety::inline MOIETY_ABI::kernels {
@@ -36,13 +37,32 @@ void router_logits(host_engine& engine, matrix_view<T const> x, matrix_view<sum_
       });
 }
 
-template <class S>
-void router_input_gradient(host_engine& engine, matrix_view<S const> dlogits, matrix_view<S const> w, S* dx) {
-  std::array<std::int64_t, 2> const all{0, dlogits.rows()};
-  grouped_gemm_nn<S>(engine, 1, all.data(), std::array{rows_of<S>{dlogits.data(), dlogits.stride()}},
-                     std::array{grouped_matrix<S const>{w.data(), 0, w.stride()}}, w.cols(), w.rows(),
+namespace detail {
+
+/// The operands of the input gradient, as grouped_gemm_nn takes them.
+template <class S, std::size_t M>
+std::array<rows_of<S>, M> as_rows(std::array<matrix_view<S const>, M> const& dlogits) {
+  std::array<rows_of<S>, M> rows;
+  for (std::size_t m = 0; m < M; ++m) rows[m] = {dlogits[m].data(), dlogits[m].stride()};
+  return rows;
+}
+template <class S, std::size_t M>
+std::array<grouped_matrix<S const>, M> as_matrices(std::array<matrix_view<S const>, M> const& w) {
+  std::array<grouped_matrix<S const>, M> matrices;
+  for (std::size_t m = 0; m < M; ++m) matrices[m] = {w[m].data(), 0, w[m].stride()};
+  return matrices;
+}
+
+}  // namespace detail
+
+template <class S, std::size_t M>
+void router_input_gradient(host_engine& engine, std::array<matrix_view<S const>, M> const& dlogits,
+                           std::array<matrix_view<S const>, M> const& w, S* dx) {
+  std::array<std::int64_t, 2> const all{0, dlogits[0].rows()};
+  std::int64_t const hidden = w[0].cols();
+  grouped_gemm_nn<S>(engine, 1, all.data(), detail::as_rows<S>(dlogits), detail::as_matrices<S>(w), hidden, w[0].rows(),
                      [&](std::int64_t, std::int64_t t, std::int64_t col, std::int64_t cols, S const* sums) {
-                       std::copy_n(sums, cols, dx + t * w.cols() + col);
+                       std::copy_n(sums, cols, dx + t * hidden + col);
                      });
 }
 
@@ -67,8 +87,9 @@ template <scalar T>
 void router_logits(cuda_engine& engine, matrix_view<T const> x, matrix_view<sum_t<T> const> w,
                    matrix_view<sum_t<T>> logits, sum_t<T> const* bias = nullptr);
 
-template <class S>
-void router_input_gradient(cuda_engine& engine, matrix_view<S const> dlogits, matrix_view<S const> w, S* dx);
+template <class S, std::size_t M>
+void router_input_gradient(cuda_engine& engine, std::array<matrix_view<S const>, M> const& dlogits,
+                           std::array<matrix_view<S const>, M> const& w, S* dx);
 
 template <scalar T>
 void router_weight_gradient(cuda_engine& engine, matrix_view<sum_t<T> const> dlogits, matrix_view<T const> x,
@@ -78,5 +99,10 @@ void router_weight_gradient(cuda_engine& engine, matrix_view<sum_t<T> const> dlo
 template <class S>
 void router_bias_gradient(cuda_engine& engine, matrix_view<S const> dlogits, S const* one, std::int32_t const* list,
                           std::int64_t const* offsets, S* db, bool accumulate);
+
+template <class S, class Engine>
+void router_input_gradient(Engine& engine, matrix_view<S const> dlogits, matrix_view<S const> w, S* dx) {
+  router_input_gradient<S>(engine, std::array{dlogits}, std::array{w}, dx);
+}
 
 }  // namespace moiety::inline MOIETY_ABI::kernels

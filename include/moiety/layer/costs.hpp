@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a layer costs, as constexpr functions of its spec.
 //
-//   parameters<Spec>             E H + E (inputs + 1) H I, and E (inputs · I + H) of biased experts, E of a biased router;
-//                                shared experts count as one expert of their own width, their gate H; zero-compute
-//                                experts add H each to the router, and count as experts where a token may use k
+//   parameters<Spec>             E H + E (inputs + 1) H I, and E (inputs · I + H) of biased experts, E of a biased router,
+//                                E H of learned noise; shared experts count as one expert of their own width, their gate H;
+//                                zero-compute experts add H each to the router, and count as experts where a token may use k
 //                                maps of a latent width count 2 H L, and H of routed experts is L then
 //   active_parameters<Spec>      the same with the experts that one token has in place of E
-//   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products
+//   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products;
+//                                with E H of learned noise, which infer leaves out
 //   backward_flops<Spec>(T)      twice forward: input and weight gradients
 //   weight_bytes<Spec, D>        what make_weights allocates, packed copies included   gradient_bytes<Spec, D>    what make_gradients does
 //   saved_bytes<Spec, D>(T)      what a tape allocates; it also refers to x
@@ -39,11 +40,14 @@ inline constexpr expert_sizes expert_sizes_of{spec_of<Spec>::mlp_experts, spec_o
 template <class Spec>
 inline constexpr std::int64_t active_experts = std::min(spec_of<Spec>::active, spec_of<Spec>::mlp_experts);
 
+template <class Spec>
+inline constexpr std::int64_t router_matrices = has_learned_noise<typename spec_of<Spec>::router_type> ? 2 : 1;
+
 /// Parameters of the router, and of the gate of shared experts.
 template <class Spec> constexpr std::int64_t router_parameters() {
   using spec = spec_of<Spec>;
-  return spec::experts * (spec::hidden + (has_linear_bias<typename spec::router_type> ? 1 : 0)) +
-         (spec::shared_gated ? spec::hidden : 0);
+  return router_matrices<Spec> * spec::experts * spec::hidden +
+         (has_linear_bias<typename spec::router_type> ? spec::experts : 0) + (spec::shared_gated ? spec::hidden : 0);
 }
 
 template <class Spec>
@@ -72,8 +76,9 @@ template <class Spec> constexpr std::int64_t expert_parameters_of(std::int64_t e
 template <class Spec> constexpr std::int64_t multiplied_values() {
   using spec = spec_of<Spec>;
   using of = expert_parameters<typename spec::experts_type, float>;
-  return (spec::experts + (spec::shared_gated ? 1 : 0)) * spec::hidden + shared_parameters<Spec>(false) +
-         latent_parameters<Spec>() + active_experts<Spec> * of::matrix_values(expert_sizes_of<Spec>);
+  return (router_matrices<Spec> * spec::experts + (spec::shared_gated ? 1 : 0)) * spec::hidden +
+         shared_parameters<Spec>(false) + latent_parameters<Spec>() +
+         active_experts<Spec> * of::matrix_values(expert_sizes_of<Spec>);
 }
 
 template <class Spec> constexpr std::int64_t state_bytes() {

@@ -78,6 +78,7 @@ template <class Spec> description describe() {
   out << "router   " << detail::policy_name<typename router::score_type>() << ", "
       << detail::policy_name<typename router::selection_type>() << '<' << spec::slots << ">, weights "
       << detail::policy_name<typename router::weight_type>();
+  if constexpr (router::has_logit_noise) out << ", " << std::decay_t<decltype(router{}.noise())>::name;
   if (router{}.scale_factor() != 1) out << " x " << router{}.scale_factor();
   out << '\n'
       << "experts  " << spec::mlp_experts << " x " << detail::mlp_words<experts>() << ", " << spec::inputs + 1

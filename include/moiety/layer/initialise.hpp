@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights to start from: normal, with standard deviation 1/√fan_in; biases and states start at 0. A value is a function of (seed, name of the
+// Weights to start from: normal, with standard deviation 1/√fan_in; biases, noise and states start at 0. A value is a function of (seed, name of the
 // parameter, logical index) alone, so it depends neither on the layout nor on the number of threads.
 #pragma once
 

@@ -3,7 +3,7 @@
 //
 //   Σ over losses of  loss_scale · coefficient · weight of the token's unit · ∂value     see losses/loss.hpp
 //
-// A loss without a coefficient adds nothing.
+// A loss without a coefficient adds nothing. OfChances are the losses that need expected loads, see losses/loss.hpp.
 #pragma once
 
 #include <moiety/batch/row.hpp>
@@ -17,16 +17,17 @@
 
 namespace moiety::inline MOIETY_ABI {
 
-template <class Spec> struct loss_gradients {
+template <class Spec, bool OfChances = false> struct loss_gradients {
   typename spec_of<Spec>::losses_type losses;
   batch_statistics units;
   double batch_weight;  // as in batch_statistics::weight
   float loss_scale;
 
-  /// z are the logits. Rows refer to their values: dp takes what reaches a loss through the probabilities, dz the rest.
+  /// z are the logits. Rows refer to their values: dp takes what reaches a loss through the probabilities (or chances), dz
+  /// the rest.
   template <score_row Row> MOIETY_HD void operator()(std::int64_t token, Row z, Row dp, Row dz) const {
     losses.for_each([&]<class Loss>(Loss const& loss) {
-      if (loss.coefficient == 0) return;
+      if (needs_expected_loads<Loss> != OfChances || loss.coefficient == 0) return;
       bool const by_sequence = std::same_as<typename Loss::unit, over::sequence>;
       std::int64_t const unit = by_sequence ? units.sequence_of(token) : 0;
       double const factor =

@@ -2,10 +2,10 @@
 // Where the buffers of a layer lie in the blocks that it asks for, as constexpr functions of tokens and sequences.
 // The layer allocates by these plans and describe() reports them, so the two cannot differ.
 //
-//   tape_plan      what forward saves: logits, routing, permutation, pre-activations, statistics
+//   tape_plan      what forward saves: logits, those of learned noise, routing, permutation, pre-activations, statistics
 //   forward_plan   workspace of forward and infer: activations and expert outputs, and before them that of the routing;
 //                  the weight half asks for it too, where it computes again what forward had there
-//   pending_plan   what the input half leaves for the weight half: dz, A′, gradient of the logits; for biases w and a 1
+//   pending_plan   what the input half leaves for the weight half: dz, A′, gradients of the logits; for biases w and a 1
 //   backward_plan  workspace of the input half
 //
 // All rows are counted as if every token were dispatched: R = T · k, or what the router says (spec_of::rows). Shared
@@ -15,6 +15,7 @@
 #include <moiety/batch/routing.hpp>
 #include <moiety/batch/statistics.hpp>
 #include <moiety/core/config.hpp>
+#include <moiety/core/exact_sum.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/experts/apply.hpp>
@@ -71,9 +72,13 @@ template <class Spec, scalar T> struct tape_plan {
     return spec::losses_type::template any_over<over::sequence> ? 1 + of.sequences : 1;
   }
 
+  static constexpr bool learns_noise = spec::router_type::has_learned_noise;
+  static constexpr bool expects_loads = spec::losses_type::needs_expected_loads;
+
   constexpr explicit tape_plan(tokens of, bool with_pre_activation = true) {
     std::int64_t const slots = of.count * spec::slots;
     logits = block.add<S>(of.count * spec::experts);
+    noise_logits = block.add<S>(learns_noise && with_pre_activation ? of.count * spec::experts : 0);
     weights = block.add<S>(slots);
     ids = block.add<std::int32_t>(slots);
     states = block.add<token_state>(of.count);
@@ -86,6 +91,7 @@ template <class Spec, scalar T> struct tape_plan {
     token_counts = block.add<moiety::token_counts>(1);
     unit = block.add<unit_statistics>(units(of));
     expert_units = block.add<expert_statistics>(units(of) * spec::experts);
+    expected_loads = block.add<exact_sum>(expects_loads && with_pre_activation ? units(of) * spec::experts : 0);
     step_counts = block.add<std::int64_t>(spec::losses_type::uses_step_counts ? 2 * (1 + spec::experts) : 0);
     pre_activation = block.add<T>(with_pre_activation ? spec::rows(of.count) * spec::inputs * spec::ffn : 0);
     std::int64_t const passing = spec::passing_rows(of.count), shared = spec::shared_rows(of.count);
@@ -99,8 +105,8 @@ template <class Spec, scalar T> struct tape_plan {
   }
 
   detail::block_layout block;
-  std::int64_t logits, weights, ids, states, starts, source_tokens, positions, routed_tokens, routed_offsets, sequences,
-      token_counts, unit, expert_units, step_counts, pre_activation;
+  std::int64_t logits, noise_logits, weights, ids, states, starts, source_tokens, positions, routed_tokens,
+      routed_offsets, sequences, token_counts, unit, expert_units, expected_loads, step_counts, pre_activation;
   std::int64_t passing_starts, passing_sources, passing_positions, shared_gates, shared_before, latent_inputs,
       latent_outputs;
 };
@@ -138,6 +144,7 @@ template <class Spec, scalar T> struct pending_plan {
     pre_activation = block.add<T>(rows * spec::inputs * spec::ffn);
     activation = block.add<T>(rows * spec::ffn);
     logits = block.add<sum_t<T>>(of.count * spec::experts);
+    noise_logits = block.add<sum_t<T>>(spec::router_type::has_learned_noise ? of.count * spec::experts : 0);
     row_weights = block.add<sum_t<T>>(biased ? rows : 0);
     one = block.add<sum_t<T>>(needs_one ? 1 : 0);
     std::int64_t const shared = spec::shared_rows(of.count);
@@ -150,8 +157,8 @@ template <class Spec, scalar T> struct pending_plan {
   }
 
   detail::block_layout block;
-  std::int64_t pre_activation, activation, logits, row_weights, one, shared_before, shared_activation, shared_logits,
-      shared_row_weights, latent_dy, latent_dx;
+  std::int64_t pre_activation, activation, logits, noise_logits, row_weights, one, shared_before, shared_activation,
+      shared_logits, shared_row_weights, latent_dy, latent_dx;
 };
 
 template <class Spec, scalar T, class Backend = host> struct backward_plan {

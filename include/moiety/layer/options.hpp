@@ -66,6 +66,7 @@ template <class Spec> struct layer_options {
                                   '.');
     if constexpr (requires { router.bias().check(); }) router.bias().check();
     if constexpr (requires { router.jitter().check(); }) router.jitter().check();
+    if constexpr (requires { router.noise().check(); }) router.noise().check();
   }
 };
 

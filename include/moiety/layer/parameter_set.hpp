@@ -28,7 +28,7 @@ struct parameter {
   std::string name;                   // unique in its layer
   std::vector<std::int64_t> shape;    // of the whole logical tensor
   std::int64_t first = 0, count = 0;  // this rank's slice of the first axis
-  std::int64_t fan_in = 0;            // inputs of one output; 0 for what starts at 0: biases and states
+  std::int64_t fan_in = 0;            // inputs of one output; 0 for what starts at 0: biases, noise, states
   std::string_view type;              // "float", "bf16", …
   bool trained = true;                // has a gradient; a state has none
 
@@ -45,6 +45,11 @@ template <class Router> inline constexpr bool has_linear_bias = false;
 template <class Router>
 requires requires { requires Router::has_linear_bias; }
 inline constexpr bool has_linear_bias<Router> = true;
+
+template <class Router> inline constexpr bool has_learned_noise = false;
+template <class Router>
+requires requires { requires Router::has_learned_noise; }
+inline constexpr bool has_learned_noise<Router> = true;
 
 template <class Router> inline constexpr bool has_selection_bias = false;
 template <class Router>
@@ -65,6 +70,7 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
   matrix_view<RouterType> router() const { return {router_, spec::experts, spec::hidden}; }
   /// [E], or null where the router has none.
   RouterType* router_bias() const { return router_bias_; }
+  matrix_view<RouterType> router_noise() const { return {router_noise_, spec::experts, spec::hidden}; }
   float* selection_bias() const { return selection_bias_; }
 
   expert_matrices<typename spec::experts_type, ExpertType> experts() const { return experts_.matrices(sizes); }
@@ -126,6 +132,8 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
     f(self.router_, parameter{"router.weight", {experts, spec::hidden}, 0, experts, spec::hidden, router_name});
     if constexpr (has_linear_bias<router_type>)
       f(self.router_bias_, parameter{"router.bias", {experts}, 0, experts, 0, router_name});
+    if constexpr (has_learned_noise<router_type>)
+      f(self.router_noise_, parameter{"router.noise", {experts, spec::hidden}, 0, experts, 0, router_name});
     auto const of_experts = [&](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
       std::int64_t const count = shape[0];
       f(pointer, parameter{std::move(name), std::move(shape), 0, count, fan_in, expert_name});
@@ -147,6 +155,7 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
 
   RouterType* router_ = nullptr;
   RouterType* router_bias_ = nullptr;
+  RouterType* router_noise_ = nullptr;
   float* selection_bias_ = nullptr;
   experts_type experts_;
   ExpertType* latent_in_ = nullptr;

@@ -3,6 +3,7 @@
 //
 //   router.weight           [E × H]   sum type
 //   router.bias             [E]       sum type; where the router's logits have a bias
+//   router.noise            [E × H]   sum type; where their noise is learned. It starts at 0
 //   router.selection_bias   [E]       float; where the router selects by one. It is state: it has no gradient, starts at 0
 //   experts.*               element type, see layer/expert_parameters.hpp
 //   latent.in, latent.out   [L × H], [H × L]   element type; around experts of a latent width, for which H is L

@@ -51,7 +51,8 @@ inline constexpr std::size_t loss_index<Loss, losses<First, Rest...>> =
 template <class Spec> struct layer_record {
   using losses_type = typename spec_of<Spec>::losses_type;
 
-  routing_statistics statistics{spec_of<Spec>::experts, spec_of<Spec>::slots, losses_type::counted_groups};
+  routing_statistics statistics{spec_of<Spec>::experts, spec_of<Spec>::slots, losses_type::counted_groups,
+                                losses_type::needs_expected_loads};
   token_counts tokens{};
   std::array<loss_sum, static_cast<std::size_t>(losses_type::count)> sums{};
 

@@ -10,7 +10,9 @@
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/kernels/drop.hpp>
+#include <moiety/kernels/expected_load.hpp>
 #include <moiety/kernels/jitter.hpp>
+#include <moiety/kernels/logit_noise.hpp>
 #include <moiety/kernels/permute.hpp>
 #include <moiety/kernels/route.hpp>
 #include <moiety/kernels/route_together.hpp>
@@ -22,6 +24,7 @@
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
 
+#include <array>
 #include <type_traits>
 
 namespace moiety::inline MOIETY_ABI {
@@ -36,6 +39,7 @@ template <class Spec, class Deployment> class routing_stage {
   using capacity = typename read::capacity_type;
   using index_builder = typename detail::policy_of<typename Deployment::index_builder, backend, counting_sort>::type;
   static constexpr int experts = static_cast<int>(read::experts);
+  static constexpr bool expects_loads = read::losses_type::needs_expected_loads;
   static constexpr bool on_host = std::is_same_v<backend, host>;
 
  public:
@@ -70,6 +74,7 @@ template <class Spec, class Deployment> class routing_stage {
     router_type const router = router_of(options, weights);
     matrix_view<T const> const seen = keep ? seen_by_router(engine, router, tape, work) : tape.x;
     kernels::router_logits<T>(engine, seen, weights.router(), tape.logits(), weights.router_bias());
+    if (keep) add_noise(engine, weights, tape, seen);
     auto const policy = options.non_finite.value_or(backend::default_non_finite);
     if constexpr (router_type::couples_tokens && on_host)
       kernels::route_together<router_type, S>(engine, router, tape.logits(), about, policy, tape.routing(), work,
@@ -85,6 +90,9 @@ template <class Spec, class Deployment> class routing_stage {
     }
     if (!keep) return;
     kernels::accumulate<router_type, S, experts>(engine, router, tape.logits(), tape.routing(), tape.units());
+    if constexpr (expects_loads)
+      kernels::add_expected_loads<noise_type, S, experts>(engine, router.noise(), tape.place(), tape.routing(),
+                                                          tape.noise_logits(), tape.logits(), tape.units());
     kernels::list_routed(engine, tape.routing().states, order.tokens, tape.routed_tokens(), tape.routed_offsets());
   }
 
@@ -97,7 +105,12 @@ template <class Spec, class Deployment> class routing_stage {
                                       tape.options().loss_scale};
     kernels::route_backward<router_type, S, experts>(engine, router, tape.logits(), tape.routing(), dweights, losses,
                                                      dlogits_of(tape), false);
-    kernels::router_input_gradient<S>(engine, dlogits_of(tape), weights.router(), dx);
+    noise_backward(engine, router, tape, losses);
+    if constexpr (router_type::has_learned_noise)
+      kernels::router_input_gradient<S>(engine, operands{dlogits_of(tape), dnoise_of(tape)},
+                                        operands{weights.router(), weights.router_noise()}, dx);
+    else
+      kernels::router_input_gradient<S>(engine, dlogits_of(tape), weights.router(), dx);
     if constexpr (router_type::has_jitter) {
       matrix_view<S> const seen{dx, tape.x.rows(), read::hidden};
       kernels::jitter_rows<S>(engine, router.jitter(), tape.place(), seen, seen);
@@ -111,6 +124,9 @@ template <class Spec, class Deployment> class routing_stage {
     matrix_view<T const> const seen = seen_by_router(engine, tape.options().router, tape, work);
     kernels::router_weight_gradient<T>(engine, dlogits_of(tape), seen, tape.routed_tokens(), tape.routed_offsets(),
                                        gradients.router(), accumulate);
+    if constexpr (router_type::has_learned_noise)
+      kernels::router_weight_gradient<T>(engine, dnoise_of(tape), seen, tape.routed_tokens(), tape.routed_offsets(),
+                                         gradients.router_noise(), accumulate);
     if constexpr (router_type::has_linear_bias)
       kernels::router_bias_gradient<S>(
           engine, dlogits_of(tape), detail::at<S>(tape.pending, pending_plan<Spec, T>(tape.size()).one),
@@ -118,9 +134,44 @@ template <class Spec, class Deployment> class routing_stage {
   }
 
  private:
+  using noise_type = std::decay_t<decltype(router_type{}.noise())>;
+  using operands = std::array<matrix_view<S const>, 2>;
+
+  /// The logits of a tape that is kept become noisy, where the router says so.
+  template <class Weights>
+  static void add_noise(engine_type& engine, Weights const& weights, layer_tape<Spec, T>& tape,
+                        [[maybe_unused]] matrix_view<T const> seen) {
+    if constexpr (router_type::has_learned_noise)
+      kernels::router_logits<T>(engine, seen, weights.router_noise(), tape.noise_logits());
+    if constexpr (router_type::has_logit_noise)
+      kernels::add_logit_noise<noise_type, S>(engine, tape.options().router.noise(), tape.place(), tape.noise_logits(),
+                                              tape.logits());
+  }
+
+  /// Adds what losses of expected loads give to the gradient of the logits; then writes that of the noise's logits.
+  static void noise_backward(engine_type& engine, router_type const& router, layer_tape<Spec, T> const& tape,
+                             loss_gradients<Spec> const& losses) {
+    if constexpr (expects_loads) {
+      loss_gradients<Spec, true> const of_chances{losses.losses, losses.units, losses.batch_weight, losses.loss_scale};
+      kernels::expected_load_gradient<noise_type, S, experts>(engine, router.noise(), tape.place(), tape.routing(),
+                                                              tape.noise_logits(), tape.logits(), of_chances,
+                                                              dlogits_of(tape), dnoise_of(tape));
+    }
+    if constexpr (router_type::has_learned_noise)
+      kernels::logit_noise_gradient<noise_type, S>(engine, router.noise(), tape.place(), tape.routing().states,
+                                                   tape.noise_logits(), dlogits_of(tape), dnoise_of(tape),
+                                                   expects_loads);
+  }
+
+  /// The gradients of the logits and of those of the noise.
   static matrix_view<S> dlogits_of(layer_tape<Spec, T> const& tape) {
     pending_plan<Spec, T> const kept(tape.size());
     return {detail::at<S>(tape.pending, kept.logits), tape.x.rows(), read::experts};
+  }
+  static matrix_view<S> dnoise_of(layer_tape<Spec, T> const& tape) {
+    if (!router_type::has_learned_noise) return {};
+    pending_plan<Spec, T> const kept(tape.size());
+    return {detail::at<S>(tape.pending, kept.noise_logits), tape.x.rows(), read::experts};
   }
 };
 

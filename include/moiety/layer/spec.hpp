@@ -119,7 +119,17 @@ template <class Spec> class spec_of {
     if constexpr (detail::sound_losses<spec_losses> && is_router<spec_router>)
       static_assert(!spec_losses::needs_probabilities || has_probabilities<typename spec_router::score_type>,
                     "a listed loss needs probabilities, which the score rule of this router does not have.");
+    if constexpr (detail::sound_losses<spec_losses> && is_router<spec_router>)
+      if constexpr (spec_losses::needs_expected_loads) check_noise();
     return true;
+  }
+  static consteval void check_noise() {
+    static_assert(spec_router::has_logit_noise,
+                  "a listed loss needs the noise of the router's logits: give the router mo::logit_noise.");
+    constexpr bool selects_largest =
+        is_top_k<typename spec_router::selection_type> && !spec_router::has_selection_bias && !spec_router::has_groups;
+    static_assert(!spec_router::has_logit_noise || selects_largest,
+                  "the loads that mo::noisy_load expects are those of mo::top_k, without selection bias and groups.");
   }
   static consteval void check_router() {
     using selection = typename spec_router::selection_type;

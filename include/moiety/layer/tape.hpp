@@ -39,6 +39,7 @@ template <class Spec, scalar T> class layer_tape {
     tape_plan<Spec, T> const plan(of, with_pre_activation);
     block_ = buffer(plan.block.bytes(), memory);
     logits_ = {detail::at<S>(block_, plan.logits), of.count, spec::experts};
+    noise_logits_ = {detail::at<S>(block_, plan.noise_logits), plan.learns_noise ? of.count : 0, spec::experts};
     routing_ = {of.count,
                 spec::experts,
                 spec::slots,
@@ -75,6 +76,8 @@ template <class Spec, scalar T> class layer_tape {
               spec::losses_type::counted_groups};
     memory.zero(units_.states, plan.pre_activation - plan.token_counts);  // counts, units and their experts
     if (with_pre_activation) keep_counts(plan, about);
+    if (plan.expects_loads && with_pre_activation)
+      units_.expected_loads = detail::at<exact_sum>(block_, plan.expected_loads);
     if (units_.count == 1) return;
     std::array<std::int64_t, 2> const one{0, of.count};
     auto const bytes = units_.count * static_cast<std::int64_t>(sizeof(std::int64_t));
@@ -96,6 +99,8 @@ template <class Spec, scalar T> class layer_tape {
   double batch_weight() const { return statistics().view().weight(0, given_weight_); }
 
   matrix_view<S> logits() const { return logits_; }
+  /// a of the router's noise; without rows where it is not learned.
+  matrix_view<S> noise_logits() const { return noise_logits_; }
   routing_view<S> const& routing() const { return routing_; }
   permutation_view const& permutation() const { return permutation_; }
   T* pre_activation() const { return pre_activation_; }
@@ -166,7 +171,7 @@ template <class Spec, scalar T> class layer_tape {
   tape_state state_ = tape_state::forward_done;
   void const* weights_ = nullptr;
   buffer block_;
-  matrix_view<S> logits_;
+  matrix_view<S> logits_, noise_logits_;
   routing_view<S> routing_;
   permutation_view permutation_;
   std::int32_t* routed_tokens_ = nullptr;

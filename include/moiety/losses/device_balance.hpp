@@ -63,8 +63,8 @@ template <std::int64_t Groups, loss_unit Over = over::micro_batch> struct device
 
  private:
   MOIETY_HD static double scale(statistics_view const& of) {
-    auto const tokens = static_cast<double>(of.tokens());
-    return static_cast<double>(Groups) / (static_cast<double>(of.slots()) * tokens * tokens);
+    double const divisor = static_cast<double>(of.chosen()) * static_cast<double>(of.tokens());
+    return divisor > 0 ? static_cast<double>(Groups) / divisor : 0;
   }
 };
 static_assert(loss<device_balance<1>>);

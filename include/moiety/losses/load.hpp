@@ -8,7 +8,7 @@
 //
 // Counts have no gradient, so this loss is measured and never trained: a coefficient enters what is reported as weighted,
 // and nothing else. The load that Shazeer et al. train (arXiv 1701.06538, eq. 8 to 11) is another function: the smooth
-// probability that an expert is chosen under the noise of noisy top-k.
+// probability that an expert is chosen under the noise of noisy top-k, see noisy_load.hpp.
 #pragma once
 
 #include <moiety/batch/row.hpp>

@@ -4,7 +4,8 @@
 //   B = E / (k T²) · Σ_e c_e Σ_t p_te        ∂B/∂p_te = E / (k T²) · c_e
 //
 // over a unit of T tokens: c_e slots routed to expert e (no gradient), p_te the probabilities: softmax scores, or the
-// scores of other rules normalised to one per token. B is 1 at perfect balance, and at most E / k. B of no token is 0.
+// scores of other rules normalised to one per token. B is 1 at perfect balance, and at most E / k. B of no token is 0. Where a
+// selection leaves slots empty, k is the mean over tokens, Σ_e c_e / T.
 //
 // The counts of a global batch that is accumulated are not known when its first micro-batch runs backward. The gradient
 // then takes the frequencies c_e / T of other tokens, c'_e / T', which the caller keeps in mo::step_counts and the loss
@@ -67,7 +68,7 @@ template <loss_unit Over = over::micro_batch, count_source Counts = counts::own>
   float coefficient = 0;
 
   double value(statistics_view const& of) const {
-    if (of.tokens() == 0) return 0;
+    if (of.chosen() == 0) return 0;
     double sum = 0;
     for (expert_statistics const& e : of.experts) sum = fma(static_cast<double>(e.count), e.probability.value(), sum);
     return normaliser(of, of.tokens()) * sum;
@@ -94,9 +95,8 @@ template <loss_unit Over = over::micro_batch, count_source Counts = counts::own>
  private:
   /// For counts of `counted` tokens and the probabilities of the unit.
   MOIETY_HD static double normaliser(statistics_view const& of, std::int64_t counted) {
-    auto const tokens = static_cast<double>(of.tokens());
-    return static_cast<double>(of.experts.size()) /
-           (static_cast<double>(of.slots()) * tokens * static_cast<double>(counted));
+    double const divisor = static_cast<double>(of.chosen()) * static_cast<double>(counted);
+    return divisor > 0 ? static_cast<double>(of.experts.size()) / divisor : 0;
   }
 };
 static_assert(loss<load_balance<>>);

@@ -11,6 +11,8 @@
 //   needs_probabilities (true)   whether it reads probabilities, which not every score rule has
 //   device_groups (1)            into how many equal contiguous groups it cuts the experts; must divide their number
 //   counts_groups (false)        whether it needs the tokens that each of these groups is sent
+//   needs_expected_loads (false) whether it needs the loads expected under the noise of the logits. Its dp then takes what
+//                                reaches the loss through the chances of experts to be chosen, see losses/noisy_load.hpp
 //   uses_step_counts (false)     whether its gradient takes counts from mo::batch{.counts}, see batch/step_counts.hpp
 #pragma once
 
@@ -73,6 +75,11 @@ template <class L> inline constexpr std::int64_t counted_groups = 0;
 template <class L>
 requires requires { L::counts_groups; }
 inline constexpr std::int64_t counted_groups<L> = L::counts_groups ? device_groups<L> : 0;
+
+template <class L> inline constexpr bool needs_expected_loads = false;
+template <class L>
+requires requires { L::needs_expected_loads; }
+inline constexpr bool needs_expected_loads<L> = L::needs_expected_loads;
 
 template <class L> inline constexpr bool uses_step_counts = false;
 template <class L>
@@ -145,6 +152,7 @@ template <class... Losses> class losses : public component_set<Losses...> {
   /// What the losses need of a router, the statistics and a batch.
   static constexpr bool needs_probabilities = (false || ... || moiety::needs_probabilities<Losses>);
   static constexpr std::int64_t counted_groups = most_groups;
+  static constexpr bool needs_expected_loads = (false || ... || moiety::needs_expected_loads<Losses>);
   static constexpr bool uses_step_counts = (false || ... || moiety::uses_step_counts<Losses>);
   /// Whether the device groups of each loss divide the number of experts.
   static constexpr bool groups_divide([[maybe_unused]] std::int64_t experts) {

@@ -7,6 +7,7 @@
 #include <moiety/router/batch_selection.hpp>
 #include <moiety/router/groups.hpp>
 #include <moiety/router/jitter.hpp>
+#include <moiety/router/logit_noise.hpp>
 #include <moiety/router/score.hpp>
 #include <moiety/router/selection.hpp>
 #include <moiety/router/selection_bias.hpp>
@@ -28,13 +29,14 @@ template <class T> using is_selection = std::bool_constant<selection<T> || batch
 template <class T> using is_weight_rule = std::bool_constant<weight_rule<T>>;
 template <class T> using is_linear_bias = std::bool_constant<std::is_same_v<T, linear_bias>>;
 template <class T> using is_jitter_role = std::bool_constant<is_jitter<T>>;
+template <class T> using is_logit_noise_role = std::bool_constant<is_logit_noise<T>>;
 template <class T> using is_place_role = std::bool_constant<is_weight_place<T>>;
 template <class T> using is_scale_role = std::bool_constant<is_scale<T>>;
 
 template <class T>
-inline constexpr bool fits_a_role =
-    is_score_rule<T>::value || is_bias_rule<T>::value || is_group_rule<T>::value || is_selection<T>::value ||
-    is_weight_rule<T>::value || is_scale<T> || is_linear_bias<T>::value || is_jitter<T> || is_weight_place<T>;
+inline constexpr bool fits_a_role = is_score_rule<T>::value || is_bias_rule<T>::value || is_group_rule<T>::value ||
+                                    is_selection<T>::value || is_weight_rule<T>::value || is_scale<T> ||
+                                    is_linear_bias<T>::value || is_jitter<T> || is_logit_noise<T> || is_weight_place<T>;
 
 template <template <class> class Role, class... Roles>
 inline constexpr int count_role = (0 + ... + (Role<Roles>::value ? 1 : 0));
@@ -50,6 +52,7 @@ template <class... Roles> struct router_roles {
   using selection = typename find_if<is_selection, top_k<2>, Roles...>::type;
   using weight = typename find_if<is_weight_rule, as_scored, Roles...>::type;
   using jitter = typename find_if<is_jitter_role, no_role, Roles...>::type;
+  using logit_noise = typename find_if<is_logit_noise_role, no_role, Roles...>::type;
   using place = typename find_if<is_place_role, on_output, Roles...>::type;
   using scale = typename find_if<is_scale_role, moiety::scale<>, Roles...>::type;
   static constexpr bool has_linear_bias = count_role<is_linear_bias, Roles...> == 1;
@@ -59,6 +62,7 @@ template <class... Roles> struct router_roles {
   [[no_unique_address]] bias bias_rule{};
   [[no_unique_address]] groups group_rule{};
   [[no_unique_address]] jitter jitter_rule{};
+  [[no_unique_address]] logit_noise noise_rule{};
   selection selection_rule{};
   weight weight_rule{};
   scale scale_rule{};
@@ -76,6 +80,8 @@ template <class... Roles> struct router_roles {
       weight_rule = role;
     else if constexpr (std::is_same_v<Role, jitter>)
       jitter_rule = role;
+    else if constexpr (std::is_same_v<Role, logit_noise>)
+      noise_rule = role;
     else if constexpr (std::is_same_v<Role, scale>)
       scale_rule = role;
   }
@@ -106,6 +112,7 @@ template <class... Roles> consteval bool check_router() {
     static_assert(count_role<is_place_role, Roles...> <= 1,
                   "mo::router takes at most one of mo::on_output, mo::on_activation and mo::on_input.");
     static_assert(count_role<is_jitter_role, Roles...> <= 1, "mo::router takes at most one jitter.");
+    static_assert(count_role<is_logit_noise_role, Roles...> <= 1, "mo::router takes at most one logit noise.");
     static_assert(count_role<is_bias_rule, Roles...> <= 1, "mo::router takes at most one selection bias.");
     static_assert(count_role<is_group_rule, Roles...> <= 1, "mo::router takes groups at most once.");
     static_assert(count_role<is_weight_rule, Roles...> <= 1, "mo::router takes at most one weight rule.");

@@ -5,6 +5,7 @@
 //
 //   jitter           or none   jitter.hpp           noise on what a layer's router sees of x, in training
 //   linear_bias      or none   roles.hpp            a layer's logits have a bias: z = x Wᵀ + b
+//   logit noise      or none   logit_noise.hpp      noise on a layer's logits, in training
 //   score rule       one       score.hpp            logits z → scores s
 //   bias             or none   selection_bias.hpp   s → what the selection sees
 //   groups           or none   groups.hpp           which experts it sees

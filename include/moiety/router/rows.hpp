@@ -37,6 +37,9 @@ template <class... Roles> class router_rows {
   static constexpr bool has_selection_bias = !std::is_same_v<bias_type, detail::no_role>;
   static constexpr bool has_linear_bias = roles::has_linear_bias;
   static constexpr bool has_jitter = !std::is_same_v<typename roles::jitter, detail::no_role>;
+  static constexpr bool has_logit_noise = is_logit_noise<typename roles::logit_noise>;
+  /// Whether the noise has a matrix of its own.
+  static constexpr bool has_learned_noise = std::is_same_v<typename roles::logit_noise, moiety::logit_noise>;
   static constexpr bool has_groups = !std::is_same_v<group_type, detail::no_role>;
   static constexpr bool couples_tokens = batch_selection<selection_type>;
   /// What the weights multiply.
@@ -70,6 +73,7 @@ template <class... Roles> class router_rows {
   selection_type const& selection() const { return roles_.selection_rule; }
   bias_type const& bias() const { return roles_.bias_rule; }
   typename roles::jitter const& jitter() const { return roles_.jitter_rule; }
+  typename roles::logit_noise const& noise() const { return roles_.noise_rule; }
   float scale_factor() const { return roles_.scale_rule.factor; }
 
   // Each of the functions below is compiled as one piece, policies included: only then do their loops become vectors.

@@ -74,4 +74,7 @@ template <int K> struct top_k {
 };
 static_assert(selection<top_k<2>>);
 
+template <class S> inline constexpr bool is_top_k = false;
+template <int K> inline constexpr bool is_top_k<top_k<K>> = true;
+
 }  // namespace moiety

@@ -118,6 +118,16 @@ class probability_sums {
   std::span<std::int64_t> high_, low_;
 };
 
+/// Calls f(first, last, unit) for the tokens [begin, end), cut where a sequence with a unit of its own ends.
+template <class F> void for_units(batch_statistics const& of, std::int64_t begin, std::int64_t end, F const& f) {
+  if (of.count == 1) return f(begin, end, 0);
+  for (std::int64_t u = of.sequence_of(begin); begin < end; ++u) {
+    std::int64_t const last = std::min(end, of.sequences[u]);
+    if (begin < last) f(begin, last, u);
+    begin = std::max(begin, last);
+  }
+}
+
 /// Counts a token for each group of `size` experts that it is sent to, at the group's first expert.
 inline void count_groups(std::int32_t const* ids, std::int64_t slots, std::int32_t size,
                          std::span<expert_statistics> experts) {
@@ -191,17 +201,15 @@ void accumulate(host_engine& engine, Router const& router, matrix_view<S const> 
       ++part.tokens;
     }
     sums.finish(local.experts);
+    for (expert_statistics const& e : local.experts) part.chosen += e.count;
     part.slots = routing.slots, part.groups = into.groups;
     std::scoped_lock const lock(merging);
     unit.add(local);
   };
   engine.for_blocks(logits.rows(), detail::tokens_per_task, [&](std::int64_t begin, std::int64_t end, int worker) {
-    if (into.count == 1) return add_tokens(begin, end, into.unit(0), worker);
-    for (std::int64_t u = into.sequence_of(begin); begin < end; ++u) {
-      std::int64_t const last = std::min(end, into.sequences[u]);
-      if (begin < last) add_tokens(begin, last, into.unit(u), worker);
-      begin = std::max(begin, last);
-    }
+    detail::for_units(into, begin, end, [&](std::int64_t first, std::int64_t last, std::int64_t unit) {
+      add_tokens(first, last, into.unit(unit), worker);
+    });
   });
   for (std::int64_t u = 1; u < into.count; ++u) into.unit(0).add(into.unit(u));
   for (std::int64_t u = 0; u < into.count; ++u) into.units[u].slots = routing.slots, into.units[u].groups = into.groups;

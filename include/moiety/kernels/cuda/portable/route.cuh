@@ -59,6 +59,15 @@ inline std::int64_t route_blocks(cuda_engine const& engine, std::int64_t tokens)
   return std::min((tokens + route_warps - 1) / route_warps, std::int64_t{16} * engine.multiprocessors());
 }
 
+/// Tokens in a row for a block that adds up statistics, and the blocks of a call.
+inline std::int64_t tokens_of_block(cuda_engine const& engine, std::int64_t tokens) {
+  std::int64_t const most = std::int64_t{4} * engine.multiprocessors();
+  return std::max<std::int64_t>((tokens + most - 1) / most, std::int64_t{4} * route_warps);
+}
+inline std::int64_t blocks_of(std::int64_t tokens, std::int64_t span) {
+  return std::max<std::int64_t>((tokens + span - 1) / span, 1);
+}
+
 /// The warp's first token, and the distance to its next.
 __device__ __forceinline__ std::int64_t first_token() {
   return static_cast<std::int64_t>(blockIdx.x) * route_warps + threadIdx.x / 32u;
@@ -203,12 +212,17 @@ template <int N> struct run_sums {
   }
 
   __device__ __forceinline__ void add_to(run_units const& units, int experts) const {
-    for (int e = static_cast<int>(threadIdx.x); e < experts; e += route_threads)
+    unsigned chosen = 0;
+    for (int e = static_cast<int>(threadIdx.x); e < experts; e += route_threads) {
+      chosen += count[e];
       units.each([&](statistics_view const& unit) {
         expert_statistics& total = unit.experts[static_cast<std::size_t>(e)];
         exact_sum(static_cast<std::int64_t>(whole[e]), fraction[e]).add_to(total.probability, add_atomically{});
         add_count(total.count, count[e]);
       });
+    }
+    chosen = __reduce_add_sync(all_lanes, chosen);
+    if (lane_of_thread() == 0) units.each([&](statistics_view const& unit) { add_count(unit.unit->chosen, chosen); });
   }
 };
 
@@ -375,9 +389,7 @@ void route(cuda_engine& engine, Router const& router, matrix_view<S const> logit
 template <class Router, class S, int Experts>
 void accumulate(cuda_engine& engine, Router const& router, matrix_view<S const> logits, routing_view<S> routing,
                 batch_statistics const& into) {
-  std::int64_t const tokens = logits.rows(), most = std::int64_t{4} * engine.multiprocessors();
-  std::int64_t const span = std::max<std::int64_t>((tokens + most - 1) / most, std::int64_t{4} * gpu::route_warps);
-  std::int64_t const blocks = std::max<std::int64_t>((tokens + span - 1) / span, 1);
+  std::int64_t const span = gpu::tokens_of_block(engine, logits.rows()), blocks = gpu::blocks_of(logits.rows(), span);
   gpu::with_registers<Experts>(logits.cols(), [&](auto n) {
     engine.launch("accumulate", &gpu::accumulate_tokens<Router, S, n(), Experts>, {blocks, gpu::route_threads}, router,
                   logits, routing, span, into);

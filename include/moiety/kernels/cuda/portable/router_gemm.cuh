@@ -12,6 +12,7 @@
 #include <moiety/kernels/router_gemm.hpp>
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace moiety::inline MOIETY_ABI::kernels {
@@ -48,11 +49,11 @@ void router_logits(cuda_engine& engine, matrix_view<T const> x, matrix_view<sum_
   multiply(gpu::store_biased_rows<S>{store, bias});
 }
 
-template <class S>
-void router_input_gradient(cuda_engine& engine, matrix_view<S const> dlogits, matrix_view<S const> w, S* dx) {
-  grouped_gemm_nn<S>(engine, 1, nullptr, dlogits.rows(), std::array{rows_of<S>{dlogits.data(), dlogits.stride()}},
-                     std::array{grouped_matrix<S const>{w.data(), 0, w.stride()}}, w.cols(), w.rows(),
-                     gpu::store_rows<S, S>{dx, w.cols()});
+template <class S, std::size_t M>
+void router_input_gradient(cuda_engine& engine, std::array<matrix_view<S const>, M> const& dlogits,
+                           std::array<matrix_view<S const>, M> const& w, S* dx) {
+  grouped_gemm_nn<S>(engine, 1, nullptr, dlogits[0].rows(), detail::as_rows<S>(dlogits), detail::as_matrices<S>(w),
+                     w[0].cols(), w[0].rows(), gpu::store_rows<S, S>{dx, w[0].cols()});
 }
 
 template <scalar T>

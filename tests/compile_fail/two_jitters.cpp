@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// expect: mo::router takes at most one jitter.
+#include <moiety/moiety.hpp>
+
+namespace mo = moiety;
+
+struct mistaken : mo::layer_spec<mo::dims{.hidden = 16, .ffn = 32, .experts = 4}> {
+#ifdef MOIETY_CORRECT
+  using router = mo::router<mo::softmax, mo::top_k<2>, mo::jitter<>>;
+#else
+  using router = mo::router<mo::softmax, mo::top_k<2>, mo::jitter<>, mo::jitter<std::ratio<1, 10>>>;
+#endif
+};
+
+int main() {
+  mo::context<> ctx;
+  mo::moe_layer<mistaken> layer{ctx};
+}
