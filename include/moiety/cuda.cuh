@@ -20,6 +20,7 @@
 #include <moiety/kernels/cuda/portable/identity_rows.cuh>
 #include <moiety/kernels/cuda/portable/input_weights.cuh>
 #include <moiety/kernels/cuda/portable/jitter.cuh>
+#include <moiety/kernels/cuda/portable/linear.cuh>
 #include <moiety/kernels/cuda/portable/logit_noise.cuh>
 #include <moiety/kernels/cuda/portable/permute.cuh>
 #include <moiety/kernels/cuda/portable/route.cuh>

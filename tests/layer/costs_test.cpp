@@ -41,6 +41,9 @@ struct with_zeros : mo::layer_spec<mo::dims{.hidden = 48, .ffn = 20, .experts = 
   using router = mo::router<mo::softmax, mo::top_k<8>>;
 };
 
+struct in_latent : mo::layer_spec<mo::dims{.hidden = 48, .ffn = 20, .experts = 6, .latent = 16}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+};
 struct noisy : gated_beside {
   using router = mo::router<mo::softmax, mo::top_k<2>, mo::logit_noise, mo::jitter<>, mo::linear_bias>;
   using losses = mo::losses<mo::noisy_load<mo::over::sequence>>;
@@ -66,6 +69,8 @@ TEST_CASE("parameters, active parameters and FLOPs are those of the matrices") {
                 20 * (48 + 3 * 48 * 300));
   static_assert(mo::parameters<with_zeros> == mo::parameters<gated> + 4 * 48);
   static_assert(mo::active_parameters<with_zeros> == mo::parameters<with_zeros>);  // at most 6 of 8 are MLPs
+  static_assert(mo::parameters<in_latent> == 6 * 48 + 2 * 48 * 16 + 6 * 3 * 16 * 20);
+  static_assert(mo::forward_flops<in_latent>(mo::tokens{10}) == 20 * mo::active_parameters<in_latent>);
   static_assert(mo::parameters<noisy> == mo::parameters<gated_beside> + 6 * 48 + 6);
   static_assert(mo::active_parameters<noisy> == mo::active_parameters<gated_beside> + 6 * 48 + 6);
   static_assert(mo::forward_flops<noisy>(mo::tokens{10}) ==
@@ -148,6 +153,7 @@ TEST_CASE_TEMPLATE("bytes are those that the allocator hook sees", T, float, dou
   check(gated_beside{}, 100, {});
   check(gated_beside{}, 1, {});
   check(with_zeros{}, 100, {});
+  check(in_latent{}, 100, {});
   check(noisy{}, 100, {});
   check(noisy{}, 37, {0, 5, 5, 30, 37});
 }

@@ -24,7 +24,7 @@ struct beside : spec {
   using experts = mo::clamped_swiglu<std::ratio<7>, mo::biased, mo::interleaved, mo::in_by_out>;
   using shared = mo::shared_experts<2, mo::sigmoid_gated, mo::mlp<mo::relu, mo::down_in_by_out>>;
 };
-struct with_zeros : mo::resized<spec, mo::dims{.hidden = 8, .ffn = 4, .experts = 8, .zero_experts = 3}> {};
+struct with_zeros : mo::resized<spec, mo::dims{.hidden = 8, .ffn = 4, .experts = 8, .zero_experts = 3, .latent = 5}> {};
 struct own : spec {
   using router = mo::router<own_score, mo::top_k<1>>;
   using losses = mo::losses<>;
@@ -62,7 +62,8 @@ TEST_CASE("options of experts, and shared experts, are described as a spec write
   says(text, "gated_mlp<gelu_quick, clamped 7, up + 1, biased, interleaved, in_by_out>, 3 matrices");
   says(text, "shared   2 x mlp<relu, down_in_by_out>, ffn of all 1536, sigmoid_gated");
   says(mo::describe<spec>().text, "ffn 768\nlosses");
-  says(mo::describe<with_zeros>().text, "8 x gated_mlp<silu>, 3 matrices, hidden 8, ffn 4, and 3 of no computation\n");
+  says(mo::describe<with_zeros>().text,
+       "8 x gated_mlp<silu>, 3 matrices, hidden 8, ffn 4, latent 5, and 3 of no computation\n");
 }
 
 TEST_CASE("every role of a router, and a capacity, are described") {

@@ -60,6 +60,10 @@ struct with_zeros : mo::layer_spec<mo::dims{.hidden = 72, .ffn = 40, .experts = 
   using losses = mo::losses<mo::load_balance<>>;
 };
 
+struct in_latent : mo::layer_spec<mo::dims{.hidden = 72, .ffn = 40, .experts = 6, .latent = 24}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+  using shared = mo::shared_experts<>;
+};
 struct on_input : odd {
   using router = mo::router<mo::sigmoid, mo::top_k<3>, mo::on_input, mo::renormalised>;
 };
@@ -246,6 +250,14 @@ TEST_CASE("shared experts on a device are those on the host") {
 TEST_CASE("zero-compute experts on a device are those on the host") {
   for (std::int64_t const tokens : {37, 1, 0}) compare<with_zeros, float>({.tokens = tokens});
   compare<with_zeros, mo::bf16>({.tokens = 37});
+}
+
+TEST_CASE("experts of a latent width on a device are those on the host") {
+  std::vector<std::uint8_t> mask(37, 1);
+  for (std::size_t const t : {0, 5, 36}) mask[t] = 0;
+  compare<in_latent, float>({.tokens = 37, .mask = mask});
+  compare<in_latent, float>({.tokens = 0});
+  compare<in_latent, mo::bf16>({.tokens = 37});
 }
 
 TEST_CASE("noise of logits and its load loss on a device are those on the host") {

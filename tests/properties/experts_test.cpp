@@ -234,3 +234,20 @@ TEST_CASE_TEMPLATE("a token that goes to every expert gets itself back from thos
   }
   CHECK(layer.report(tape).counts().size() == 7);
 }
+
+namespace {
+
+template <class Router, class Shared = mo::no_shared>
+struct in_latent : mo::layer_spec<mo::dims{.hidden = 10, .ffn = 7, .experts = 5, .zero_experts = 1, .latent = 6}> {
+  using router = Router;
+  using shared = Shared;
+  using experts = mo::gated_mlp<mo::silu, mo::biased>;
+  using losses = mo::losses<mo::load_balance<>, mo::router_z>;
+};
+
+}  // namespace
+
+TEST_CASE("experts of a latent width: gradients equal differences, with all that stands beside them") {
+  passes<in_latent<mo::router<mo::softmax, mo::top_k<2>, mo::renormalised>>>();
+  passes<in_latent<mo::router<mo::sigmoid, mo::top_k<3>>, mo::shared_experts<1, mo::sigmoid_gated>>>();
+}

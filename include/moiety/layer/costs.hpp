@@ -4,6 +4,7 @@
 //   parameters<Spec>             E H + E (inputs + 1) H I, and E (inputs · I + H) of biased experts, E of a biased router,
 //                                E H of learned noise; shared experts count as one expert of their own width, their gate H;
 //                                zero-compute experts add H each to the router, and count as experts where a token may use k
+//                                maps of a latent width count 2 H L, and H of routed experts is L then
 //   active_parameters<Spec>      the same with the experts that one token has in place of E
 //   forward_flops<Spec>(T)       2 T (E H + k (inputs + 1) H I): multiplications and additions of all products;
 //                                with E H of learned noise, which infer leaves out
@@ -32,9 +33,10 @@ namespace moiety::inline MOIETY_ABI {
 namespace detail {
 
 template <class Spec>
-inline constexpr expert_sizes expert_sizes_of{spec_of<Spec>::mlp_experts, spec_of<Spec>::hidden, spec_of<Spec>::ffn};
+inline constexpr expert_sizes expert_sizes_of{spec_of<Spec>::mlp_experts, spec_of<Spec>::expert_hidden,
+                                              spec_of<Spec>::ffn};
 
-/// The most experts with an MLP that a token goes to.
+/// The most experts with an MLP that a token has, where it has as many as on average.
 template <class Spec>
 inline constexpr std::int64_t active_experts = std::min(spec_of<Spec>::active, spec_of<Spec>::mlp_experts);
 
@@ -59,6 +61,11 @@ template <class Spec> constexpr std::int64_t shared_parameters(bool with_biases 
   return sizes.experts * (of::matrix_values(sizes) + (with_biases ? of::bias_values(sizes) : 0));
 }
 
+/// Parameters of the maps around experts of a latent width.
+template <class Spec> constexpr std::int64_t latent_parameters() {
+  return 2 * spec_of<Spec>::hidden * spec_of<Spec>::latent;
+}
+
 /// Parameters of `experts` experts.
 template <class Spec> constexpr std::int64_t expert_parameters_of(std::int64_t experts) {
   using of = expert_parameters<typename spec_of<Spec>::experts_type, float>;
@@ -70,7 +77,8 @@ template <class Spec> constexpr std::int64_t multiplied_values() {
   using spec = spec_of<Spec>;
   using of = expert_parameters<typename spec::experts_type, float>;
   return (router_matrices<Spec> * spec::experts + (spec::shared_gated ? 1 : 0)) * spec::hidden +
-         shared_parameters<Spec>(false) + active_experts<Spec> * of::matrix_values(expert_sizes_of<Spec>);
+         shared_parameters<Spec>(false) + latent_parameters<Spec>() +
+         active_experts<Spec> * of::matrix_values(expert_sizes_of<Spec>);
 }
 
 template <class Spec> constexpr std::int64_t state_bytes() {
@@ -78,22 +86,25 @@ template <class Spec> constexpr std::int64_t state_bytes() {
   return selects ? spec_of<Spec>::experts * static_cast<std::int64_t>(sizeof(float)) : 0;
 }
 
+/// Parameters in the element type, with `experts` experts.
+template <class Spec> constexpr std::int64_t element_parameters(std::int64_t experts) {
+  return shared_parameters<Spec>() + latent_parameters<Spec>() + expert_parameters_of<Spec>(experts);
+}
+
 template <class Spec, class RouterType, class ExpertType> constexpr std::int64_t parameter_bytes() {
   return router_parameters<Spec>() * static_cast<std::int64_t>(sizeof(RouterType)) +
-         (expert_parameters_of<Spec>(spec_of<Spec>::mlp_experts) + shared_parameters<Spec>()) *
-             static_cast<std::int64_t>(sizeof(ExpertType));
+         element_parameters<Spec>(spec_of<Spec>::mlp_experts) * static_cast<std::int64_t>(sizeof(ExpertType));
 }
 
 }  // namespace detail
 
 template <class Spec>
-inline constexpr std::int64_t parameters = detail::router_parameters<Spec>() + detail::shared_parameters<Spec>() +
-                                           detail::expert_parameters_of<Spec>(spec_of<Spec>::mlp_experts);
+inline constexpr std::int64_t parameters =
+    detail::router_parameters<Spec>() + detail::element_parameters<Spec>(spec_of<Spec>::mlp_experts);
 
 template <class Spec>
 inline constexpr std::int64_t active_parameters =
-    detail::router_parameters<Spec>() + detail::shared_parameters<Spec>() +
-    detail::expert_parameters_of<Spec>(detail::active_experts<Spec>);
+    detail::router_parameters<Spec>() + detail::element_parameters<Spec>(detail::active_experts<Spec>);
 
 template <class Spec> constexpr std::int64_t forward_flops(tokens of) {
   return 2 * of.count * detail::multiplied_values<Spec>();

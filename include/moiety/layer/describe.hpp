@@ -108,6 +108,7 @@ template <class Spec> description describe() {
     out << "capacity " << detail::capacity_words<typename spec::capacity_type>() << '\n';
   out << "experts  " << spec::mlp_experts << " x " << detail::mlp_words<experts>() << ", " << spec::inputs + 1
       << " matrices, hidden " << spec::hidden << ", ffn " << spec::ffn;
+  if (spec::has_latent) out << ", latent " << spec::latent;
   if (spec::zero_experts > 0) out << ", and " << spec::zero_experts << " of no computation";
   out << '\n';
   if (spec::has_shared)

@@ -71,17 +71,17 @@ template <class Spec, class Deployment> class expert_stage {
     S* const dweights = detail::at<S>(work, plan.weights);
     T* const dx_rows = detail::at<T>(work, plan.row_inputs);
     if (row_weights != nullptr) kernels::spread_weights<S>(engine, order, tape.routing().weights, row_weights);
-    apply::backward_input(engine, rows_of(order), dispatcher::dispatch(tape.dy, order), weights.operands(),
+    apply::backward_input(engine, rows_of(order), dispatcher::dispatch(tape.expert_dy(), order), weights.operands(),
                           tape.pre_activation(), row_weights, detail::at<T>(tape.pending, kept.pre_activation),
                           detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
     if constexpr (read::zero_experts > 0)
-      kernels::pass_rows_backward<T>(engine, order, read::mlp_experts, dispatcher::dispatch(tape.dy, order),
-                                     dispatcher::dispatch(tape.x, order), row_weights, parts, parts_of_weight,
+      kernels::pass_rows_backward<T>(engine, order, read::mlp_experts, dispatcher::dispatch(tape.expert_dy(), order),
+                                     dispatcher::dispatch(tape.expert_x(), order), row_weights, parts, parts_of_weight,
                                      all_rows(dx_rows, order));
     if (parts != nullptr)
       kernels::gather_weight_gradients<S>(engine, order, parts, parts_of_weight, dweights);
     else
-      kernels::input_weight_gradients<T>(engine, order, all_rows(dx_rows, order), tape.x, dweights);
+      kernels::input_weight_gradients<T>(engine, order, all_rows(dx_rows, order), tape.expert_x(), dweights);
   }
 
   /// base [T × H] is what else reached x.
@@ -101,7 +101,8 @@ template <class Spec, class Deployment> class expert_stage {
     permutation_view const& order = tape.permutation();
     bias_factors<S> factors;
     if (biased) factors = {row_weights_of(tape, work), detail::at<S>(tape.pending, kept.one)};
-    apply::backward_weights(engine, rows_of(order), inputs_of(engine, tape, work), dispatcher::dispatch(tape.dy, order),
+    apply::backward_weights(engine, rows_of(order), inputs_of(engine, tape, work),
+                            dispatcher::dispatch(tape.expert_dy(), order),
                             detail::at<T>(tape.pending, kept.pre_activation),
                             detail::at<T>(tape.pending, kept.activation), gradients.experts(), accumulate, factors);
   }
@@ -110,12 +111,12 @@ template <class Spec, class Deployment> class expert_stage {
   static constexpr std::int64_t parts_of_weight = weight_parts<typename read::experts_type, S, backend>(read::ffn);
 
   static expert_rows rows_of(permutation_view const& order) {
-    return {read::mlp_experts, order.offsets(), read::hidden, read::ffn, read::rows(order.tokens)};
+    return {read::mlp_experts, order.offsets(), read::expert_hidden, read::ffn, read::rows(order.tokens)};
   }
 
   /// The rows of experts: as many as there would be if every token were dispatched, since only the back end knows more.
   static matrix_view<T> all_rows(T* rows, permutation_view const& order) {
-    return {rows, read::rows(order.tokens), read::hidden};
+    return {rows, read::rows(order.tokens), read::expert_hidden};
   }
 
   /// What experts read.
@@ -123,10 +124,10 @@ template <class Spec, class Deployment> class expert_stage {
     permutation_view const& order = tape.permutation();
     if constexpr (place == weight_place::input) {
       T* const rows = detail::at<T>(work, forward_plan<Spec, T>(tape.size()).row_inputs);
-      kernels::gather_weighted<T>(engine, order, tape.routing().weights, tape.x, all_rows(rows, order));
-      return {rows, read::hidden};
+      kernels::gather_weighted<T>(engine, order, tape.routing().weights, tape.expert_x(), all_rows(rows, order));
+      return {rows, read::expert_hidden};
     } else {
-      return dispatcher::dispatch(tape.x, order);
+      return dispatcher::dispatch(tape.expert_x(), order);
     }
   }
 

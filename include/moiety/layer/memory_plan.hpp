@@ -94,30 +94,33 @@ template <class Spec, scalar T> struct tape_plan {
     expected_loads = block.add<exact_sum>(expects_loads && with_pre_activation ? units(of) * spec::experts : 0);
     step_counts = block.add<std::int64_t>(spec::losses_type::uses_step_counts ? 2 * (1 + spec::experts) : 0);
     pre_activation = block.add<T>(with_pre_activation ? spec::rows(of.count) * spec::inputs * spec::ffn : 0);
-    std::int64_t const passing = spec::shared_rows(of.count);
-    shared_starts = block.add<std::int64_t>(spec::has_shared ? 2 : 0);
-    shared_sources = block.add<std::int32_t>(passing);
-    shared_positions = block.add<std::int32_t>(passing);
-    shared_gates = block.add<S>(spec::shared_gated ? passing : 0);
-    shared_before = block.add<T>(with_pre_activation ? passing * spec::shared_mlp::inputs * spec::shared_ffn : 0);
+    std::int64_t const passing = spec::passing_rows(of.count), shared = spec::shared_rows(of.count);
+    passing_starts = block.add<std::int64_t>(spec::lists_passing ? 2 : 0);
+    passing_sources = block.add<std::int32_t>(passing);
+    passing_positions = block.add<std::int32_t>(passing);
+    shared_gates = block.add<S>(spec::shared_gated ? shared : 0);
+    shared_before = block.add<T>(with_pre_activation ? shared * spec::shared_mlp::inputs * spec::shared_ffn : 0);
+    latent_inputs = block.add<T>(spec::latent_rows(of.count) * spec::latent);
+    latent_outputs = block.add<T>(spec::latent_rows(of.count) * spec::latent);
   }
 
   detail::block_layout block;
   std::int64_t logits, noise_logits, weights, ids, states, starts, source_tokens, positions, routed_tokens,
       routed_offsets, sequences, token_counts, unit, expert_units, expected_loads, step_counts, pre_activation;
-  std::int64_t shared_starts, shared_sources, shared_positions, shared_gates, shared_before;
+  std::int64_t passing_starts, passing_sources, passing_positions, shared_gates, shared_before, latent_inputs,
+      latent_outputs;
 };
 
 template <class Spec, scalar T> struct forward_plan {
   using spec = spec_of<Spec>;
 
   constexpr explicit forward_plan(tokens of) {
-    std::int64_t const passing = spec::shared_rows(of.count);
-    activation = block.add<T>(std::max(spec::rows(of.count) * spec::ffn, passing * spec::shared_ffn));
-    output = block.add<T>(std::max(spec::rows(of.count), passing) * spec::hidden);
-    shared_sums = block.add<sum_t<T>>(passing * spec::hidden);
-    shared_ids = block.add<std::int32_t>(passing);
-    row_inputs = block.add<T>(place == weight_place::input ? spec::rows(of.count) * spec::hidden : 0);
+    std::int64_t const rows = spec::rows(of.count), shared = spec::shared_rows(of.count);
+    activation = block.add<T>(std::max(rows * spec::ffn, shared * spec::shared_ffn));
+    output = block.add<T>(std::max(rows * spec::expert_hidden, shared * spec::hidden));
+    shared_sums = block.add<sum_t<T>>(shared * spec::hidden);
+    passing_ids = block.add<std::int32_t>(spec::passing_rows(of.count));
+    row_inputs = block.add<T>(place == weight_place::input ? rows * spec::expert_hidden : 0);
     row_weights = block.add<sum_t<T>>(place == weight_place::activation ? spec::rows(of.count) : 0);
     if constexpr (spec::router_type::has_jitter)
       block.at_least(of.count * spec::hidden * static_cast<std::int64_t>(sizeof(T)));
@@ -127,7 +130,7 @@ template <class Spec, scalar T> struct forward_plan {
 
   static constexpr weight_place place = spec::router_type::place;
   detail::block_layout block;
-  std::int64_t activation, output, shared_sums, shared_ids, row_inputs, row_weights;
+  std::int64_t activation, output, shared_sums, passing_ids, row_inputs, row_weights;
 };
 
 template <class Spec, scalar T> struct pending_plan {
@@ -144,16 +147,18 @@ template <class Spec, scalar T> struct pending_plan {
     noise_logits = block.add<sum_t<T>>(spec::router_type::has_learned_noise ? of.count * spec::experts : 0);
     row_weights = block.add<sum_t<T>>(biased ? rows : 0);
     one = block.add<sum_t<T>>(needs_one ? 1 : 0);
-    std::int64_t const passing = spec::shared_rows(of.count);
-    shared_before = block.add<T>(passing * spec::shared_mlp::inputs * spec::shared_ffn);
-    shared_activation = block.add<T>(passing * spec::shared_ffn);
-    shared_logits = block.add<sum_t<T>>(spec::shared_gated ? passing : 0);
-    shared_row_weights = block.add<sum_t<T>>(spec::shared_gated && shared_biased ? passing : 0);
+    std::int64_t const shared = spec::shared_rows(of.count);
+    shared_before = block.add<T>(shared * spec::shared_mlp::inputs * spec::shared_ffn);
+    shared_activation = block.add<T>(shared * spec::shared_ffn);
+    shared_logits = block.add<sum_t<T>>(spec::shared_gated ? shared : 0);
+    shared_row_weights = block.add<sum_t<T>>(spec::shared_gated && shared_biased ? shared : 0);
+    latent_dy = block.add<T>(spec::latent_rows(of.count) * spec::latent);
+    latent_dx = block.add<T>(spec::latent_rows(of.count) * spec::latent);
   }
 
   detail::block_layout block;
   std::int64_t pre_activation, activation, logits, noise_logits, row_weights, one, shared_before, shared_activation,
-      shared_logits, shared_row_weights;
+      shared_logits, shared_row_weights, latent_dy, latent_dx;
 };
 
 template <class Spec, scalar T, class Backend = host> struct backward_plan {
@@ -162,16 +167,16 @@ template <class Spec, scalar T, class Backend = host> struct backward_plan {
 
   constexpr explicit backward_plan(tokens of) {
     std::int64_t const rows = spec::rows(of.count), slots = of.count * spec::slots;
-    std::int64_t const passing = spec::shared_rows(of.count), gated = spec::shared_gated ? passing : 0;
+    std::int64_t const shared = spec::shared_rows(of.count), gated = spec::shared_gated ? shared : 0;
     using pending = pending_plan<Spec, T>;
     row_weights = block.add<S>(std::max(pending::biased ? 0 : rows, pending::shared_biased ? 0 : gated));
     weight_parts =
         block.add<S>(std::max(rows * moiety::weight_parts<typename spec::experts_type, S, Backend>(spec::ffn),
                               gated * moiety::weight_parts<typename spec::shared_mlp, S, Backend>(spec::shared_ffn)));
     weights = block.add<S>(slots);
-    row_inputs = block.add<T>(rows * spec::hidden);
+    row_inputs = block.add<T>(rows * spec::expert_hidden);
     router_inputs = block.add<S>(of.count * spec::hidden);
-    shared_inputs = block.add<T>(passing * spec::hidden);
+    shared_inputs = block.add<T>(shared * spec::hidden);
   }
 
   detail::block_layout block;

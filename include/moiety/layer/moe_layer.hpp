@@ -25,6 +25,7 @@
 #include <moiety/layer/deployment.hpp>
 #include <moiety/layer/expert_stage.hpp>
 #include <moiety/layer/initialise.hpp>
+#include <moiety/layer/latent_stage.hpp>
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/options.hpp>
 #include <moiety/layer/parameters.hpp>
@@ -50,6 +51,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using routing = routing_stage<Spec, Deployment>;
   using experts = expert_stage<Spec, Deployment>;
   using shared = shared_stage<Spec, Deployment>;
+  using latent = latent_stage<Spec, Deployment>;
   using router_type = typename read::router_type;
   using range = typename backend::engine::range;
 
@@ -152,10 +154,16 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     if (pending_plan<Spec, T>::needs_one)
       ctx_->memory().store(detail::at<S>(tape.pending, kept.one), &one, sizeof(one));
     S* const dx_router = detail::at<S>(work, plan.router_inputs);
+    if constexpr (read::has_latent) latent::leave_backward(ctx_->engine(), weights, tape);
     experts::backward_input(ctx_->engine(), weights, tape, work);
     routing::backward_input(ctx_->engine(), weights, tape, detail::at<S>(work, plan.weights), dx_router);
     if constexpr (read::has_shared) shared::backward_input(ctx_->engine(), weights, tape, work, dx_router);
-    experts::combine_input(ctx_->engine(), tape, work, dx_router, dx);
+    if constexpr (read::has_latent) {
+      experts::combine_input(ctx_->engine(), tape, work, nullptr, latent::dx_of(tape));
+      latent::enter_backward(ctx_->engine(), weights, tape, dx_router, dx);
+    } else {
+      experts::combine_input(ctx_->engine(), tape, work, dx_router, dx);
+    }
     tape.advance(tape_state::input_half_done);
   }
 
@@ -168,6 +176,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     buffer const work = computes_again ? workspace(tape) : buffer();
     experts::backward_weights(ctx_->engine(), tape, work, gradients, accumulate);
     routing::backward_weights(ctx_->engine(), tape, work.data(), gradients, accumulate);
+    if constexpr (read::has_latent) latent::backward_weights(ctx_->engine(), tape, gradients, accumulate);
     if constexpr (read::has_shared) shared::backward_weights(ctx_->engine(), tape, gradients, accumulate);
     gradients.filled();
     tape.advance(tape_state::finished);
@@ -195,8 +204,15 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
         keep ? workspace(tape) : buffer(forward_plan<Spec, T>(tape.size()).block.bytes(), ctx_->memory());
     routing::run(ctx_->engine(), weights, tape, about, work.data(), keep);
     S const* base = nullptr;
+    if constexpr (read::lists_passing) latent::list_passing(ctx_->engine(), tape, work);
     if constexpr (read::has_shared) base = shared::forward(ctx_->engine(), weights, tape, work, keep);
-    experts::forward(ctx_->engine(), weights, tape, work, keep, base, y);
+    if constexpr (read::has_latent) {
+      latent::enter(ctx_->engine(), weights, tape);
+      experts::forward(ctx_->engine(), weights, tape, work, keep, nullptr, tape.latent_outputs());
+      latent::leave(ctx_->engine(), weights, tape, base, y);
+    } else {
+      experts::forward(ctx_->engine(), weights, tape, work, keep, base, y);
+    }
   }
 
   static void refuse_accumulation(tape_type const& tape, gradients_type const& gradients) {

@@ -64,7 +64,7 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
   using shared_type = expert_parameters<typename spec::shared_mlp, ExpertType>;
 
  public:
-  static constexpr expert_sizes sizes{spec::mlp_experts, spec::hidden, spec::ffn};
+  static constexpr expert_sizes sizes{spec::mlp_experts, spec::expert_hidden, spec::ffn};
   static constexpr expert_sizes shared_sizes{spec::has_shared ? 1 : 0, spec::hidden, spec::shared_ffn};
 
   matrix_view<RouterType> router() const { return {router_, spec::experts, spec::hidden}; }
@@ -75,6 +75,9 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
 
   expert_matrices<typename spec::experts_type, ExpertType> experts() const { return experts_.matrices(sizes); }
   expert_matrices<typename spec::shared_mlp, ExpertType> shared() const { return shared_.matrices(shared_sizes); }
+  /// [L × H] and [H × L].
+  matrix_view<ExpertType> latent_in() const { return {latent_in_, spec::latent, spec::hidden}; }
+  matrix_view<ExpertType> latent_out() const { return {latent_out_, spec::hidden, spec::latent}; }
   /// [1 × H].
   matrix_view<RouterType> shared_gate() const { return {shared_gate_, 1, spec::hidden}; }
 
@@ -136,6 +139,10 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
       f(pointer, parameter{std::move(name), std::move(shape), 0, count, fan_in, expert_name});
     };
     experts_type::visit(self.experts_, "experts", sizes, of_experts);
+    if constexpr (spec::has_latent) {
+      of_experts(self.latent_in_, "latent.in", {spec::latent, spec::hidden}, spec::hidden);
+      of_experts(self.latent_out_, "latent.out", {spec::hidden, spec::latent}, spec::latent);
+    }
     if constexpr (spec::has_shared)
       shared_type::visit(self.shared_, "shared", shared_sizes,
                          [&](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
@@ -151,6 +158,8 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
   RouterType* router_noise_ = nullptr;
   float* selection_bias_ = nullptr;
   experts_type experts_;
+  ExpertType* latent_in_ = nullptr;
+  ExpertType* latent_out_ = nullptr;
   shared_type shared_;
   RouterType* shared_gate_ = nullptr;
   std::vector<buffer> owned_;

@@ -6,6 +6,7 @@
 //   router.noise            [E × H]   sum type; where their noise is learned. It starts at 0
 //   router.selection_bias   [E]       float; where the router selects by one. It is state: it has no gradient, starts at 0
 //   experts.*               element type, see layer/expert_parameters.hpp
+//   latent.in, latent.out   [L × H], [H × L]   element type; around experts of a latent width, for which H is L
 //   shared.*                the same of shared experts, without the axis E
 //   shared_gate.weight      [1 × H]   sum type; where they are gated
 //

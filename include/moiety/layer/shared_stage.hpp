@@ -8,13 +8,11 @@
 #pragma once
 
 #include <moiety/batch/permutation.hpp>
-#include <moiety/batch/routing.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/experts/apply.hpp>
 #include <moiety/kernels/combine.hpp>
-#include <moiety/kernels/permute.hpp>
 #include <moiety/kernels/router_gemm.hpp>
 #include <moiety/kernels/row_weights.hpp>
 #include <moiety/kernels/token_gate.hpp>
@@ -34,7 +32,6 @@ template <class Spec, class Deployment> class shared_stage {
   using backend = typename context<Deployment>::backend;
   using engine_type = typename backend::engine;
   using products = typename detail::policy_of<typename Deployment::expert_products, backend, grouped_products>::type;
-  using index_builder = typename detail::policy_of<typename Deployment::index_builder, backend, counting_sort>::type;
   using mlp = typename read::shared_mlp;
   using apply = typename products::template apply<mlp, backend>;
   using dispatcher = typename Deployment::dispatcher;
@@ -46,8 +43,7 @@ template <class Spec, class Deployment> class shared_stage {
   template <class Weights>
   static S* forward(engine_type& engine, Weights const& weights, tape_type const& tape, buffer const& work, bool keep) {
     forward_plan<Spec, T> const plan(tape.size());
-    permutation_view const& order = tape.shared_order();
-    list_tokens(engine, tape, detail::at<std::int32_t>(work, plan.shared_ids));
+    permutation_view const& order = tape.passing();
     if constexpr (gated) {
       kernels::router_logits<T>(engine, tape.x, weights.shared_gate(), column(tape.shared_gates(), order.tokens));
       kernels::gate_tokens<S>(engine, order.tokens, tape.shared_gates());
@@ -67,7 +63,7 @@ template <class Spec, class Deployment> class shared_stage {
                              S* dx) {
     pending_plan<Spec, T> const kept(tape.size());
     backward_plan<Spec, T, backend> const plan(tape.size());
-    permutation_view const& order = tape.shared_order();
+    permutation_view const& order = tape.passing();
     S* const row_weights = row_weights_of(tape, work);
     S* const parts = gated ? detail::at<S>(work, plan.weight_parts) : nullptr;
     T* const dx_rows = detail::at<T>(work, plan.shared_inputs);
@@ -87,7 +83,7 @@ template <class Spec, class Deployment> class shared_stage {
   template <class Gradients>
   static void backward_weights(engine_type& engine, tape_type const& tape, Gradients& gradients, bool accumulate) {
     pending_plan<Spec, T> const kept(tape.size());
-    permutation_view const& order = tape.shared_order();
+    permutation_view const& order = tape.passing();
     bias_factors<S> factors;
     if (biased) factors = {row_weights_of(tape, tape.pending), detail::at<S>(tape.pending, kept.one)};
     apply::backward_weights(engine, rows_of(order), dispatcher::dispatch(tape.x, order),
@@ -110,13 +106,6 @@ template <class Spec, class Deployment> class shared_stage {
     return {values, order.tokens, read::hidden};
   }
   static matrix_view<S> column(S* values, std::int64_t tokens) { return {values, tokens, 1}; }
-
-  /// A row for every token that is dispatched: the permutation of a routing to expert 0.
-  static void list_tokens(engine_type& engine, tape_type const& tape, std::int32_t* ids) {
-    permutation_view const& order = tape.shared_order();
-    engine.memory().zero(ids, order.tokens * static_cast<std::int64_t>(sizeof(std::int32_t)));
-    index_builder::template build<S>(engine, {order.tokens, 1, 1, ids, nullptr, tape.routing().states}, order);
-  }
 
   /// Where the gates of rows stand: with biases the weight half needs them too. Null where there is no gate.
   static S* row_weights_of(tape_type const& tape, buffer const& work) {

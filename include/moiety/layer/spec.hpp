@@ -26,13 +26,15 @@
 
 namespace moiety::inline MOIETY_ABI {
 
-/// H, I and E of a layer; and how many experts it has besides that compute nothing: they return what they are given, and a
-/// router chooses among all, those with an MLP first (LongCat-Flash).
+/// H, I and E of a layer. Besides, how many experts it has that compute nothing: they return what they are given, and a
+/// router chooses among all, those with an MLP first (LongCat-Flash). And the latent width L: routed experts work on L values
+/// in place of H, between two linear maps of every token (Megatron's moe_latent_size); 0 is none.
 struct dims {
   std::int64_t hidden = 0;
   std::int64_t ffn = 0;
   std::int64_t experts = 0;
   std::int64_t zero_experts = 0;
+  std::int64_t latent = 0;
   friend constexpr bool operator==(dims const&, dims const&) = default;
 };
 
@@ -108,7 +110,8 @@ template <class Spec> class spec_of {
                   "'using capacity' in a spec must name mo::dropless or mo::capacity<std::ratio<...>, ...>.");
     static_assert(Spec::size.hidden >= 1 && Spec::size.ffn >= 1 && Spec::size.experts >= 1,
                   "dims needs hidden, ffn and experts of at least 1.");
-    static_assert(Spec::size.zero_experts >= 0, "dims needs zero_experts of at least 0.");
+    static_assert(Spec::size.zero_experts >= 0 && Spec::size.latent >= 0,
+                  "dims needs zero_experts and latent of at least 0.");
     if constexpr (is_router<spec_router> && Spec::size.experts >= 1) check_router();
     if constexpr (detail::sound_losses<spec_losses> && Spec::size.experts >= 1)
       static_assert(spec_losses::groups_divide(choices),
@@ -175,6 +178,15 @@ template <class Spec> class spec_of {
   static constexpr bool has_shared = shared_type::count > 0, shared_gated = shared_type::gated;
   static constexpr std::int64_t shared_ffn = shared_type::width(ffn);  // of all shared experts together
   static constexpr std::int64_t shared_rows(std::int64_t tokens) { return has_shared ? tokens : 0; }
+
+  static constexpr std::int64_t latent = Spec::size.latent;
+  static constexpr bool has_latent = latent > 0;
+  static constexpr std::int64_t expert_hidden = has_latent ? latent : hidden;  // what routed experts work on
+  static constexpr std::int64_t latent_rows(std::int64_t tokens) { return has_latent ? tokens : 0; }
+
+  /// Whether some weights take every token that is dispatched: then these are listed.
+  static constexpr bool lists_passing = has_shared || has_latent;
+  static constexpr std::int64_t passing_rows(std::int64_t tokens) { return lists_passing ? tokens : 0; }
 };
 
 }  // namespace moiety

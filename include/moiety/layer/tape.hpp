@@ -55,16 +55,17 @@ template <class Spec, scalar T> class layer_tape {
     routed_tokens_ = detail::at<std::int32_t>(block_, plan.routed_tokens);
     routed_offsets_ = detail::at<std::int64_t>(block_, plan.routed_offsets);
     pre_activation_ = detail::at<T>(block_, plan.pre_activation);
-    if constexpr (spec::has_shared) {
-      shared_order_ = {of.count,
-                       1,
-                       1,
-                       detail::at<std::int64_t>(block_, plan.shared_starts),
-                       detail::at<std::int32_t>(block_, plan.shared_sources),
-                       detail::at<std::int32_t>(block_, plan.shared_positions)};
-      shared_gates_ = detail::at<S>(block_, plan.shared_gates);
-      shared_before_ = detail::at<T>(block_, plan.shared_before);
-    }
+    if constexpr (spec::lists_passing)
+      passing_ = {of.count,
+                  1,
+                  1,
+                  detail::at<std::int64_t>(block_, plan.passing_starts),
+                  detail::at<std::int32_t>(block_, plan.passing_sources),
+                  detail::at<std::int32_t>(block_, plan.passing_positions)};
+    shared_gates_ = detail::at<S>(block_, plan.shared_gates);
+    shared_before_ = detail::at<T>(block_, plan.shared_before);
+    latent_inputs_ = {detail::at<T>(block_, plan.latent_inputs), of.count, spec::latent};
+    latent_outputs_ = {detail::at<T>(block_, plan.latent_outputs), of.count, spec::latent};
     auto* const sequences = detail::at<std::int64_t>(block_, plan.sequences);
     units_ = {plan.units(of),
               spec::experts,
@@ -103,10 +104,25 @@ template <class Spec, scalar T> class layer_tape {
   routing_view<S> const& routing() const { return routing_; }
   permutation_view const& permutation() const { return permutation_; }
   T* pre_activation() const { return pre_activation_; }
-  /// The rows of shared experts, one for each token that passes them; what scales their outputs; their pre-activations.
-  permutation_view const& shared_order() const { return shared_order_; }
+  /// A row for each token that is dispatched at all: those of shared experts, and of linear maps.
+  permutation_view const& passing() const { return passing_; }
+  /// What scales the outputs of shared experts; their pre-activations.
   S* shared_gates() const { return shared_gates_; }
   T* shared_before() const { return shared_before_; }
+  /// What routed experts are given and give for each token, where that is not x and y.
+  matrix_view<T> latent_inputs() const { return latent_inputs_; }
+  matrix_view<T> latent_outputs() const { return latent_outputs_; }
+  matrix_view<T const> expert_x() const {
+    if constexpr (spec::has_latent) return latent_inputs_;
+    return x;
+  }
+  /// The gradient of what routed experts give; after the first map of the input half.
+  matrix_view<T const> expert_dy() const {
+    if constexpr (spec::has_latent)
+      return matrix_view<T const>(detail::at<T>(pending, pending_plan<Spec, T>(tokens_).latent_dy), tokens_.count,
+                                  spec::latent);
+    return dy;
+  }
   /// The tokens that take part in losses and weights, and {0, their number}.
   std::int32_t* routed_tokens() const { return routed_tokens_; }
   std::int64_t* routed_offsets() const { return routed_offsets_; }
@@ -161,9 +177,10 @@ template <class Spec, scalar T> class layer_tape {
   std::int32_t* routed_tokens_ = nullptr;
   std::int64_t* routed_offsets_ = nullptr;
   T* pre_activation_ = nullptr;
-  permutation_view shared_order_;
+  permutation_view passing_;
   S* shared_gates_ = nullptr;
   T* shared_before_ = nullptr;
+  matrix_view<T> latent_inputs_, latent_outputs_;
   batch_statistics units_;
 };
 
