@@ -218,7 +218,8 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   static void refuse_accumulation(tape_type const& tape, gradients_type const& gradients) {
     detail::require<config_error>(gradients.empty() || !tape.options().template trains_over<over::global_batch>(),
                                   "a loss over the global batch cannot be trained under gradient accumulation: its "
-                                  "counts are not known when the first backward runs.");
+                                  "counts are not known when the first backward runs, unless it names "
+                                  "counts::prefix or counts::previous_step.");
   }
 
   context<Deployment>* ctx_;
