@@ -137,6 +137,7 @@ template <class Spec> class spec_of {
     static_assert(chosen >= 1 && chosen <= choices, "mo::top_k<K> needs 1 <= K <= dims.experts.");
     static_assert(!Spec::causal || !detail::sees_later_tokens<selection>,
                   "mo::expert_choice lets a token's experts depend on later tokens: a causal spec cannot use it.");
+    if constexpr (is_capacity<spec_capacity>) check_capacity();
     if constexpr (spec_router::has_groups) {
       using groups = typename spec_router::group_type;
       constexpr bool divide = choices % groups::count_of_groups == 0;
@@ -145,6 +146,17 @@ template <class Spec> class spec_of {
       static_assert(!divide || needed * groups::count_of_groups <= choices * groups::kept,
                     "the groups that mo::groups keeps have fewer experts than mo::top_k<K> selects.");
     }
+  }
+  static consteval void check_capacity() {
+    constexpr bool any_number = spec_router::couples_tokens && spec_router::slots == every_expert;
+    static_assert(
+        !spec_capacity::drops || !any_number,
+        "mo::capacity needs a selection with a number of slots, as mo::top_k: expert choice and token rounding "
+        "bound their loads themselves.");
+    if constexpr (spec_capacity::drops)
+      static_assert(!spec_capacity::renormalises || has_probabilities<typename spec_router::score_type> ||
+                        spec_router::weight_type::source != weight_source::scores,
+                    "mo::renormalise_after_drop needs weights that are not negative.");
   }
   static_assert(check());
 
