@@ -33,6 +33,11 @@ struct grouped : mo::layer_spec<mo::dims{.hidden = 512, .ffn = 256, .experts = 2
   using losses = mo::losses<mo::load_balance<>, mo::importance<>, mo::communication_balance<8, 4>>;
 };
 
+struct noisy : plain {
+  using router = mo::router<mo::logit_noise, mo::softmax, mo::top_k<2>, mo::renormalised, mo::on_activation>;
+  using losses = mo::losses<mo::noisy_load<>>;
+};
+
 template <class Spec, class T> void use() {
   mo::context<one_gpu<T>> ctx;
   mo::moe_layer<Spec, one_gpu<T>> layer{ctx};
@@ -53,4 +58,5 @@ void use_all() {
   use<gated, float>();
   use<plain, double>();
   use<grouped, mo::bf16>();
+  use<noisy, float>();
 }

@@ -47,13 +47,10 @@ template <int Count, int Kept, class Score = group_score::sum_of_largest<2>> str
     using S = typename Row::value_type;
     int const size = row.size() / Count;
     detail::array_of<S, Count> score;
-    MOIETY_REGISTERS
     for (int g = 0; g < Count; ++g) score[g] = Score::of(row, g * size, (g + 1) * size);
     std::uint64_t chosen = 0;
-    MOIETY_REGISTERS
     for (int g = 0; g < Count; ++g) {
       int better = 0;
-      MOIETY_REGISTERS
       for (int h = 0; h < Count; ++h) better += score[h] > score[g] || (score[h] == score[g] && h < g) ? 1 : 0;
       chosen |= static_cast<std::uint64_t>(better < Kept ? 1 : 0) << g;
     }

@@ -28,12 +28,13 @@ namespace moiety::inline MOIETY_ABI {
 
 namespace detail {
 
+inline constexpr std::uint64_t logit_noise_stream = stream_of("router.logit_noise");
+
 /// ε of expert e of `experts`.
 template <class S>
 MOIETY_HD S logit_draw(seed key, std::int64_t logical, std::int64_t step, std::int64_t e, std::int64_t experts) {
-  constexpr std::uint64_t stream = stream_of("router.logit_noise");
-  return static_cast<S>(
-      normal(key, stream + static_cast<std::uint64_t>(step), static_cast<std::uint64_t>(logical * experts + e)));
+  return static_cast<S>(normal(key, logit_noise_stream + static_cast<std::uint64_t>(step),
+                               static_cast<std::uint64_t>(logical * experts + e)));
 }
 
 inline void check_deviation(std::string_view what, float value) {
