@@ -121,3 +121,26 @@ TEST_CASE("a token has the same bits alone and among others, forward and infer a
     CHECK(std::equal(alone.begin(), alone.end(), y.row(t)));
   }
 }
+
+TEST_CASE("what shared experts give is added to what leaves the latent width") {
+  mo::context<> ctx;
+  mo::moe_layer<beside> layer{ctx};
+  auto weights = layer.make_weights(mo::seed{1});
+  auto x = ctx.matrix(5, 9), both = ctx.matrix(5, 9), routed = ctx.matrix(5, 9), shared = ctx.matrix(5, 9);
+  mo::fill_normal(ctx, x, mo::seed{2});
+  layer.infer(weights, x, both);
+  auto const without = [&](char const* name, mo::matrix<float>& y) {
+    auto some = layer.make_weights(mo::seed{1});
+    some.for_each([&](mo::parameter const& p, auto values) {
+      if (p.name == name) std::fill(values.begin(), values.end(), 0.0f);
+    });
+    layer.infer(some, x, y);
+  };
+  without("shared.down", routed);
+  without("latent.out", shared);
+  for (std::int64_t t = 0; t < 5; ++t)
+    for (std::int64_t c = 0; c < 9; ++c) {
+      CHECK(shared(t, c) != 0);
+      CHECK(both(t, c) == doctest::Approx(routed(t, c) + shared(t, c)).epsilon(1e-5));
+    }
+}
