@@ -48,7 +48,7 @@ TEST_CASE("activations, their derivative, and the sums of each tile of columns")
   auto const z = numbers(rows * 2 * ffn, 2), da = numbers(rows * ffn, 3), weights = numbers(rows, 4);
   device_values<float> const dev_z(z), dev_da(da), dev_weights(weights);
   device_values<float> a(rows * ffn), dz(rows * 2 * ffn), scaled(rows * ffn), parts(rows * tiles);
-  mo::detail::activate_rows<silu_mlp>(engine, rows, ffn, dev_z.data(), a.data());
+  mo::detail::activate_rows<silu_mlp>(engine, rows, ffn, dev_z.data(), static_cast<float const*>(nullptr), a.data());
   mo::detail::differentiate_rows<silu_mlp>(engine, rows, ffn, dev_z.data(), dev_da.data(), dev_weights.data(),
                                            dz.data(), scaled.data(), parts.data());
   auto const got_a = a.host(), got_dz = dz.host(), got_scaled = scaled.host(), got_parts = parts.host();
