@@ -43,3 +43,8 @@ TEST_CASE("any components, in any order; the others keep their defaults") {
   copy.for_each([&](auto const& component) { order += std::to_string(component.value) + ' '; });
   CHECK(order == "10 20 30 ");
 }
+
+TEST_CASE("components of a kind are counted") {
+  CHECK(moiety::detail::count_if<std::is_integral> == 0);
+  CHECK(moiety::detail::count_if<std::is_integral, int, double, long, void> == 2);
+}

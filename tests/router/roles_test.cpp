@@ -28,7 +28,7 @@ static_assert(std::is_same_v<all::score, mo::sigmoid> && std::is_same_v<all::gro
               std::is_same_v<all::weight, mo::renormalised> && all::has_scale);
 static_assert(std::is_same_v<few::bias, mo::detail::no_role> && std::is_same_v<few::groups, mo::detail::no_role> &&
               std::is_same_v<few::weight, mo::as_scored> && !few::has_scale);
-static_assert(mo::detail::count_role<mo::detail::is_selection, mo::top_k<1>, mo::softmax, mo::sinkhorn<2>> == 2);
+static_assert(mo::detail::count_if<mo::detail::is_selection, mo::top_k<1>, mo::softmax, mo::sinkhorn<2>> == 2);
 static_assert(mo::detail::needs_probabilities<mo::top_p<2>> && !mo::detail::needs_probabilities<mo::top_k<2>>);
 static_assert(mo::detail::reads_logits<mo::sinkhorn<2>> && !mo::detail::reads_logits<mo::token_rounding<2>>);
 static_assert(mo::detail::sees_later_tokens<mo::expert_choice<2>> && !mo::detail::sees_later_tokens<mo::top_k<2>>);

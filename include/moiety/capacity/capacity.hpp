@@ -100,14 +100,11 @@ inline constexpr bool is_capacity_option =
     drop_rule<T> || is_unit<T>::value || is_rounding<T>::value || is_at_least<T>::value ||
     std::same_as<T, renormalise_after_drop> || std::same_as<T, padded>;
 
-template <template <class> class Is, class... Options>
-inline constexpr int count_options = (0 + ... + (Is<Options>::value ? 1 : 0));
-
 template <class Ratio, class... Options> consteval bool check_capacity() {
   static_assert(Ratio::num > 0, "mo::capacity needs a ratio above 0.");
   static_assert((is_capacity_option<Options> && ...), "mo::capacity was given a type that is none of its options.");
-  static_assert(count_options<is_drop_rule, Options...> <= 1 && count_options<is_unit, Options...> <= 1 &&
-                    count_options<is_rounding, Options...> <= 1 && count_options<is_at_least, Options...> <= 1,
+  static_assert(count_if<is_drop_rule, Options...> <= 1 && count_if<is_unit, Options...> <= 1 &&
+                    count_if<is_rounding, Options...> <= 1 && count_if<is_at_least, Options...> <= 1,
                 "mo::capacity takes one option of a kind.");
   return true;
 }

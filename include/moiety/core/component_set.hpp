@@ -28,6 +28,10 @@ struct find_if<Predicate, Fallback, T, Ts...> {
                                            find_if<Predicate, Fallback, Ts...>>::type;
 };
 
+/// How many of Ts Predicate<T>::value holds for.
+template <template <class> class Predicate, class... Ts>
+inline constexpr int count_if = (0 + ... + (Predicate<Ts>::value ? 1 : 0));
+
 /// The place of T among Ts.
 template <class T, class First, class... Rest> MOIETY_HD constexpr std::size_t place_of() {
   if constexpr (std::same_as<T, First>)

@@ -56,9 +56,6 @@ template <class O>
 using axes_kind = std::bool_constant<std::is_same_v<O, out_by_in> || std::is_same_v<O, in_by_out> ||
                                      std::is_same_v<O, down_in_by_out>>;
 
-template <template <class> class Kind, class... Options>
-inline constexpr int options_of_kind = (0 + ... + (Kind<Options>::value ? 1 : 0));
-
 template <class O>
 inline constexpr bool is_gate_option =
     is_clamp<O> || is_up_offset<O> || std::is_same_v<O, concatenated> || std::is_same_v<O, interleaved>;
@@ -97,9 +94,9 @@ template <bool Gated, class... Options> class mlp_options {
     static_assert(Gated || !(is_gate_option<Options> || ...),
                   "mo::mlp has no gate: mo::clamped, mo::up_offset, mo::concatenated and mo::interleaved are for "
                   "mo::gated_mlp.");
-    static_assert(options_of_kind<clamp_kind, Options...> <= 1 && options_of_kind<offset_kind, Options...> <= 1 &&
-                      options_of_kind<bias_kind, Options...> <= 1 && options_of_kind<order_kind, Options...> <= 1 &&
-                      options_of_kind<axes_kind, Options...> <= 1,
+    static_assert(count_if<clamp_kind, Options...> <= 1 && count_if<offset_kind, Options...> <= 1 &&
+                      count_if<bias_kind, Options...> <= 1 && count_if<order_kind, Options...> <= 1 &&
+                      count_if<axes_kind, Options...> <= 1,
                   "an expert MLP takes at most one option of a kind.");
     if constexpr (clamps) static_assert(clamp::limit::num > 0, "mo::clamped<L> needs a std::ratio above 0.");
     return true;

@@ -53,9 +53,9 @@ template <int Count = 1, class... Options> struct shared_experts {
     static_assert(
         ((detail::shared_gate_kind<Options>::value || detail::is_shared_ffn<Options> || expert_mlp<Options>)&&...),
         "mo::shared_experts was given an option that is no mo::shared_ffn<I>, mo::sigmoid_gated or expert MLP.");
-    static_assert(detail::options_of_kind<detail::shared_gate_kind, Options...> <= 1 &&
-                      detail::options_of_kind<detail::shared_ffn_kind, Options...> <= 1 &&
-                      detail::options_of_kind<detail::shared_mlp_kind, Options...> <= 1,
+    static_assert(detail::count_if<detail::shared_gate_kind, Options...> <= 1 &&
+                      detail::count_if<detail::shared_ffn_kind, Options...> <= 1 &&
+                      detail::count_if<detail::shared_mlp_kind, Options...> <= 1,
                   "mo::shared_experts takes at most one option of a kind.");
     static_assert(Count >= 1 && ((!detail::is_shared_ffn<Options> || detail::shared_ffn_of<Options> >= 1) && ...),
                   "mo::shared_experts needs at least one expert of a width of at least 1.");

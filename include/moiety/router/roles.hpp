@@ -38,9 +38,6 @@ inline constexpr bool fits_a_role = is_score_rule<T>::value || is_bias_rule<T>::
                                     is_selection<T>::value || is_weight_rule<T>::value || is_scale<T> ||
                                     is_linear_bias<T>::value || is_jitter<T> || is_logit_noise<T> || is_weight_place<T>;
 
-template <template <class> class Role, class... Roles>
-inline constexpr int count_role = (0 + ... + (Role<Roles>::value ? 1 : 0));
-
 /// In place of a role that a router does without.
 struct no_role {};
 
@@ -55,8 +52,8 @@ template <class... Roles> struct router_roles {
   using logit_noise = typename find_if<is_logit_noise_role, no_role, Roles...>::type;
   using place = typename find_if<is_place_role, on_output, Roles...>::type;
   using scale = typename find_if<is_scale_role, moiety::scale<>, Roles...>::type;
-  static constexpr bool has_linear_bias = count_role<is_linear_bias, Roles...> == 1;
-  static constexpr bool has_scale = count_role<is_scale_role, Roles...> == 1;
+  static constexpr bool has_linear_bias = count_if<is_linear_bias, Roles...> == 1;
+  static constexpr bool has_scale = count_if<is_scale_role, Roles...> == 1;
 
   score score_rule{};
   [[no_unique_address]] bias bias_rule{};
@@ -104,24 +101,24 @@ template <class... Roles> consteval bool check_router() {
   static_assert((fits_a_role<Roles> && ...),
                 "mo::router was given a type that is no score rule, bias, groups, selection, weight rule or scale.");
   if constexpr ((fits_a_role<Roles> && ...)) {
-    static_assert(count_role<is_score_rule, Roles...> == 1,
+    static_assert(count_if<is_score_rule, Roles...> == 1,
                   "mo::router takes exactly one score rule, as in mo::router<mo::softmax, mo::top_k<2>>.");
-    static_assert(count_role<is_selection, Roles...> == 1,
+    static_assert(count_if<is_selection, Roles...> == 1,
                   "mo::router takes exactly one selection, as in mo::router<mo::softmax, mo::top_k<2>>.");
-    static_assert(count_role<is_linear_bias, Roles...> <= 1, "mo::router takes mo::linear_bias at most once.");
-    static_assert(count_role<is_place_role, Roles...> <= 1,
+    static_assert(count_if<is_linear_bias, Roles...> <= 1, "mo::router takes mo::linear_bias at most once.");
+    static_assert(count_if<is_place_role, Roles...> <= 1,
                   "mo::router takes at most one of mo::on_output, mo::on_activation and mo::on_input.");
-    static_assert(count_role<is_jitter_role, Roles...> <= 1, "mo::router takes at most one jitter.");
-    static_assert(count_role<is_logit_noise_role, Roles...> <= 1, "mo::router takes at most one logit noise.");
-    static_assert(count_role<is_bias_rule, Roles...> <= 1, "mo::router takes at most one selection bias.");
-    static_assert(count_role<is_group_rule, Roles...> <= 1, "mo::router takes groups at most once.");
-    static_assert(count_role<is_weight_rule, Roles...> <= 1, "mo::router takes at most one weight rule.");
-    static_assert(count_role<is_scale_role, Roles...> <= 1, "mo::router takes at most one scale.");
+    static_assert(count_if<is_jitter_role, Roles...> <= 1, "mo::router takes at most one jitter.");
+    static_assert(count_if<is_logit_noise_role, Roles...> <= 1, "mo::router takes at most one logit noise.");
+    static_assert(count_if<is_bias_rule, Roles...> <= 1, "mo::router takes at most one selection bias.");
+    static_assert(count_if<is_group_rule, Roles...> <= 1, "mo::router takes groups at most once.");
+    static_assert(count_if<is_weight_rule, Roles...> <= 1, "mo::router takes at most one weight rule.");
+    static_assert(count_if<is_scale_role, Roles...> <= 1, "mo::router takes at most one scale.");
     using roles = router_roles<Roles...>;
     using chosen_type = typename roles::selection;
     constexpr bool renormalises = std::is_same_v<typename roles::weight, renormalised>;
     constexpr bool of_selected = std::is_same_v<typename roles::weight, softmax_of_selected>;
-    constexpr bool changes = count_role<is_bias_rule, Roles...> + count_role < is_group_rule, Roles... >> 0;
+    constexpr bool changes = count_if<is_bias_rule, Roles...> != 0 || count_if<is_group_rule, Roles...> != 0;
     static_assert(chosen_type::count != 1 || !(renormalises || of_selected),
                   "mo::top_k<1> with renormalised weights gives the router no gradient: use the scores as they are.");
     static_assert(!renormalises || has_probabilities<typename roles::score>,
