@@ -4,8 +4,8 @@
 //   x′ = W_in x              [T × L]   what experts are given        latent.in    [L × H]
 //   y = base + W_out y′      [T × H]   of what combine leaves        latent.out   [H × L]
 //
-// Both x′ and y′ are rounded to the element type and saved. Also what precedes them and shared experts: the list of the
-// tokens that are dispatched, which alone have a part in the gradients of weights.
+// Both x′ and y′ are rounded to the element type and saved. Tokens that are dispatched alone have a part in the gradients of
+// weights.
 #pragma once
 
 #include <moiety/batch/permutation.hpp>
@@ -13,7 +13,6 @@
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/kernels/linear.hpp>
-#include <moiety/kernels/permute.hpp>
 #include <moiety/layer/deployment.hpp>
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/spec.hpp>
@@ -29,18 +28,9 @@ template <class Spec, class Deployment> class latent_stage {
   using S = sum_t<T>;
   using backend = typename context<Deployment>::backend;
   using engine_type = typename backend::engine;
-  using index_builder = typename detail::policy_of<typename Deployment::index_builder, backend, counting_sort>::type;
   using tape_type = layer_tape<Spec, T>;
 
  public:
-  /// A row for every token that is dispatched: the permutation of a routing to expert 0. `work` is that of forward_plan.
-  static void list_passing(engine_type& engine, tape_type const& tape, buffer const& work) {
-    permutation_view const& order = tape.passing();
-    auto* const ids = detail::at<std::int32_t>(work, forward_plan<Spec, T>(tape.size()).passing_ids);
-    engine.memory().zero(ids, order.tokens * static_cast<std::int64_t>(sizeof(std::int32_t)));
-    index_builder::template build<S>(engine, {order.tokens, 1, 1, ids, nullptr, tape.routing().states}, order);
-  }
-
   template <class Weights> static void enter(engine_type& engine, Weights const& weights, tape_type const& tape) {
     kernels::linear<T>(engine, tape.x, weights.latent_in(), nullptr, tape.latent_inputs());
   }

@@ -204,9 +204,8 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   void run(weights_type const& weights, tape_type& tape, matrix_view<T> y, batch const& about, bool keep) const {
     buffer const work =
         keep ? workspace(tape) : buffer(forward_plan<Spec, T>(tape.size()).block.bytes(), ctx_->memory());
-    routing::run(ctx_->engine(), weights, tape, about, work.data(), keep);
+    routing::run(ctx_->engine(), weights, tape, about, work, keep);
     S const* base = nullptr;
-    if constexpr (read::lists_passing) latent::list_passing(ctx_->engine(), tape, work);
     if constexpr (read::has_shared) base = shared::forward(ctx_->engine(), weights, tape, work, keep);
     if constexpr (read::has_latent) {
       latent::enter(ctx_->engine(), weights, tape);

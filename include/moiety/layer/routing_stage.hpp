@@ -6,7 +6,9 @@
 //   backward_weights   gradients of the logits → those of the router's parameters
 #pragma once
 
+#include <moiety/backend/arena.hpp>
 #include <moiety/batch/batch.hpp>
+#include <moiety/batch/permutation.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/kernels/drop.hpp>
@@ -25,6 +27,7 @@
 #include <moiety/layer/tape.hpp>
 
 #include <array>
+#include <cstdint>
 #include <type_traits>
 
 namespace moiety::inline MOIETY_ABI {
@@ -66,18 +69,18 @@ template <class Spec, class Deployment> class routing_stage {
   /// `work` is that of forward_plan.
   template <class Weights>
   static void run(engine_type& engine, Weights const& weights, layer_tape<Spec, T>& tape, batch const& about,
-                  void* work, bool keep) {
+                  buffer const& work, bool keep) {
     static_assert(on_host || !capacity::drops, "mo::capacity runs on mo::host, not yet on mo::cuda.");
     static_assert(on_host || !router_type::couples_tokens,
                   "a selection over the whole batch runs on mo::host, not yet on mo::cuda.");
     layer_options<Spec> const& options = tape.options();
     router_type const router = router_of(options, weights);
-    matrix_view<T const> const seen = keep ? seen_by_router(engine, router, tape, work) : tape.x;
+    matrix_view<T const> const seen = keep ? seen_by_router(engine, router, tape, work.data()) : tape.x;
     kernels::router_logits<T>(engine, seen, weights.router(), tape.logits(), weights.router_bias());
     if (keep) add_noise(engine, weights, tape, seen);
     auto const policy = options.non_finite.value_or(backend::default_non_finite);
     if constexpr (router_type::couples_tokens && on_host)
-      kernels::route_together<router_type, S>(engine, router, tape.logits(), about, policy, tape.routing(), work,
+      kernels::route_together<router_type, S>(engine, router, tape.logits(), about, policy, tape.routing(), work.data(),
                                               options.name);
     else if constexpr (!router_type::couples_tokens)
       kernels::route<router_type, S, experts>(engine, router, tape.logits(), about, policy, tape.routing(),
@@ -88,6 +91,7 @@ template <class Spec, class Deployment> class routing_stage {
       kernels::drop_beyond<capacity>(engine, router, about, order, tape.routing());
       index_builder::template build<S>(engine, tape.routing(), order);
     }
+    if constexpr (read::lists_passing) list_passing(engine, tape, work);
     if (!keep) return;
     kernels::accumulate<router_type, S, experts>(engine, router, tape.logits(), tape.routing(), tape.units());
     if constexpr (expects_loads)
@@ -136,6 +140,14 @@ template <class Spec, class Deployment> class routing_stage {
  private:
   using noise_type = std::decay_t<decltype(router_type{}.noise())>;
   using operands = std::array<matrix_view<S const>, 2>;
+
+  /// A row for every token that is dispatched, for what all of them pass: the permutation of a routing to expert 0.
+  static void list_passing(engine_type& engine, layer_tape<Spec, T> const& tape, buffer const& work) {
+    permutation_view const& order = tape.passing();
+    auto* const ids = detail::at<std::int32_t>(work, forward_plan<Spec, T>(tape.size()).passing_ids);
+    engine.memory().zero(ids, order.tokens * static_cast<std::int64_t>(sizeof(std::int32_t)));
+    index_builder::template build<S>(engine, {order.tokens, 1, 1, ids, nullptr, tape.routing().states}, order);
+  }
 
   /// The logits of a tape that is kept become noisy, where the router says so.
   template <class Weights>
