@@ -23,9 +23,17 @@
 
 namespace moiety::inline MOIETY_ABI {
 
+namespace detail {
+
+/// A copy of this, not a constructor, is a member's default: GCC 12 forgets to emit one where a layer with options is itself the
+/// default of a member.
+template <class T> inline constexpr T default_of{};
+
+}  // namespace detail
+
 template <class Spec> struct layer_options {
-  typename spec_of<Spec>::router_type router{};
-  typename spec_of<Spec>::losses_type losses{};
+  typename spec_of<Spec>::router_type router = detail::default_of<typename spec_of<Spec>::router_type>;
+  typename spec_of<Spec>::losses_type losses = detail::default_of<typename spec_of<Spec>::losses_type>;
   std::optional<moiety::non_finite> non_finite{};
   float loss_scale = 1;
   char const* name = "";

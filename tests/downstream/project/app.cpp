@@ -10,12 +10,17 @@ struct small : mo::layer_spec<mo::dims{.hidden = 16, .ffn = 32, .experts = 4}> {
   using losses = mo::losses<mo::load_balance<>>;
 };
 
-int main() {
+// A layer as a member, with options: what most programs have.
+struct model {
   mo::context<> ctx;
-  mo::moe_layer<small> layer{ctx};
-  auto weights = layer.make_weights(mo::seed{1});
-  auto x = ctx.matrix(8, 16), y = ctx.matrix(8, 16);
-  mo::fill_normal(ctx, x, mo::seed{2});
-  auto tape = layer.forward(weights, x, y);
-  std::cout << "moiety " << MOIETY_VERSION_MAJOR << '.' << MOIETY_VERSION_MINOR << '\n' << layer.report(tape);
+  mo::moe_layer<small> layer{ctx, {.losses = {mo::load_balance<>{.coefficient = 1e-2f}}}};
+  mo::layer_weights<small, float> weights = layer.make_weights(mo::seed{1});
+};
+
+int main() {
+  model m;
+  auto x = m.ctx.matrix(8, 16), y = m.ctx.matrix(8, 16);
+  mo::fill_normal(m.ctx, x, mo::seed{2});
+  auto tape = m.layer.forward(m.weights, x, y);
+  std::cout << "moiety " << MOIETY_VERSION_MAJOR << '.' << MOIETY_VERSION_MINOR << '\n' << m.layer.report(tape);
 }
