@@ -35,7 +35,7 @@ TEST_CASE_TEMPLATE("each output is the chain over its slots, from its base, in t
       mo::permutation const order = mo::permute(ctx, r);
       auto rows = ctx.matrix(order.rows(), width), y = ctx.matrix(tokens, width + 1);
       mo::fill_normal(ctx, rows, mo::seed{3});
-      for (mo::kernels::stores const how : {mo::kernels::stores::cached, mo::kernels::stores::streamed})
+      for (mo::stores const how : {mo::stores::cached, mo::stores::streamed})
         for (bool const with_weights : {true, false})
           for (bool const with_base : {true, false}) {
             std::fill(y.begin(), y.end(), static_cast<T>(std::numeric_limits<float>::quiet_NaN()));
@@ -80,7 +80,7 @@ TEST_CASE_TEMPLATE("sums stay unrounded, and may be their own base", T, float, m
 
 TEST_CASE_TEMPLATE("an output larger than the last cache is the same", T, float, mo::bf16) {
   constexpr std::int64_t tokens = 4200, width = 2049 * (4 / sizeof(T)), k = 2, experts = 3;
-  REQUIRE(tokens * width * static_cast<std::int64_t>(sizeof(T)) > mo::kernels::last_level_bytes);
+  REQUIRE(tokens * width * static_cast<std::int64_t>(sizeof(T)) > mo::last_level_bytes);
   mo::context<in<T>> ctx{mo::host{.threads = 2}};
   mo::matrix<float> logits(tokens, experts);
   mo::fill_normal(ctx, logits, mo::seed{1});
@@ -90,8 +90,7 @@ TEST_CASE_TEMPLATE("an output larger than the last cache is the same", T, float,
   mo::fill_normal(ctx, rows, mo::seed{3});
   mo::matrix_view<T const> const all{rows.data(), order.rows(), width, 0};  // every row the same
   mo::kernels::combine<T>(ctx.engine(), order.view(), all, r.weights, nullptr, streamed.view());
-  mo::kernels::combine<T>(ctx.engine(), order.view(), all, r.weights, nullptr, cached.view(),
-                          mo::kernels::stores::cached);
+  mo::kernels::combine<T>(ctx.engine(), order.view(), all, r.weights, nullptr, cached.view(), mo::stores::cached);
   CHECK(std::memcmp(streamed.data(), cached.data(), cached.size() * sizeof(T)) == 0);
 }
 

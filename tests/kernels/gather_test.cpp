@@ -9,7 +9,7 @@
 #include <cstring>
 
 namespace mo = moiety;
-using mo::kernels::stores;
+using mo::stores;
 
 namespace {
 
@@ -70,7 +70,7 @@ TEST_CASE("an output larger than the last cache is the same") {
   constexpr std::int64_t tokens = 2000, width = 2050;
   mo::context<> ctx{mo::host{.threads = 2}};
   mo::permutation const order = mo::permute(ctx, make_routes(ctx, tokens, 5));
-  REQUIRE(order.rows() * width * 4 > mo::kernels::last_level_bytes);
+  REQUIRE(order.rows() * width * 4 > mo::last_level_bytes);
   mo::matrix<float> x(tokens, width), out(order.rows(), width);
   mo::fill_normal(ctx, x, mo::seed{2});
   mo::kernels::gather(ctx.engine(), order.view(), mo::matrix_view<float const>(x), out.view());

@@ -4,8 +4,9 @@
 //   config_error    an option, size or layout that can never work       (std::invalid_argument)
 //   data_error      an argument of one call: shapes, memory, aliasing, values (std::domain_error)
 //   state_error     a call that the object's state does not allow       (std::logic_error)
-//   resource_error  memory that could not be had                        (std::bad_alloc)
+//   resource_error  memory or a file that could not be had              (std::bad_alloc)
 //   cuda_error      what a CUDA call said, and what it was for          (std::runtime_error)
+//   comm_error      an operation among ranks that cannot complete        (std::runtime_error)
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -41,6 +42,21 @@ struct resource_error : std::bad_alloc {
 
 struct cuda_error : std::runtime_error {
   using std::runtime_error::runtime_error;
+};
+
+/// Why an operation among ranks cannot complete: a rank did not come within the deadline; an earlier failure of this rank;
+/// ranks called different operations, or with different sizes; another rank failed.
+enum class comm_fault { timeout, aborted, mismatch, remote };
+
+/// Names the operation, the rank at fault and the training step. The ranks of the run can no longer communicate.
+struct comm_error : std::runtime_error {
+  comm_error(comm_fault why, std::string of, int at_fault, std::int64_t in_step, std::string const& what)
+      : std::runtime_error(what), fault(why), operation(std::move(of)), rank(at_fault), step(in_step) {}
+
+  comm_fault fault;
+  std::string operation;
+  int rank;           // of the run
+  std::int64_t step;  // of the last batch
 };
 
 namespace detail {

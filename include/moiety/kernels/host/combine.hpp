@@ -3,6 +3,7 @@
 #pragma once
 
 #include <moiety/backend/host.hpp>
+#include <moiety/backend/stream.hpp>
 #include <moiety/batch/permutation.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/math.hpp>
@@ -10,7 +11,6 @@
 #include <moiety/core/numbers.hpp>
 #include <moiety/kernels/host/scratch.hpp>
 #include <moiety/kernels/host/simd.hpp>
-#include <moiety/kernels/host/stream.hpp>
 
 #include <algorithm>
 #include <cstddef>

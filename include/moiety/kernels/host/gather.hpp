@@ -3,11 +3,11 @@
 #pragma once
 
 #include <moiety/backend/host.hpp>
+#include <moiety/backend/stream.hpp>
 #include <moiety/batch/permutation.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
-#include <moiety/kernels/host/stream.hpp>
 
 #include <cstdint>
 

@@ -16,7 +16,6 @@
 #endif
 
 namespace moiety::inline MOIETY_ABI {
-namespace kernels {
 
 enum class stores { cached, streamed };
 
@@ -25,14 +24,14 @@ inline constexpr std::int64_t last_level_bytes = std::int64_t{32} << 20;
 
 inline stores stores_for(std::int64_t bytes) { return bytes > last_level_bytes ? stores::streamed : stores::cached; }
 
-namespace detail {
-
 inline constexpr std::size_t line_bytes = 64;
 
 /// Bytes from `address` up to the next line, 0 at its beginning.
 inline std::size_t to_next_line(void const* address) {
   return (line_bytes - reinterpret_cast<std::uintptr_t>(address) % line_bytes) % line_bytes;
 }
+
+namespace detail {
 
 /// One line, at an address that begins one.
 inline void stream_line(std::byte* to, std::byte const* from) {
@@ -76,5 +75,4 @@ inline void finish_stores([[maybe_unused]] stores how) {
 /// Asks for the line of `address`, to be read soon.
 inline void prefetch(void const* address) { __builtin_prefetch(address, 0, 2); }
 
-}  // namespace kernels
 }  // namespace moiety

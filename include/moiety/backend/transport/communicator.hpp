@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every transport's communicator can do for the ranks of one group, 0 … size() − 1.
+//
+//   mo::self      one rank                                  backend/transport/self.hpp
+//   mo::threads   ranks are threads of this process         backend/transport/threads.hpp
+//   mo::mpi       ranks are processes                       <moiety/mpi.hpp>
+//   mo::nccl      ranks have a CUDA device each             <moiety/nccl.hpp>: rows of device memory, and no sums of one order
+//
+// All are collectives: every rank of the group calls the same ones in the same order, with the same sizes where sizes are
+// said to be common. Elements are of any trivially copyable type; counts are 64-bit. A call has returned when its results are
+// there and its arguments may be changed.
+//
+//   barrier()
+//   broadcast(values, root)                       values of rank `root` on every rank
+//   all_gather(mine, all)                         all [size × n]: the ranks' mine [n], by rank
+//   all_gather_v(mine)                            the same of any n on each rank, as a vector
+//   all_to_all(out, in)                           block r of out [size × n] goes to rank r, block r of in came from it
+//   all_to_all_v(out, counts, in, counts)         the same of blocks of any size
+//   reduce_scatter(values)                        slice rank() of values becomes the ranks' sum; other slices keep theirs
+//   all_gather_slices(values)                     slice r of values becomes that of rank r
+//   all_reduce(values)                            values become the ranks' sum
+//   send_recv(sends, receives)                    messages between pairs of ranks, all in flight together; not a collective
+//   start(operation, to, from), finish(request)   rows to and from every rank, of any place in memory; the two halves of all above
+//   split(colour, key, name)                      the communicator of the ranks with this colour, in order of key, then rank
+//
+// Sums have one order: ((r₀ + r₁) + r₂) + …, for each element, in the type of the element. Slice r of n values is
+// slice_of(n, r, size).
+//
+// Faults: comm_error, on every rank of the run, within the deadline of the transport; after the first the ranks of the run
+// can no longer communicate, and every call throws.
+#pragma once
+
+#include <moiety/backend/transport/rows.hpp>
+#include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+namespace moiety::inline MOIETY_ABI {
+
+template <class C>
+concept communicator = requires(C& c, rank_operation const& what, std::span<outgoing_rows const> to,
+                                std::span<incoming_rows const> from, std::span<outgoing_message const> sends,
+                                std::span<incoming_message const> receives) {
+  { c.rank() } -> std::convertible_to<int>;
+  { c.size() } -> std::convertible_to<int>;
+  c.finish(c.start(what, to, from));
+  c.send_recv(sends, receives);
+  { c.split(0, 0, "axis") } -> std::same_as<C>;
+  c.barrier();
+};
+
+template <class T>
+concept exchangeable = std::is_trivially_copyable_v<T>;
+
+namespace detail {
+
+/// a += b of each element.
+struct add_to {
+  template <class T> void operator()(T& a, T const& b) const {
+    static_assert(
+        requires { a += b; }, "sums over ranks are of types with +=; 16-bit types are summed as float.");
+    a += b;
+  }
+};
+
+/// Where the blocks of all ranks begin in one piece of memory.
+inline std::vector<std::int64_t> starts_of(std::span<std::int64_t const> counts) {
+  std::vector<std::int64_t> starts(counts.size());
+  std::exclusive_scan(counts.begin(), counts.end(), starts.begin(), std::int64_t{0});
+  return starts;
+}
+
+}  // namespace detail
+
+/// The collectives of a communicator, from its start and finish.
+template <class Derived> class collectives {
+  Derived& self() { return static_cast<Derived&>(*this); }
+  std::size_t ranks() { return static_cast<std::size_t>(self().size()); }
+
+ public:
+  void barrier() { exchange<std::byte>({.name = "barrier", .width = 1, .count = 0}, {}, {}); }
+
+  template <exchangeable T> void broadcast(std::span<T> values, int root) {
+    detail::require<data_error>(root >= 0 && root < self().size(), "broadcast was given root ", root, " of ",
+                                self().size(), " ranks.");
+    auto const count = static_cast<std::int64_t>(values.size());
+    bool const sends = self().rank() == root;
+    std::vector<outgoing_rows> to(ranks());
+    std::vector<incoming_rows> from(ranks());
+    for (std::size_t r = 0; r < to.size(); ++r) {
+      bool const is_root = static_cast<int>(r) == root;
+      if (sends && !is_root) to[r] = detail::block_of<std::byte const>(values.data(), count);
+      if (!sends && is_root) from[r] = detail::block_of<std::byte>(values.data(), count);
+    }
+    run({.name = "broadcast", .width = sizeof(T), .count = count, .root = root}, to, from);
+  }
+
+  template <exchangeable T> void all_gather(std::span<T const> mine, std::span<T> all) {
+    auto const count = static_cast<std::int64_t>(mine.size());
+    detail::require<data_error>(all.size() == mine.size() * ranks(), "all_gather was given room for ", all.size(),
+                                " values in place of ", mine.size() * ranks(), '.');
+    std::vector<outgoing_rows> const to(ranks(), detail::block_of<std::byte const>(mine.data(), count));
+    std::vector<incoming_rows> from;
+    for (std::size_t r = 0; r < ranks(); ++r)
+      from.push_back(detail::block_of<std::byte>(all.data() + r * mine.size(), count));
+    run({.name = "all_gather", .width = sizeof(T), .count = count}, to, from);
+  }
+
+  template <exchangeable T> std::vector<T> all_gather_v(std::span<T const> mine) {
+    std::vector<std::int64_t> counts(ranks());
+    auto const count = static_cast<std::int64_t>(mine.size());
+    all_gather<std::int64_t>({&count, 1}, counts);
+    check_announced(counts, std::numeric_limits<std::ptrdiff_t>::max() / static_cast<std::int64_t>(sizeof(T)));
+    auto const starts = detail::starts_of(counts);
+    std::vector<T> all(static_cast<std::size_t>(starts.back() + counts.back()));
+    std::vector<outgoing_rows> const to(ranks(), detail::block_of<std::byte const>(mine.data(), count));
+    run({.name = "all_gather_v", .width = sizeof(T)}, to, blocks<std::byte>(all.data(), counts, starts));
+    return all;
+  }
+
+  template <exchangeable T> void all_to_all(std::span<T const> out, std::span<T> in) {
+    detail::require<data_error>(out.size() == in.size() && out.size() % ranks() == 0, "all_to_all was given ",
+                                out.size(), " values to send and room for ", in.size(), " on ", ranks(), " ranks.");
+    std::vector<std::int64_t> const counts(ranks(), static_cast<std::int64_t>(out.size() / ranks()));
+    exchange<T>({.name = "all_to_all", .width = sizeof(T), .count = counts[0]}, {out.data(), counts},
+                {in.data(), counts});
+  }
+
+  template <exchangeable T>
+  void all_to_all_v(std::span<T const> out, std::span<std::int64_t const> out_counts, std::span<T> in,
+                    std::span<std::int64_t const> in_counts) {
+    check_counts("all_to_all_v", out.size(), out_counts);
+    check_counts("all_to_all_v", in.size(), in_counts);
+    exchange<T>({.name = "all_to_all_v", .width = sizeof(T)}, {out.data(), out_counts}, {in.data(), in_counts});
+  }
+
+  template <exchangeable T, class Add = detail::add_to> void reduce_scatter(std::span<T> values, Add const& add = {}) {
+    auto const count = static_cast<std::int64_t>(values.size());
+    range_of const mine = slice_of(count, self().rank(), self().size());
+    auto const parts = std::make_unique_for_overwrite<T[]>(static_cast<std::size_t>(mine.count) * ranks());
+    std::vector<outgoing_rows> to;
+    std::vector<incoming_rows> from;
+    for (int r = 0; r < self().size(); ++r) {
+      range_of const theirs = slice_of(count, r, self().size());
+      to.push_back(detail::block_of<std::byte const>(values.data() + theirs.first, theirs.count));
+      from.push_back(detail::block_of<std::byte>(parts.get() + r * mine.count, mine.count));
+    }
+    run({.name = "reduce_scatter", .width = sizeof(T), .count = count}, to, from);
+    sum(parts.get(), mine.count, values.data() + mine.first, add);
+  }
+
+  template <exchangeable T> void all_gather_slices(std::span<T> values) {
+    auto const count = static_cast<std::int64_t>(values.size());
+    range_of const mine = slice_of(count, self().rank(), self().size());
+    std::vector<outgoing_rows> to(ranks(), detail::block_of<std::byte const>(values.data() + mine.first, mine.count));
+    std::vector<incoming_rows> from;
+    for (int r = 0; r < self().size(); ++r) {
+      range_of const theirs = slice_of(count, r, self().size());
+      from.push_back(detail::block_of<std::byte>(values.data() + theirs.first, theirs.count));
+    }
+    to[static_cast<std::size_t>(self().rank())].rows = from[static_cast<std::size_t>(self().rank())].rows = 0;
+    run({.name = "all_gather_slices", .width = sizeof(T), .count = count}, to, from);
+  }
+
+  template <exchangeable T, class Add = detail::add_to> void all_reduce(std::span<T> values, Add const& add = {}) {
+    if (self().size() == 1) return;
+    if (values.size_bytes() > few_bytes) {
+      reduce_scatter(values, add);
+      return all_gather_slices(values);
+    }
+    auto const all = std::make_unique_for_overwrite<T[]>(values.size() * ranks());
+    all_gather<T>(values, {all.get(), values.size() * ranks()});
+    sum(all.get(), static_cast<std::int64_t>(values.size()), values.data(), add);
+  }
+
+ private:
+  static constexpr std::size_t few_bytes = 16384;  // below this one round of messages is faster than two
+
+  /// Blocks one after another, of any number of values each.
+  template <class T> struct pieces {
+    T* values = nullptr;
+    std::span<std::int64_t const> counts{};
+  };
+
+  template <class T> void exchange(rank_operation const& what, pieces<T const> const& out, pieces<T> const& in) {
+    std::vector<std::int64_t> const none(ranks());
+    auto const to_counts = out.counts.empty() ? std::span(none) : out.counts;
+    auto const from_counts = in.counts.empty() ? std::span(none) : in.counts;
+    run(what, blocks<std::byte const>(out.values, to_counts, detail::starts_of(to_counts)),
+        blocks<std::byte>(in.values, from_counts, detail::starts_of(from_counts)));
+  }
+
+  void run(rank_operation const& what, std::span<outgoing_rows const> to, std::span<incoming_rows const> from) {
+    self().finish(self().start(what, to, from));
+  }
+
+  template <class Byte, class T>
+  static std::vector<rows_block<Byte>> blocks(T* values, std::span<std::int64_t const> counts,
+                                              std::span<std::int64_t const> starts) {
+    std::vector<rows_block<Byte>> all;
+    for (std::size_t r = 0; r < counts.size(); ++r)
+      all.push_back(detail::block_of<Byte>(values == nullptr ? values : values + starts[r], counts[r]));
+    return all;
+  }
+
+  /// to[i] = ((p₀ + p₁) + p₂) + … of the parts [size × count].
+  template <class T, class Add> void sum(T* parts, std::int64_t count, T* to, Add const& add) {
+    for (std::int64_t part = 1; part < self().size(); ++part)
+      for (std::int64_t i = 0; i < count; ++i) add(parts[i], parts[part * count + i]);
+    std::copy_n(parts, count, to);
+  }
+
+  void check_counts(char const* call, std::size_t size, std::span<std::int64_t const> counts) {
+    detail::require<data_error>(counts.size() == ranks(), call, " was given counts of ", counts.size(), " ranks of ",
+                                ranks(), '.');
+    auto const values = static_cast<std::int64_t>(size);
+    std::int64_t left = values;
+    for (std::int64_t const n : counts) {
+      detail::require<data_error>(n >= 0, call, " was given a negative count.");
+      detail::require<data_error>(n <= left, call, " was given counts of more than its ", values, " values.");
+      left -= n;
+    }
+    detail::require<data_error>(left == 0, call, " was given counts of ", values - left, " values in all, and ", values,
+                                " values.");
+  }
+
+  /// What other ranks say they send is checked before memory is asked for.
+  void check_announced(std::span<std::int64_t const> counts, std::int64_t most) {
+    for (std::size_t r = 0; r < counts.size(); most -= counts[r++])
+      if (counts[r] < 0 || counts[r] > most)
+        self().fail(comm_fault::mismatch, "all_gather_v",
+                    detail::sentence("rank ", r, " of the group announced ", counts[r], " values"));
+  }
+};
+
+}  // namespace moiety
