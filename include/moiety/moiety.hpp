@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The library for one layer: components, layer, losses, on the host back end. Needs a C++20 compiler and threads.
+// The library for one layer: components, layer, losses, ranks, training, on the host back end. Needs a C++20 compiler and
+// threads. Checkpoints, which are files, are in <moiety/training/layer_checkpoint.hpp>.
 #pragma once
 
 #include <moiety/backend/host.hpp>
@@ -41,6 +42,7 @@
 #include <moiety/losses/router_z.hpp>
 #include <moiety/mesh/context.hpp>
 #include <moiety/mesh/layout.hpp>
+#include <moiety/mesh/run.hpp>
 #include <moiety/pipeline/ledger.hpp>
 #include <moiety/router/batch_selection.hpp>
 #include <moiety/router/expert_choice.hpp>
@@ -57,3 +59,10 @@
 #include <moiety/router/sparsemixer.hpp>
 #include <moiety/router/token_rounding.hpp>
 #include <moiety/router/top_p.hpp>
+#include <moiety/training/adamw.hpp>
+#include <moiety/training/global_norm.hpp>
+#include <moiety/training/layer_tensors.hpp>
+#include <moiety/training/loss_scale.hpp>
+#include <moiety/training/parallel_linear.hpp>
+#include <moiety/training/reduce_gradients.hpp>
+#include <moiety/training/sharded_adamw.hpp>

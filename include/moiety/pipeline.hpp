@@ -2,6 +2,11 @@
 // Everything about pipelines: schedules as data that the compiler can check, and how a model is cut into stages.
 #pragma once
 
+#include <moiety/pipeline/engine.hpp>
+#include <moiety/pipeline/ledger.hpp>
+#include <moiety/pipeline/microbatches.hpp>
+#include <moiety/pipeline/moe_stack.hpp>
+#include <moiety/pipeline/stage.hpp>
 #include <moiety/schedule/action.hpp>
 #include <moiety/schedule/analysis.hpp>
 #include <moiety/schedule/block_costs.hpp>

@@ -7,9 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 #include <fstream>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -32,9 +32,8 @@ struct written {
 std::string complaint(std::filesystem::path const& path) {
   try {
     golden::file const file(path);
-  } catch (std::runtime_error const& error) {
-    std::string const what = error.what();
-    return what.substr(what.find(": ") + 2);
+  } catch (std::exception const& error) {
+    return std::string(error.what()).substr(path.string().size());
   }
   return "";
 }
@@ -77,17 +76,13 @@ TEST_CASE("a file gives arrays of three kinds, their shapes and the metadata") {
   CHECK_THROWS_WITH(file.text("notes"), doctest::Contains("golden_file_test.safetensors: there is no notes"));
 }
 
-TEST_CASE("a file that is not whole says what is wrong") {
-  CHECK(complaint(folder / "no_such_model.safetensors") == "cannot be opened");
-  CHECK(complaint(written("{}", "", 1).path) == "is shorter than its header");
-  CHECK(complaint_of(R"({"a")") == "bad header at ");
-  CHECK(complaint_of(R"({"a": {"shape": [x]}})") == "bad header at x]}}");
-  CHECK(complaint_of(R"({"a\n": 1})") == "bad header at a\\n\": 1}");
-  CHECK(complaint_of(R"({"a": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}})", "1234567") == "a is cut off");
-  CHECK(complaint_of(R"({"a": {"dtype": "F64", "shape": [2], "data_offsets": [0, 8]}})", "12345678") ==
-        "a is not of its shape, or of no known kind");
+TEST_CASE("a file that is not whole, or of other kinds, says what is wrong") {
+  CHECK(complaint(folder / "no_such_model.safetensors") == " cannot be opened: No such file or directory.");
+  CHECK(complaint(written("{}", "", 1).path) == " is cut off: its header takes 3 bytes, but 2 are there.");
+  CHECK(complaint_of(R"({"a": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}})", "1234567") ==
+        ": the tensors take 8 bytes, but 7 follow the header.");
   CHECK(complaint_of(R"({"a": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}})", "12345678") ==
-        "a is not of its shape, or of no known kind");
+        ": a is of no kind that the files have");
 }
 
 TEST_CASE("every file of transformers is whole, and its gradients have the shapes of its weights") {

@@ -68,8 +68,8 @@ TEST_CASE("parameters have names, logical shapes, slices and types") {
   std::map<std::string, mo::parameter> all;
   mo::for_each_parameter(weights, [&](mo::parameter const& p, auto values) {
     CHECK(values.size() == p.size());
-    CHECK(p.first == 0);
-    CHECK(p.count == 4);
+    for (std::size_t axis = 0; axis < p.shape.size(); ++axis) CHECK(p.part[axis].first == 0);
+    CHECK(p.part[0].count == 4);
     all[p.name] = p;
   });
   CHECK(all["router.weight"].shape == std::vector<std::int64_t>{4, 3});

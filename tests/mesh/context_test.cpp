@@ -4,12 +4,16 @@
 #include <moiety/backend/host.hpp>
 #include <moiety/core/random.hpp>
 #include <moiety/kernels/fill_normal.hpp>
+#include <moiety/layer/deployment.hpp>
+#include <moiety/mesh/run.hpp>
 
 #include <doctest/doctest.h>
 
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <type_traits>
+#include <vector>
 
 namespace mo = moiety;
 
@@ -58,4 +62,43 @@ TEST_CASE("fill_normal writes a strided view and nothing beside it, and refuses 
     CHECK(m(i, 4) == 0);
   }
   CHECK_THROWS_AS(mo::fill_normal(ctx, mo::matrix_view<float>(nullptr, 5, 4), mo::seed{1}), mo::data_error);
+}
+
+TEST_CASE("every communicator of a context has the ranks of its axes, in their order") {
+  using any = mo::deployment<mo::dynamic>;
+  struct named {
+    mo::axis_set along;
+    mo::thread_communicator& (mo::context<any>::*of)();
+  };
+  named const all[] = {{mo::axes::stage, &mo::context<any>::stage},
+                       {mo::axis::data, &mo::context<any>::data},
+                       {mo::axis::tensor, &mo::context<any>::tensor},
+                       {mo::axes::sequence, &mo::context<any>::sequence_parts},
+                       {mo::axis::pipeline, &mo::context<any>::pipeline},
+                       {mo::axes::expert_group, &mo::context<any>::expert_group},
+                       {mo::axis::expert, &mo::context<any>::expert},
+                       {mo::axis::expert_tensor, &mo::context<any>::expert_tensor},
+                       {mo::axis::expert_data, &mo::context<any>::expert_data}};
+  mo::layout const shapes[] = {
+      {.data = 2, .tensor = 2, .context = 2, .expert = 2, .expert_tensor = 2},
+      {.data = 2, .tensor = 2, .pipeline = 2, .expert = 4},
+      {.data = 3, .context = 2, .expert = 3, .order = {mo::axis::data, mo::axis::context, mo::axis::tensor}}};
+  for (mo::layout const& shape : shapes) {
+    int const faults = mo::run<any>(
+        [&](mo::context<any>& ctx) {
+          int wrong = ctx.shape() == shape ? 0 : 1;
+          int const me = ctx.world().rank();
+          for (named const& c : all) {
+            auto& group = (ctx.*c.of)();
+            std::vector<int> const ranks = group.template all_gather_v<int>({&me, 1});
+            std::vector<int> const wanted = mo::members_of(shape, c.along, me);
+            wrong += ranks == wanted ? 0 : 1;
+            wrong += group.rank() == mo::group_of(shape, c.along, me).position ? 0 : 1;
+          }
+          ctx.world().all_reduce(std::span(&wrong, 1));
+          return wrong;
+        },
+        {}, shape, {.threads = 1});
+    CHECK(faults == 0);
+  }
 }

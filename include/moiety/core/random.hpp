@@ -21,14 +21,14 @@ namespace moiety::inline MOIETY_ABI {
 struct seed {
   std::uint64_t value;
   template <std::integral Integer>
-  MOIETY_HD constexpr explicit seed(Integer v) : value(static_cast<std::uint64_t>(v)) {}
+  MOIETY_HD constexpr explicit seed(Integer given) : value(static_cast<std::uint64_t>(given)) {}
 };
 
 /// The logical index of a rank's first row.
 struct first_row {
   std::int64_t value;
   template <std::integral Integer>
-  MOIETY_HD constexpr explicit first_row(Integer v) : value(static_cast<std::int64_t>(v)) {}
+  MOIETY_HD constexpr explicit first_row(Integer given) : value(static_cast<std::int64_t>(given)) {}
 };
 
 struct philox_block {

@@ -3,6 +3,7 @@
 //
 // A dispatcher turns tokens [T × H] into the rows of the experts that this rank holds, grouped by expert in global token
 // order (rows_of: data, stride and the token of each row). Experts are handed their rows and the offsets of the groups.
+// Dispatchers of spread experts travel: see dispatcher/all_to_all.hpp.
 #pragma once
 
 #include <moiety/batch/permutation.hpp>
@@ -16,6 +17,13 @@ namespace moiety::inline MOIETY_ABI {
 
 struct local {
   static constexpr std::string_view name = "local";
+  static constexpr bool travels = false, keeps_rows = false;
+  static constexpr int chunks = 1;
+  struct exchange {
+    template <class Communicator> struct links {
+      explicit links(Communicator&) {}
+    };
+  };
 
   template <class T> static kernels::rows_of<T> dispatch(matrix_view<T const> tokens, permutation_view const& order) {
     return {tokens.data(), tokens.stride(), order.source_tokens};

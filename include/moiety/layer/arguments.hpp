@@ -4,6 +4,7 @@
 // is what the back end makes of it.
 #pragma once
 
+#include <moiety/batch/batch.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/core/matrix.hpp>
@@ -37,6 +38,17 @@ void check_call(Engine const& engine, char const* call, std::int64_t cols, char 
   check_shape<T>(engine, call, in_name, in, in.rows(), cols);
   check_shape<T>(engine, call, out_name, out, in.rows(), cols);
   require<data_error>(!overlap<T>(in, out), call, " was given ", out_name, " that overlaps ", in_name, '.');
+}
+
+/// Checks what a call of `count` tokens says of them, for itself and for the router.
+template <class Engine, class Router>
+void check_batch(Engine const& engine, Router const& router, batch const& about, std::int64_t count,
+                 std::int64_t experts) {
+  about.check(count);
+  engine.check_memory("a layer", "a mask", about.mask.data());
+  engine.check_memory("a layer", "token ids", about.ids.data());
+  engine.check_memory("a layer", "expert ids", about.experts.data());
+  router.check(about, count, experts);
 }
 
 }  // namespace moiety::inline MOIETY_ABI::detail

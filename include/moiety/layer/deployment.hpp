@@ -6,8 +6,10 @@
 //   backend      mo::host, or mo::cuda of <moiety/cuda.cuh>
 //   element      float, double, bf16 or fp16: activations and expert weights. Router weights, logits, gradients and sums
 //                are sum_t<element>: double for double, else float
-//   transport    mo::self: one rank
-//   dispatcher   mo::local: every expert on this rank
+//   transport    mo::self: one rank; mo::threads: ranks are threads of this process; mo::mpi of <moiety/mpi.hpp>: processes.
+//                mo::self for a layout of one rank, else mo::threads
+//   dispatcher   mo::local: every expert on this rank; mo::all_to_all, where the layout spreads them. The default is what
+//                the layout needs
 //   weight_layout  mo::row_major: products read the weights as they lie; or mo::packed_forward, mo::packed, with mo::host
 //   index_builder  mo::counting_sort: what builds permutations; or mo::radix_sort of CUB, with mo::cuda
 //   expert_products  mo::grouped_products: what multiplies in experts; or mo::cublas_products, with mo::cuda
@@ -16,11 +18,15 @@
 
 #include <moiety/backend/host.hpp>
 #include <moiety/backend/transport/self.hpp>
+#include <moiety/backend/transport/threads.hpp>
 #include <moiety/core/config.hpp>
+#include <moiety/dispatcher/all_to_all.hpp>
 #include <moiety/dispatcher/local.hpp>
 #include <moiety/experts/apply.hpp>
 #include <moiety/experts/weight_layout.hpp>
 #include <moiety/kernels/permute.hpp>
+#include <moiety/layer/parameter_set.hpp>
+#include <moiety/layer/spec.hpp>
 #include <moiety/mesh/context.hpp>
 #include <moiety/mesh/layout.hpp>
 
@@ -33,11 +39,12 @@ struct invariant {};
 }  // namespace numerics
 
 template <layout Layout = layout{}> struct deployment {
-  static constexpr layout shape = Layout;
+  static_assert(check_layout<Layout>());
+  static constexpr layout shape = fault_of(Layout) == layout_fault::none || Layout.is_dynamic() ? Layout : layout{};
   using backend = host;
   using element = float;
-  using transport = self;
-  using dispatcher = local;
+  using transport = std::conditional_t<shape.world() == 1, self, threads>;
+  using dispatcher = std::conditional_t<shape.expert_group() == 1, local, all_to_all>;
   using weight_layout = row_major;
   using index_builder = counting_sort;
   using expert_products = grouped_products;
@@ -63,6 +70,30 @@ template <class Policy, class Backend, class Instead> struct policy_of {
   static_assert(runs(), "mo::radix_sort and mo::cublas_products need 'using backend = mo::cuda' in the deployment.");
   using type = std::conditional_t<known && runs(), Policy, Instead>;
 };
+
+/// Whether only forward knows how many rows the experts of a rank have: rows travel, or a capacity is of all ranks' tokens.
+template <class Spec, class Deployment>
+inline constexpr bool counts_rows = has_ranks<Deployment> &&
+                                    (Deployment::dispatcher::travels || spec_of<Spec>::capacity_type::drops);
+
+/// What a rank holds of a spec's experts: its place in the expert axis chooses experts, that in the expert_tensor axis units.
+template <class Spec, class Deployment> expert_share share_of(layout const& shape, int expert, int expert_tensor) {
+  using read = spec_of<Spec>;
+  using mlp = typename read::experts_type;
+  require<config_error>(Deployment::dispatcher::travels || shape.expert_group() == 1,
+                        "mo::", Deployment::dispatcher::name, " needs every expert on every rank, but the layout with ",
+                        shape, " spreads them.");
+  constexpr std::int64_t experts = read::mlp_experts, ffn = read::ffn;
+  require<config_error>(experts % shape.expert == 0, "an expert axis of ", shape.expert, " ranks does not divide ",
+                        experts, " experts.");
+  require<config_error>(ffn % shape.expert_tensor == 0, "an expert_tensor axis of ", shape.expert_tensor,
+                        " ranks does not divide an ffn of ", ffn, '.');
+  constexpr bool splits = !has_biases<mlp> && !(storage_of<mlp>::type::joined && !storage_of<mlp>::type::paired);
+  require<config_error>(splits || shape.expert_tensor == 1,
+                        "experts with biases, or with concatenated inputs, are not split over an expert_tensor axis.");
+  std::int64_t const count = experts / shape.expert, units = ffn / shape.expert_tensor;
+  return {{count * expert, count}, {units * expert_tensor, units}};
+}
 
 /// Packed weights are for the host's products: after the sentence, weights as they lie keep the compiler quiet.
 template <class Layout, class Backend> struct weight_layout_of {

@@ -52,6 +52,15 @@ template <class Mlp, class T> class expert_parameters {
     }
   }
 
+  /// The shapes of all, in the order of visit.
+  static std::vector<std::vector<std::int64_t>> shapes(expert_sizes const& of) {
+    std::vector<std::vector<std::int64_t>> all;
+    expert_parameters none;
+    visit(none, {}, of,
+          [&](T*, std::string const&, std::vector<std::int64_t> const& shape, std::int64_t) { all.push_back(shape); });
+    return all;
+  }
+
   expert_matrices<Mlp, T> matrices(expert_sizes const& of) const {
     expert_matrices<Mlp, T> all;
     std::int64_t const rows = storage::joined ? Mlp::inputs * of.ffn : of.ffn;

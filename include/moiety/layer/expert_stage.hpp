@@ -8,80 +8,116 @@
 //
 // Where the router's weights multiply what experts read (mo::on_input), rows are copies with their weights, made again in
 // the weight half.
+// How rows reach experts that are spread over ranks: layer/expert_travel.hpp.
 #pragma once
 
 #include <moiety/batch/permutation.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
+#include <moiety/dispatcher/local.hpp>
 #include <moiety/experts/apply.hpp>
 #include <moiety/kernels/combine.hpp>
 #include <moiety/kernels/identity_rows.hpp>
 #include <moiety/kernels/input_weights.hpp>
 #include <moiety/kernels/row_weights.hpp>
 #include <moiety/layer/deployment.hpp>
+#include <moiety/layer/expert_travel.hpp>
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
 
 #include <cstdint>
+#include <utility>
 
 namespace moiety::inline MOIETY_ABI {
 
-template <class Spec, class Deployment> class expert_stage {
+template <class Spec, class Deployment> class expert_stage : public expert_travel<Spec, Deployment> {
+  using travel = expert_travel<Spec, Deployment>;
   using read = spec_of<Spec>;
   using T = detail::element_t<Deployment>;
   using S = sum_t<T>;
   using backend = typename context<Deployment>::backend;
+  using typename travel::context_type;
   using engine_type = typename backend::engine;
   using products = typename detail::policy_of<typename Deployment::expert_products, backend, grouped_products>::type;
   using apply = typename products::template apply<typename read::experts_type, backend>;
   using dispatcher = typename Deployment::dispatcher;
   using tape_type = layer_tape<Spec, T>;
   static constexpr weight_place place = read::router_type::place;
+  static constexpr bool travels = dispatcher::travels;
+  static constexpr bool keeps_rows = dispatcher::keeps_rows && place != weight_place::input;
   static constexpr bool biased = pending_plan<Spec, T>::biased;
 
  public:
+  using typename travel::links;
+
   /// `work` is that of forward_plan.
   template <class Weights>
-  static void forward(engine_type& engine, Weights const& weights, tape_type const& tape, buffer const& work, bool keep,
-                      S const* base, matrix_view<T> y) {
+  static void forward(context_type& ctx, links& through, Weights const& weights, tape_type& tape, buffer const& work,
+                      bool keep, S const* base, matrix_view<T> y) {
     forward_plan<Spec, T> const plan(tape.size());
     permutation_view const& order = tape.permutation();
     T* const output = detail::at<T>(work, plan.output);
-    S* const row_weights = place == weight_place::activation ? detail::at<S>(work, plan.row_weights) : nullptr;
-    if (row_weights != nullptr) kernels::spread_weights<S>(engine, order, tape.routing().weights, row_weights);
-    kernels::rows_of<T> const read_rows = inputs_of(engine, tape, work);
-    apply::forward(engine, rows_of(order), read_rows, weights.operands(), keep ? tape.pre_activation() : nullptr,
-                   detail::at<T>(work, plan.activation), output, row_weights);
+    constexpr bool weighted = place == weight_place::activation;
+    S* const row_weights = weighted ? detail::at<S>(work, plan.row_weights) : nullptr;
+    auto const own_weights = travel::template spread<weighted>(ctx, through, tape, row_weights);
+    kernels::rows_of<T> const own_inputs = inputs_of(ctx.engine(), tape, work);
+    buffer arrived;
+    typename travel::template result<T> results{output, read::expert_hidden, own_rows_of<Spec>(tape.size())};
+    travel::visit_experts(
+        ctx, through, tape, own_inputs, keep && keeps_rows ? tape.x_rows : arrived,
+        [&](expert_rows const& rows, kernels::rows_of<T> const& inputs) {
+          apply::forward(ctx.engine(), rows, inputs, weights.operands(), keep ? tape.pre_activation() : nullptr,
+                         detail::at<T>(work, plan.activation), output, row_weights);
+        },
+        results);
+    T* const own = results.own;
     if constexpr (read::zero_experts > 0)
-      kernels::pass_rows<T>(engine, order, read::mlp_experts, read_rows, row_weights, all_rows(output, order));
+      kernels::pass_rows<T>(ctx.engine(), order, read::mlp_experts, own_inputs, own_weights.values,
+                            travel::all_rows(own, tape));
     S const* const by_slot = place == weight_place::output ? tape.routing().weights : nullptr;
-    kernels::combine<T>(engine, order, all_rows(output, order), by_slot, base, y);
+    kernels::combine<T>(ctx.engine(), order, travel::all_rows(own, tape), by_slot, base, y);
   }
 
   /// `work` is that of backward_plan, `pending` that of pending_plan.
   template <class Weights>
-  static void backward_input(engine_type& engine, Weights const& weights, tape_type const& tape, buffer const& work) {
+  static void backward_input(context_type& ctx, links& through, Weights const& weights, tape_type& tape,
+                             buffer const& work) {
     pending_plan<Spec, T> const kept(tape.size());
     backward_plan<Spec, T, backend> const plan(tape.size());
     permutation_view const& order = tape.permutation();
     S* const row_weights = row_weights_of(tape, work);
-    S* const parts = place == weight_place::input ? nullptr : detail::at<S>(work, plan.weight_parts);
+    constexpr bool weighted = place != weight_place::input;
+    S* const parts = weighted ? detail::at<S>(work, plan.weight_parts) : nullptr;
     S* const dweights = detail::at<S>(work, plan.weights);
     T* const dx_rows = detail::at<T>(work, plan.row_inputs);
-    if (row_weights != nullptr) kernels::spread_weights<S>(engine, order, tape.routing().weights, row_weights);
-    apply::backward_input(engine, rows_of(order), dispatcher::dispatch(tape.expert_dy(), order), weights.operands(),
-                          tape.pre_activation(), row_weights, detail::at<T>(tape.pending, kept.pre_activation),
-                          detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
-    if constexpr (read::zero_experts > 0)
-      kernels::pass_rows_backward<T>(engine, order, read::mlp_experts, dispatcher::dispatch(tape.expert_dy(), order),
-                                     dispatcher::dispatch(tape.expert_x(), order), row_weights, parts, parts_of_weight,
-                                     all_rows(dx_rows, order));
-    if (parts != nullptr)
-      kernels::gather_weight_gradients<S>(engine, order, parts, parts_of_weight, dweights);
+    auto const own_weights = travel::template spread<weighted>(ctx, through, tape, row_weights);
+    kernels::rows_of<T> const own_dy = local::dispatch(tape.expert_dy(), order);
+    auto const work_back = [&](expert_rows const& rows, kernels::rows_of<T> const& dy) {
+      apply::backward_input(ctx.engine(), rows, dy, weights.operands(), tape.pre_activation(), row_weights,
+                            detail::at<T>(tape.pending, kept.pre_activation),
+                            detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
+    };
+    std::int64_t const own_rows = own_rows_of<Spec>(tape.size());
+    typename travel::template result<T> of_dx{dx_rows, read::expert_hidden, own_rows};
+    typename travel::template result<S> of_parts{parts, parts_of_weight(tape), own_rows};
+    if constexpr (weighted)
+      travel::visit_experts(ctx, through, tape, own_dy, tape.dy_rows, work_back, of_dx, of_parts);
     else
-      kernels::input_weight_gradients<T>(engine, order, all_rows(dx_rows, order), tape.expert_x(), dweights);
+      travel::visit_experts(ctx, through, tape, own_dy, tape.dy_rows, work_back, of_dx);
+    tape.dx_rows = std::move(of_dx.room);
+    T* const own_dx = of_dx.own;
+    S* const own_parts = of_parts.own;
+    if constexpr (read::zero_experts > 0)
+      kernels::pass_rows_backward<T>(ctx.engine(), order, read::mlp_experts, own_dy,
+                                     local::dispatch(tape.expert_x(), order), own_weights.values, own_parts,
+                                     parts_of_weight(tape), travel::all_rows(own_dx, tape));
+    if constexpr (weighted)
+      kernels::gather_weight_gradients<S>(ctx.engine(), order, own_parts, parts_of_weight(tape), dweights);
+    else
+      kernels::input_weight_gradients<T>(ctx.engine(), order, travel::all_rows(own_dx, tape), tape.expert_x(),
+                                         dweights);
   }
 
   /// base [T × H] is what else reached x.
@@ -89,46 +125,50 @@ template <class Spec, class Deployment> class expert_stage {
                             matrix_view<T> dx) {
     backward_plan<Spec, T, backend> const plan(tape.size());
     permutation_view const& order = tape.permutation();
-    S const* const by_slot = place == weight_place::input ? tape.routing().weights : nullptr;
-    kernels::combine<T>(engine, order, all_rows(detail::at<T>(work, plan.row_inputs), order), by_slot, base, dx);
+    S* const by_slot = place == weight_place::input ? tape.routing().weights : nullptr;
+    T* const rows = travels ? detail::at<T>(tape.dx_rows, 0) : detail::at<T>(work, plan.row_inputs);
+    kernels::combine<T>(engine, order, travel::all_rows(rows, tape), by_slot, base, dx);
   }
 
   /// `work` is that of forward_plan where weights multiply inputs, else it may be empty.
   template <class Gradients>
-  static void backward_weights(engine_type& engine, tape_type const& tape, buffer const& work, Gradients& gradients,
-                               bool accumulate) {
+  static void backward_weights(context_type& ctx, links& through, tape_type& tape, buffer const& work,
+                               Gradients& gradients, bool accumulate) {
     pending_plan<Spec, T> const kept(tape.size());
-    permutation_view const& order = tape.permutation();
     bias_factors<S> factors;
     if (biased) factors = {row_weights_of(tape, work), detail::at<S>(tape.pending, kept.one)};
-    apply::backward_weights(engine, rows_of(order), inputs_of(engine, tape, work),
-                            dispatcher::dispatch(tape.expert_dy(), order),
-                            detail::at<T>(tape.pending, kept.pre_activation),
+    buffer arrived;
+    apply::backward_weights(ctx.engine(), travel::rows_of(tape), inputs_again(ctx, through, tape, work, arrived),
+                            dy_again(tape), detail::at<T>(tape.pending, kept.pre_activation),
                             detail::at<T>(tape.pending, kept.activation), gradients.experts(), accumulate, factors);
   }
 
  private:
-  static constexpr std::int64_t parts_of_weight = weight_parts<typename read::experts_type, S, backend>(read::ffn);
-
-  static expert_rows rows_of(permutation_view const& order) {
-    return {read::mlp_experts, order.offsets(), read::expert_hidden, read::ffn, read::rows(order.tokens)};
+  static std::int64_t parts_of_weight(tape_type const& tape) {
+    return weight_parts<typename read::experts_type, S, backend>(expert_ffn_of<Spec>(tape.size()));
   }
 
-  /// The rows of experts: as many as there would be if every token were dispatched, since only the back end knows more.
-  static matrix_view<T> all_rows(T* rows, permutation_view const& order) {
-    return {rows, read::rows(order.tokens), read::expert_hidden};
-  }
-
-  /// What experts read.
+  /// What the tokens of this rank give experts.
   static kernels::rows_of<T> inputs_of(engine_type& engine, tape_type const& tape, buffer const& work) {
     permutation_view const& order = tape.permutation();
     if constexpr (place == weight_place::input) {
       T* const rows = detail::at<T>(work, forward_plan<Spec, T>(tape.size()).row_inputs);
-      kernels::gather_weighted<T>(engine, order, tape.routing().weights, tape.expert_x(), all_rows(rows, order));
+      kernels::gather_weighted<T>(engine, order, tape.routing().weights, tape.expert_x(), travel::all_rows(rows, tape));
       return {rows, read::expert_hidden};
     } else {
-      return dispatcher::dispatch(tape.expert_x(), order);
+      return local::dispatch(tape.expert_x(), order);
     }
+  }
+
+  /// What experts read and the gradients of what they gave, as the weight half finds them.
+  static kernels::rows_of<T> inputs_again(context_type& ctx, links& through, tape_type& tape, buffer const& work,
+                                          buffer& room) {
+    if constexpr (keeps_rows) return travel::exchange_of(tape).template brought<T>(tape.x_rows, read::expert_hidden);
+    return travel::bring(ctx, through, tape, inputs_of(ctx.engine(), tape, work), room);
+  }
+  static kernels::rows_of<T> dy_again(tape_type const& tape) {
+    if constexpr (travels) return travel::exchange_of(tape).template brought<T>(tape.dy_rows, read::expert_hidden);
+    return local::dispatch(tape.expert_dy(), tape.permutation());
   }
 
   /// Where the weights of rows stand: with biases the weight half needs them too. Null where inputs have them already.

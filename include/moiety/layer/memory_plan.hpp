@@ -29,14 +29,30 @@
 
 namespace moiety::inline MOIETY_ABI {
 
-/// The size of a call: tokens, and the sequences that they belong to.
+/// The size of a call: tokens, and the sequences that they belong to. Where the tokens of several ranks meet, also the rows
+/// that arrived at the experts of this rank, and the units that these have here; negative: as if every token of the call were
+/// dispatched to whole experts.
 struct tokens {
   std::int64_t count = 0;
   std::int64_t sequences = 1;
+  std::int64_t arrived = -1, ffn = -1;
   template <std::integral Integer>
   constexpr explicit tokens(Integer n, std::int64_t units = 1)
       : count(static_cast<std::int64_t>(n)), sequences(units) {}
 };
+
+/// The rows of this rank's experts: as if every token were dispatched, or those that arrived.
+template <class Spec> constexpr std::int64_t expert_rows_of(tokens of) {
+  return of.arrived < 0 ? spec_of<Spec>::rows(of.count) : of.arrived;
+}
+
+template <class Spec> constexpr std::int64_t expert_ffn_of(tokens of) {
+  return of.ffn < 0 ? spec_of<Spec>::ffn : of.ffn;
+}
+/// Rows by permutation, of the call's own tokens: a capacity over all ranks bounds no rank's.
+template <class Spec> constexpr std::int64_t own_rows_of(tokens of) {
+  return of.arrived < 0 ? spec_of<Spec>::rows(of.count) : spec_of<Spec>::rows_asked(of.count);
+}
 
 namespace detail {
 
@@ -93,7 +109,8 @@ template <class Spec, scalar T> struct tape_plan {
     expert_units = block.add<expert_statistics>(units(of) * spec::experts);
     expected_loads = block.add<exact_sum>(expects_loads && with_pre_activation ? units(of) * spec::experts : 0);
     step_counts = block.add<std::int64_t>(spec::losses_type::uses_step_counts ? 2 * (1 + spec::experts) : 0);
-    pre_activation = block.add<T>(with_pre_activation ? spec::rows(of.count) * spec::inputs * spec::ffn : 0);
+    pre_activation =
+        block.add<T>(with_pre_activation && of.arrived < 0 ? spec::rows(of.count) * spec::inputs * spec::ffn : 0);
     std::int64_t const passing = spec::passing_rows(of.count), shared = spec::shared_rows(of.count);
     passing_starts = block.add<std::int64_t>(spec::lists_passing ? 2 : 0);
     passing_sources = block.add<std::int32_t>(passing);
@@ -115,13 +132,13 @@ template <class Spec, scalar T> struct forward_plan {
   using spec = spec_of<Spec>;
 
   constexpr explicit forward_plan(tokens of) {
-    std::int64_t const rows = spec::rows(of.count), shared = spec::shared_rows(of.count);
-    activation = block.add<T>(std::max(rows * spec::ffn, shared * spec::shared_ffn));
+    std::int64_t const rows = expert_rows_of<Spec>(of), shared = spec::shared_rows(of.count);
+    activation = block.add<T>(std::max(rows * expert_ffn_of<Spec>(of), shared * spec::shared_ffn));
     output = block.add<T>(std::max(rows * spec::expert_hidden, shared * spec::hidden));
     shared_sums = block.add<sum_t<T>>(shared * spec::hidden);
     passing_ids = block.add<std::int32_t>(spec::passing_rows(of.count));
-    row_inputs = block.add<T>(place == weight_place::input ? rows * spec::expert_hidden : 0);
-    row_weights = block.add<sum_t<T>>(place == weight_place::activation ? spec::rows(of.count) : 0);
+    row_inputs = block.add<T>(place == weight_place::input ? own_rows_of<Spec>(of) * spec::expert_hidden : 0);
+    row_weights = block.add<sum_t<T>>(place == weight_place::activation ? rows : 0);
     if constexpr (spec::router_type::has_jitter)
       block.at_least(of.count * spec::hidden * static_cast<std::int64_t>(sizeof(T)));
     if constexpr (spec::router_type::couples_tokens)
@@ -140,9 +157,9 @@ template <class Spec, scalar T> struct pending_plan {
   static constexpr bool needs_one = biased || shared_biased || spec::router_type::has_linear_bias;
 
   constexpr explicit pending_plan(tokens of) {
-    std::int64_t const rows = spec::rows(of.count);
-    pre_activation = block.add<T>(rows * spec::inputs * spec::ffn);
-    activation = block.add<T>(rows * spec::ffn);
+    std::int64_t const rows = expert_rows_of<Spec>(of);
+    pre_activation = block.add<T>(rows * spec::inputs * expert_ffn_of<Spec>(of));
+    activation = block.add<T>(rows * expert_ffn_of<Spec>(of));
     logits = block.add<sum_t<T>>(of.count * spec::experts);
     noise_logits = block.add<sum_t<T>>(spec::router_type::has_learned_noise ? of.count * spec::experts : 0);
     row_weights = block.add<sum_t<T>>(biased ? rows : 0);
@@ -166,13 +183,13 @@ template <class Spec, scalar T, class Backend = host> struct backward_plan {
   using S = sum_t<T>;
 
   constexpr explicit backward_plan(tokens of) {
-    std::int64_t const rows = spec::rows(of.count), slots = of.count * spec::slots;
+    std::int64_t const rows = expert_rows_of<Spec>(of), slots = of.count * spec::slots;
     std::int64_t const shared = spec::shared_rows(of.count), gated = spec::shared_gated ? shared : 0;
     using pending = pending_plan<Spec, T>;
     row_weights = block.add<S>(std::max(pending::biased ? 0 : rows, pending::shared_biased ? 0 : gated));
-    weight_parts =
-        block.add<S>(std::max(rows * moiety::weight_parts<typename spec::experts_type, S, Backend>(spec::ffn),
-                              gated * moiety::weight_parts<typename spec::shared_mlp, S, Backend>(spec::shared_ffn)));
+    weight_parts = block.add<S>(
+        std::max(rows * moiety::weight_parts<typename spec::experts_type, S, Backend>(expert_ffn_of<Spec>(of)),
+                 gated * moiety::weight_parts<typename spec::shared_mlp, S, Backend>(spec::shared_ffn)));
     weights = block.add<S>(slots);
     row_inputs = block.add<T>(rows * spec::expert_hidden);
     router_inputs = block.add<S>(of.count * spec::hidden);

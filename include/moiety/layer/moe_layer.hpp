@@ -22,6 +22,7 @@
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/random.hpp>
 #include <moiety/layer/arguments.hpp>
+#include <moiety/layer/configuration_of.hpp>
 #include <moiety/layer/deployment.hpp>
 #include <moiety/layer/expert_stage.hpp>
 #include <moiety/layer/initialise.hpp>
@@ -29,17 +30,22 @@
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/options.hpp>
 #include <moiety/layer/parameters.hpp>
+#include <moiety/layer/rank_sums.hpp>
 #include <moiety/layer/report.hpp>
 #include <moiety/layer/routing_stage.hpp>
 #include <moiety/layer/selection_bias_step.hpp>
 #include <moiety/layer/shared_stage.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
+#include <moiety/mesh/agreement.hpp>
 
 #include <concepts>
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -48,6 +54,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using T = detail::element_t<Deployment>;
   using S = sum_t<T>;
   using backend = typename context<Deployment>::backend;
+  using dispatcher = typename Deployment::dispatcher;
   using routing = routing_stage<Spec, Deployment>;
   using experts = expert_stage<Spec, Deployment>;
   using shared = shared_stage<Spec, Deployment>;
@@ -66,27 +73,30 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using tape_type = layer_tape<Spec, T>;
 
   explicit moe_layer(context<Deployment>& ctx, layer_options<Spec> const& options = {})
-      : ctx_(&ctx), options_(options) {
+      : ctx_(&ctx), options_(options), links_(ctx.expert_group()) {
+    if constexpr (detail::has_ranks<Deployment>)
+      configuration_of<Spec, Deployment>(options).check(ctx.stage(), "a layer");
     options_.check();
+    share_ = detail::share_of<Spec, Deployment>(ctx.shape(), ctx.expert().rank(), ctx.expert_tensor().rank());
   }
 
-  weights_type make_weights(seed key) const {
-    weights_type weights(weights_type::allocate(ctx_->memory()), ctx_->memory());
-    initialise(weights, key);
+  weights_type make_weights(seed key, std::string_view prefix = {}) const {
+    weights_type weights(weights_type::allocate(ctx_->memory(), share_), ctx_->memory());
+    initialise(weights, key, prefix);
     return weights;
   }
 
   /// Weights in memory of the caller: bind(parameter) gives a pointer to parameter.size() values.
   template <class Bind> weights_type bind_weights(Bind&& bind) const {
-    weights_type weights(weights_type::bound(std::forward<Bind>(bind)), ctx_->memory());
+    weights_type weights(weights_type::bound(std::forward<Bind>(bind), share_), ctx_->memory());
     std::as_const(weights).for_each([this](parameter const& p, auto values) {
       ctx_->engine().check_memory("bind_weights", p.name.c_str(), values.data());
     });
     return weights;
   }
 
-  void initialise(weights_type& weights, seed key) const {
-    initialise_weights(ctx_->engine(), weights, key);
+  void initialise(weights_type& weights, seed key, std::string_view prefix = {}) const {
+    initialise_weights(ctx_->engine(), weights, key, prefix);
     pack(weights);
   }
 
@@ -102,62 +112,51 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   template <std::same_as<tape_type>... Tapes>
   void update_selection_bias(weights_type& weights, tape_type const& tape,
                              Tapes const&... tapes) const requires router_type::has_selection_bias {
-    detail::step_bias_by_tapes(ctx_->memory(), options_.router, weights.selection_bias(), tape, tapes...);
+    detail::step_bias_by_tapes(*ctx_, options_.router, weights.selection_bias(), tape, tapes...);
   }
 
-  /// Gradients of nothing yet, in the sum type.
   gradients_type make_gradients() const {
-    return gradients_type(gradients_type::allocate(ctx_->memory()), ctx_->memory());
+    return gradients_type(gradients_type::allocate(ctx_->memory(), share_), ctx_->memory());
   }
 
   tape_type forward(weights_type const& weights, matrix_view<T const> x, matrix_view<T> y,
                     batch const& about = {}) const {
     range const named("moiety forward");
-    detail::check_call(ctx_->engine(), "forward", read::hidden, "x", x, "y", y);
-    weights.expect_packed("forward");
-    check_batch(about, x.rows());
-    tape_type tape(tokens(x.rows(), about.units()), about, options_, true, ctx_->memory());
-    tape.x = x;
-    tape.came_from(weights.router().data());
-    run(weights, tape, y, about, true);
-    return tape;
+    return run("forward", weights, x, y, about, true);
   }
 
   void infer(weights_type const& weights, matrix_view<T const> x, matrix_view<T> y, batch const& about = {}) const {
     range const named("moiety infer");
-    detail::check_call(ctx_->engine(), "infer", read::hidden, "x", x, "y", y);
-    weights.expect_packed("infer");
-    check_batch(about, x.rows());
-    tape_type scratch(tokens(x.rows(), about.units()), about, options_, false, ctx_->memory());
-    scratch.x = x;
-    run(weights, scratch, y, about, false);
+    run("infer", weights, x, y, about, false);
   }
 
   void backward(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx,
                 gradients_type& gradients) const {
-    refuse_accumulation(tape, gradients);
+    tape.options().check_accumulation(gradients.empty());
     backward_input(weights, tape, dy, dx);
     backward_weights(tape, gradients);
   }
 
   void backward_input(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx) const {
     range const named("moiety backward_input");
-    tape.expect(tape_state::forward_done, weights.router().data(), "backward_input");
-    weights.expect_packed("backward_input");
-    detail::check_shape(ctx_->engine(), "backward", "dy", dy, tape.x.rows(), read::hidden);
-    detail::check_call(ctx_->engine(), "backward", read::hidden, "dy", dy, "dx", dx);
-    detail::check_call(ctx_->engine(), "backward", read::hidden, "x", tape.x, "dx", dx);
+    call_together(*ctx_, dispatcher::travels, {"backward_input", tape.place().step}, [&] {
+      tape.expect(tape_state::forward_done, weights.router().data(), "backward_input");
+      weights.expect_packed("backward_input");
+      detail::check_shape(ctx_->engine(), "backward", "dy", dy, tape.x.rows(), read::hidden);
+      detail::check_call(ctx_->engine(), "backward", read::hidden, "dy", dy, "dx", dx);
+      detail::check_call(ctx_->engine(), "backward", read::hidden, "x", tape.x, "dx", dx);
+    });
     pending_plan<Spec, T> const kept(tape.size());
-    backward_plan<Spec, T, backend> const plan(tape.size());
     buffer const work = workspace(tape);  // first: it is the block of forward
     tape.pending = buffer(kept.block.bytes(), ctx_->memory());
     tape.dy = dy;
     S const one = 1;
     if (pending_plan<Spec, T>::needs_one)
       ctx_->memory().store(detail::at<S>(tape.pending, kept.one), &one, sizeof(one));
+    backward_plan<Spec, T, backend> const plan(tape.size());
     S* const dx_router = detail::at<S>(work, plan.router_inputs);
     if constexpr (read::has_latent) latent::leave_backward(ctx_->engine(), weights, tape);
-    experts::backward_input(ctx_->engine(), weights, tape, work);
+    experts::backward_input(*ctx_, links_, weights, tape, work);
     routing::backward_input(ctx_->engine(), weights, tape, detail::at<S>(work, plan.weights), dx_router);
     if constexpr (read::has_shared) shared::backward_input(ctx_->engine(), weights, tape, work, dx_router);
     if constexpr (read::has_latent) {
@@ -172,11 +171,11 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   void backward_weights(tape_type& tape, gradients_type& gradients) const {
     range const named("moiety backward_weights");
     tape.expect(tape_state::input_half_done, tape.weights(), "backward_weights");
-    refuse_accumulation(tape, gradients);
+    tape.options().check_accumulation(gradients.empty());
     bool const accumulate = !gradients.empty();
     constexpr bool computes_again = read::router_type::has_jitter || read::router_type::place == weight_place::input;
     buffer const work = computes_again ? workspace(tape) : buffer();
-    experts::backward_weights(ctx_->engine(), tape, work, gradients, accumulate);
+    experts::backward_weights(*ctx_, links_, tape, work, gradients, accumulate);
     routing::backward_weights(ctx_->engine(), tape, work.data(), gradients, accumulate);
     if constexpr (read::has_latent) latent::backward_weights(ctx_->engine(), tape, gradients, accumulate);
     if constexpr (read::has_shared) shared::backward_weights(ctx_->engine(), tape, gradients, accumulate);
@@ -185,46 +184,60 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   }
 
   /// The losses and loads of one forward. A collective.
-  loss_report<Spec> report(tape_type const& tape) const { return loss_report<Spec>({layer_record<Spec>(tape)}); }
-
- private:
-  void check_batch(batch const& about, std::int64_t count) const {
-    about.check(count);
-    ctx_->engine().check_memory("a layer", "a mask", about.mask.data());
-    ctx_->engine().check_memory("a layer", "token ids", about.ids.data());
-    ctx_->engine().check_memory("a layer", "expert ids", about.experts.data());
-    options_.router.check(about, count, read::experts);
+  loss_report<Spec> report(tape_type const& tape) const {
+    std::vector<layer_record<Spec>> records{layer_record<Spec>(tape)};
+    if constexpr (detail::has_ranks<Deployment>) sum_records<Spec>(*ctx_, records);
+    return loss_report<Spec>(std::move(records));
   }
 
+ private:
   /// The workspace of forward and of both halves of backward, which one after another have the same block.
   buffer workspace(tape_type const& tape) const {
     return buffer(shared_workspace<Spec, T, backend>(tape.size()), ctx_->memory());
   }
 
-  void run(weights_type const& weights, tape_type& tape, matrix_view<T> y, batch const& about, bool keep) const {
-    buffer const work =
-        keep ? workspace(tape) : buffer(forward_plan<Spec, T>(tape.size()).block.bytes(), ctx_->memory());
-    routing::run(ctx_->engine(), weights, tape, about, work, keep);
+  tape_type run(char const* call, weights_type const& weights, matrix_view<T const> x, matrix_view<T> y,
+                batch const& about, bool keep) const {
+    std::optional<tape_type> made;
+    buffer work;
+    auto const take_workspace = [&] {
+      work = buffer();
+      work = keep ? workspace(*made) : buffer(forward_plan<Spec, T>(made->size()).block.bytes(), ctx_->memory());
+    };
+    auto const choose = [&] {
+      detail::check_call(ctx_->engine(), call, read::hidden, "x", x, "y", y);
+      weights.expect_packed(call);
+      detail::check_batch(ctx_->engine(), options_.router, about, x.rows(), read::experts);
+      tokens size(x.rows(), about.units());
+      if (detail::counts_rows<Spec, Deployment>) size.arrived = 0, size.ffn = share_.ffn.count;
+      made.emplace(size, about, options_, keep, ctx_->memory()).x = x;
+      made->came_from(weights.router().data());
+      take_workspace();
+      routing::choose(ctx_->engine(), weights, *made, about, work, keep);
+    };
+    call_together(*ctx_, keep || dispatcher::travels || read::capacity_type::drops, {call, about.step}, choose);
+    tape_type& tape = *made;
+    routing::place(*ctx_, weights, tape, about, work, keep);
+    if constexpr (detail::counts_rows<Spec, Deployment>) {
+      experts::arrive(*ctx_, links_, tape, keep);
+      take_workspace();
+    }
     S const* base = nullptr;
     if constexpr (read::has_shared) base = shared::forward(ctx_->engine(), weights, tape, work, keep);
     if constexpr (read::has_latent) {
       latent::enter(ctx_->engine(), weights, tape);
-      experts::forward(ctx_->engine(), weights, tape, work, keep, nullptr, tape.latent_outputs());
+      experts::forward(*ctx_, links_, weights, tape, work, keep, nullptr, tape.latent_outputs());
       latent::leave(ctx_->engine(), weights, tape, base, y);
     } else {
-      experts::forward(ctx_->engine(), weights, tape, work, keep, base, y);
+      experts::forward(*ctx_, links_, weights, tape, work, keep, base, y);
     }
-  }
-
-  static void refuse_accumulation(tape_type const& tape, gradients_type const& gradients) {
-    detail::require<config_error>(gradients.empty() || !tape.options().template trains_over<over::global_batch>(),
-                                  "a loss over the global batch cannot be trained under gradient accumulation: its "
-                                  "counts are not known when the first backward runs, unless it names "
-                                  "counts::prefix or counts::previous_step.");
+    return std::move(*made);
   }
 
   context<Deployment>* ctx_;
   layer_options<Spec> options_;
+  expert_share share_;
+  mutable typename experts::links links_;
 };
 
 }  // namespace moiety

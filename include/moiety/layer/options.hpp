@@ -61,6 +61,14 @@ template <class Spec> struct layer_options {
                                 " experts was given to a layer of ", spec_of<Spec>::experts, '.');
   }
 
+  /// Throws config_error where a trained loss would need counts that are not known yet: unless gradients are empty.
+  void check_accumulation(bool empty) const {
+    detail::require<config_error>(empty || !trains_over<over::global_batch>(),
+                                  "a loss over the global batch cannot be trained under gradient accumulation: its "
+                                  "counts are not known when the first backward runs, unless it names "
+                                  "counts::prefix or counts::previous_step.");
+  }
+
   /// Throws config_error for a knob that can never work.
   void check() const {
     losses.for_each([](auto const& loss) {

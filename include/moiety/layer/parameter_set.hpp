@@ -2,6 +2,7 @@
 // A parameter of a layer, and the memory of all of them: of weights, or of gradients. See layer/parameters.hpp.
 #pragma once
 
+#include <moiety/backend/transport/rows.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/core/matrix.hpp>
@@ -25,21 +26,60 @@
 namespace moiety::inline MOIETY_ABI {
 
 struct parameter {
-  std::string name;                   // unique in its layer
-  std::vector<std::int64_t> shape;    // of the whole logical tensor
-  std::int64_t first = 0, count = 0;  // this rank's slice of the first axis
-  std::int64_t fan_in = 0;            // inputs of one output; 0 for what starts at 0: biases, noise, states
-  std::string_view type;              // "float", "bf16", …
-  bool trained = true;                // has a gradient; a state has none
+  std::string name;                 // unique in its layer
+  std::vector<std::int64_t> shape;  // of the whole logical tensor
+  std::vector<range_of> part;       // what this rank holds of each axis
+  std::int64_t fan_in = 0;          // inputs of one output; 0 for what starts at 0: biases, noise, states
+  std::string_view type;            // "float", "bf16", …
+  bool trained = true;              // has a gradient; a state has none
+  bool of_experts = false;          // each rank of the expert axis has its own slice
 
   /// This rank's elements.
   std::size_t size() const {
-    return static_cast<std::size_t>(
-        std::accumulate(shape.begin() + 1, shape.end(), count, std::multiplies<std::int64_t>()));
+    std::int64_t elements = 1;
+    for (range_of const& axis : part) elements *= axis.count;
+    return static_cast<std::size_t>(elements);
+  }
+
+  /// f(logical index of its first element, elements) for each piece of the part that is contiguous in the whole tensor, in the
+  /// order in which they lie.
+  template <class F> void for_each_piece(F const& f) const {
+    std::size_t inner = shape.size() - 1;  // the last axis that is not here whole
+    std::int64_t step = 1;                 // elements of the tensor per index of that axis
+    for (; inner > 0 && part[inner].count == shape[inner]; --inner) step *= shape[inner];
+    std::int64_t const length = part[inner].count * step;
+    std::int64_t const pieces = length == 0 ? 0 : static_cast<std::int64_t>(size()) / length;
+    for (std::int64_t piece = 0; piece < pieces; ++piece) {
+      std::int64_t first = part[inner].first * step, stride = step, rest = piece;
+      for (std::size_t axis = inner; axis-- > 0; rest /= part[axis].count) {
+        stride *= shape[axis + 1];
+        first += (part[axis].first + rest % part[axis].count) * stride;
+      }
+      f(first, length);
+    }
   }
 };
 
+/// Which experts a rank holds, and which units of their width.
+struct expert_share {
+  range_of experts, ffn;
+};
+
 namespace detail {
+
+/// All of every axis.
+inline std::vector<range_of> whole(std::vector<std::int64_t> const& shape) {
+  std::vector<range_of> part;
+  for (std::int64_t const extent : shape) part.push_back({0, extent});
+  return part;
+}
+
+/// One that every rank holds whole.
+inline parameter dense_parameter(std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in,
+                                 std::string_view type, bool trained = true) {
+  std::vector<range_of> part = whole(shape);
+  return {std::move(name), std::move(shape), std::move(part), fan_in, type, trained};
+}
 
 template <class Router> inline constexpr bool has_linear_bias = false;
 template <class Router>
@@ -56,7 +96,7 @@ template <class Router>
 requires requires { requires Router::has_selection_bias; }
 inline constexpr bool has_selection_bias<Router> = true;
 
-/// Memory of every parameter of a layer: router values of type RouterType, expert values of type ExpertType.
+/// Memory of every parameter that a rank holds of a layer: router values of type RouterType, expert values of type ExpertType.
 template <class Spec, class RouterType, class ExpertType, bool WithStates> class parameter_set {
   using spec = spec_of<Spec>;
   using router_type = typename spec::router_type;
@@ -64,7 +104,8 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
   using shared_type = expert_parameters<typename spec::shared_mlp, ExpertType>;
 
  public:
-  static constexpr expert_sizes sizes{spec::mlp_experts, spec::expert_hidden, spec::ffn};
+  static constexpr expert_sizes all_sizes{spec::mlp_experts, spec::expert_hidden, spec::ffn};
+  static constexpr expert_share everything{{0, spec::mlp_experts}, {0, spec::ffn}};
   static constexpr expert_sizes shared_sizes{spec::has_shared ? 1 : 0, spec::hidden, spec::shared_ffn};
 
   matrix_view<RouterType> router() const { return {router_, spec::experts, spec::hidden}; }
@@ -73,7 +114,9 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
   matrix_view<RouterType> router_noise() const { return {router_noise_, spec::experts, spec::hidden}; }
   float* selection_bias() const { return selection_bias_; }
 
-  expert_matrices<typename spec::experts_type, ExpertType> experts() const { return experts_.matrices(sizes); }
+  expert_matrices<typename spec::experts_type, ExpertType> experts() const { return experts_.matrices(sizes()); }
+  /// Of the experts of this rank.
+  expert_sizes sizes() const { return {share_.experts.count, spec::expert_hidden, share_.ffn.count}; }
   expert_matrices<typename spec::shared_mlp, ExpertType> shared() const { return shared_.matrices(shared_sizes); }
   /// [L × H] and [H × L].
   matrix_view<ExpertType> latent_in() const { return {latent_in_, spec::latent, spec::hidden}; }
@@ -91,9 +134,10 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
     visit_trained(*this, [&](auto* values, parameter const& p) { f(p, std::span(values, p.size())); });
   }
 
-  /// Memory of its own, not initialised.
-  static parameter_set allocate(std::pmr::memory_resource& memory) {
+  /// Memory of its own, not initialised; of these experts.
+  static parameter_set allocate(std::pmr::memory_resource& memory, expert_share const& share = everything) {
     parameter_set result;
+    result.share_ = share;
     visit(result, [&]<class T>(T*& pointer, parameter const& p) {
       result.owned_.emplace_back(static_cast<std::int64_t>(p.size() * sizeof(T)), memory);
       pointer = static_cast<T*>(result.owned_.back().data());
@@ -102,8 +146,9 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
   }
 
   /// Memory of the caller: bind(parameter) gives a pointer to size() values, typed or void*.
-  template <class Bind> static parameter_set bound(Bind&& bind) {
+  template <class Bind> static parameter_set bound(Bind&& bind, expert_share const& share = everything) {
     parameter_set result;
+    result.share_ = share;
     visit(result, [&]<class T>(T*& pointer, parameter const& p) {
       auto* const given = bind(p);
       using Given = std::remove_pointer_t<decltype(given)>;
@@ -122,37 +167,53 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
   template <class Self, class F> static void visit(Self& self, F const& f) {
     visit_trained(self, f);
     if constexpr (WithStates && has_selection_bias<router_type>)
-      f(self.selection_bias_,
-        parameter{"router.selection_bias", {spec::experts}, 0, spec::experts, 0, name_of<float>, false});
+      f(self.selection_bias_, dense_parameter("router.selection_bias", {spec::experts}, 0, name_of<float>, false));
+  }
+
+  /// Of a tensor of experts: the experts of this rank, and of the axis that is shorter here its units.
+  std::vector<range_of> part_of(std::vector<std::int64_t> const& shape, std::vector<std::int64_t> const& here) const {
+    std::vector<range_of> part{share_.experts};
+    for (std::size_t axis = 1; axis < shape.size(); ++axis) {
+      std::int64_t const before = shape[axis] == here[axis] ? 0 : share_.ffn.first * (here[axis] / share_.ffn.count);
+      part.push_back({before, here[axis]});
+    }
+    return part;
   }
 
   template <class Self, class F> static void visit_trained(Self& self, F const& f) {
     constexpr std::int64_t experts = spec::experts;
     std::string_view const router_name = name_of<RouterType>, expert_name = name_of<ExpertType>;
-    f(self.router_, parameter{"router.weight", {experts, spec::hidden}, 0, experts, spec::hidden, router_name});
+    f(self.router_, dense_parameter("router.weight", {experts, spec::hidden}, spec::hidden, router_name));
     if constexpr (has_linear_bias<router_type>)
-      f(self.router_bias_, parameter{"router.bias", {experts}, 0, experts, 0, router_name});
+      f(self.router_bias_, dense_parameter("router.bias", {experts}, 0, router_name));
     if constexpr (has_learned_noise<router_type>)
-      f(self.router_noise_, parameter{"router.noise", {experts, spec::hidden}, 0, experts, 0, router_name});
-    auto const of_experts = [&](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
-      std::int64_t const count = shape[0];
-      f(pointer, parameter{std::move(name), std::move(shape), 0, count, fan_in, expert_name});
+      f(self.router_noise_, dense_parameter("router.noise", {experts, spec::hidden}, 0, router_name));
+    auto const dense = [&](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
+      f(pointer, dense_parameter(std::move(name), std::move(shape), fan_in, expert_name));
     };
-    experts_type::visit(self.experts_, "experts", sizes, of_experts);
+    auto const shapes = experts_type::shapes(self.sizes());
+    auto shape_here = shapes.begin();
+    experts_type::visit(
+        self.experts_, "experts", all_sizes,
+        [&](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
+          std::vector<range_of> part = self.part_of(shape, *shape_here++);
+          f(pointer, parameter{std::move(name), std::move(shape), std::move(part), fan_in, expert_name, true, true});
+        });
     if constexpr (spec::has_latent) {
-      of_experts(self.latent_in_, "latent.in", {spec::latent, spec::hidden}, spec::hidden);
-      of_experts(self.latent_out_, "latent.out", {spec::hidden, spec::latent}, spec::latent);
+      dense(self.latent_in_, "latent.in", {spec::latent, spec::hidden}, spec::hidden);
+      dense(self.latent_out_, "latent.out", {spec::hidden, spec::latent}, spec::latent);
     }
     if constexpr (spec::has_shared)
       shared_type::visit(self.shared_, "shared", shared_sizes,
                          [&](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
                            shape.erase(shape.begin());
-                           of_experts(pointer, std::move(name), std::move(shape), fan_in);
+                           dense(pointer, std::move(name), std::move(shape), fan_in);
                          });
     if constexpr (spec::shared_gated)
-      f(self.shared_gate_, parameter{"shared_gate.weight", {1, spec::hidden}, 0, 1, spec::hidden, router_name});
+      f(self.shared_gate_, dense_parameter("shared_gate.weight", {1, spec::hidden}, spec::hidden, router_name));
   }
 
+  expert_share share_ = everything;
   RouterType* router_ = nullptr;
   RouterType* router_bias_ = nullptr;
   RouterType* router_noise_ = nullptr;

@@ -47,7 +47,7 @@ class layer_weights : public detail::parameter_set<Spec, sum_t<T>, T, true> {
 
  public:
   layer_weights(base set, std::pmr::memory_resource& memory)
-      : base(std::move(set)), copies_(base::sizes, memory), shared_copies_(base::shared_sizes, memory) {}
+      : base(std::move(set)), copies_(base::sizes(), memory), shared_copies_(base::shared_sizes, memory) {}
 
   expert_operands<mlp_type, T, Layout> operands() const { return {base::experts(), &copies_}; }
   expert_operands<shared_mlp, T, Layout> shared_operands() const { return {base::shared(), &shared_copies_}; }

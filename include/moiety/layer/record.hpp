@@ -16,6 +16,8 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <vector>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -102,5 +104,62 @@ template <class Spec> struct layer_record {
     return sum.weighted.value() / weight;
   }
 };
+
+/// Records of one rank become those of all, layer by layer; a collective. What the ranks of a stage share, a batch's unit and
+/// its tokens, is in each of their records already.
+template <class Spec, class Context> void sum_records(Context& ctx, std::span<layer_record<Spec>> records) {
+  std::vector<loss_sum> own;
+  typename layer_record<Spec>::losses_type const losses{};
+  auto const for_sequences = [&](auto const& f) {
+    for (layer_record<Spec>& record : records)
+      losses.for_each([&]<class Loss>(Loss const&) {
+        if (std::same_as<typename Loss::unit, over::sequence>)
+          f(record.sums[detail::loss_index<Loss, typename layer_record<Spec>::losses_type>]);
+      });
+  };
+  bool const first = ctx.sequence_parts().rank() == 0;
+  for_sequences([&](loss_sum const& sum) { own.push_back(first ? sum : loss_sum{}); });
+  ctx.stage().all_reduce(std::span(own));
+  auto next = own.begin();
+  for_sequences([&](loss_sum& sum) { sum = *next++; });
+}
+
+/// Records of the layers of one stage, and empty ones of all others, become those of all layers on every rank of a pipeline; a
+/// collective of these.
+template <class Spec, class Communicator>
+void gather_records(Communicator& pipeline, std::span<layer_record<Spec>> records) {
+  if (pipeline.size() == 1) return;
+  std::vector<unit_statistics> units;
+  std::vector<expert_statistics> experts;
+  std::vector<exact_sum> loads;
+  std::vector<token_counts> tokens;
+  std::vector<loss_sum> sums;
+  for (layer_record<Spec>& record : records) {
+    statistics_view const all = record.statistics.view();
+    units.push_back(*all.unit);
+    experts.insert(experts.end(), all.experts.begin(), all.experts.end());
+    loads.insert(loads.end(), all.expected_loads.begin(), all.expected_loads.end());
+    tokens.push_back(record.tokens);
+    sums.insert(sums.end(), record.sums.begin(), record.sums.end());
+  }
+  pipeline.all_reduce(std::span(units), [](unit_statistics& a, unit_statistics const& b) {
+    statistics_view{&a}.add({const_cast<unit_statistics*>(&b)});
+  });
+  pipeline.all_reduce(std::span(experts), [](expert_statistics& a, expert_statistics const& b) {
+    a.count += b.count, a.dropped += b.dropped, a.reached += b.reached, a.probability += b.probability;
+  });
+  pipeline.all_reduce(std::span(loads));
+  pipeline.all_reduce(std::span(tokens));
+  pipeline.all_reduce(std::span(sums));
+  std::size_t expert = 0, load = 0, sum = 0;
+  for (std::size_t l = 0; l < records.size(); ++l) {
+    statistics_view const all = records[l].statistics.view();
+    *all.unit = units[l];
+    for (expert_statistics& e : all.experts) e = experts[expert++];
+    for (exact_sum& e : all.expected_loads) e = loads[load++];
+    records[l].tokens = tokens[l];
+    for (loss_sum& s : records[l].sums) s = sums[sum++];
+  }
+}
 
 }  // namespace moiety

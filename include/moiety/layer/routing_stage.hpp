@@ -23,6 +23,7 @@
 #include <moiety/layer/loss_gradients.hpp>
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/options.hpp>
+#include <moiety/layer/rank_sums.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
 
@@ -37,6 +38,7 @@ template <class Spec, class Deployment> class routing_stage {
   using T = detail::element_t<Deployment>;
   using S = sum_t<T>;
   using backend = typename context<Deployment>::backend;
+  using context_type = context<Deployment>;
   using engine_type = typename backend::engine;
   using router_type = typename read::router_type;
   using capacity = typename read::capacity_type;
@@ -66,10 +68,10 @@ template <class Spec, class Deployment> class routing_stage {
     return tape.x;
   }
 
-  /// `work` is that of forward_plan.
+  /// Each token's experts and weights. `work` is that of forward_plan.
   template <class Weights>
-  static void run(engine_type& engine, Weights const& weights, layer_tape<Spec, T>& tape, batch const& about,
-                  buffer const& work, bool keep) {
+  static void choose(engine_type& engine, Weights const& weights, layer_tape<Spec, T>& tape, batch const& about,
+                     buffer const& work, bool keep) {
     static_assert(on_host || !capacity::drops, "mo::capacity runs on mo::host, not yet on mo::cuda.");
     static_assert(on_host || !router_type::couples_tokens,
                   "a selection over the whole batch runs on mo::host, not yet on mo::cuda.");
@@ -85,12 +87,17 @@ template <class Spec, class Deployment> class routing_stage {
     else if constexpr (!router_type::couples_tokens)
       kernels::route<router_type, S, experts>(engine, router, tape.logits(), about, policy, tape.routing(),
                                               options.name);
+  }
+
+  /// What follows from the choices of all ranks: drops, the permutation, statistics. A collective where there are ranks.
+  template <class Weights>
+  static void place(context_type& ctx, Weights const& weights, layer_tape<Spec, T>& tape, batch const& about,
+                    buffer const& work, bool keep) {
+    engine_type& engine = ctx.engine();
+    router_type const router = router_of(tape.options(), weights);
     permutation_view const& order = tape.permutation();
+    if constexpr (capacity::drops && on_host) drop(ctx, router, about, tape);
     index_builder::template build<S>(engine, tape.routing(), order);
-    if constexpr (capacity::drops && on_host) {
-      kernels::drop_beyond<capacity>(engine, router, about, order, tape.routing());
-      index_builder::template build<S>(engine, tape.routing(), order);
-    }
     if constexpr (read::lists_passing) list_passing(engine, tape, work);
     if (!keep) return;
     kernels::accumulate<router_type, S, experts>(engine, router, tape.logits(), tape.routing(), tape.units());
@@ -98,6 +105,7 @@ template <class Spec, class Deployment> class routing_stage {
       kernels::add_expected_loads<noise_type, S, experts>(engine, router.noise(), tape.place(), tape.routing(),
                                                           tape.noise_logits(), tape.logits(), tape.units());
     kernels::list_routed(engine, tape.routing().states, order.tokens, tape.routed_tokens(), tape.routed_offsets());
+    if constexpr (detail::has_ranks<Deployment>) sum_statistics(ctx, tape);
   }
 
   /// dweights [T × k]; writes the gradient of the logits to the tape, and its part of dx [T × H].
@@ -138,6 +146,15 @@ template <class Spec, class Deployment> class routing_stage {
   }
 
  private:
+  /// Slots beyond the capacity of their expert.
+  static void drop(context_type& ctx, router_type const& router, batch const& about, layer_tape<Spec, T> const& tape) {
+    if constexpr (detail::has_ranks<Deployment>)
+      if ((capacity::by_sequence ? ctx.sequence_parts() : ctx.stage()).size() > 1)
+        return drop_over_ranks<capacity>(ctx, router, about, tape.routing());
+    index_builder::template build<S>(ctx.engine(), tape.routing(), tape.permutation());
+    kernels::drop_beyond<capacity>(ctx.engine(), router, about, tape.permutation(), tape.routing());
+  }
+
   using noise_type = std::decay_t<decltype(router_type{}.noise())>;
   using operands = std::array<matrix_view<S const>, 2>;
 

@@ -2,7 +2,8 @@
 // The step of a layer's selection bias after a global batch, on any back end: the bias travels to the host and back.
 //
 //   step_bias_by_counts(memory, router, bias, E, counts)   mo::selection_bias: counts of report.counts()
-//   step_bias_by_tapes(memory, router, bias, tape, ...)    mo::quantile_bias: the tapes of the batch, each after its forward
+//   step_bias_by_tapes(ctx, router, bias, tape, ...)       mo::quantile_bias: the tapes of the batch, each after its forward; a
+//                                                          collective, which reads the scores of all ranks of the stage
 #pragma once
 
 #include <moiety/backend/arena.hpp>
@@ -56,13 +57,23 @@ void step_bias_by_counts(arena& memory, Router const& router, float* bias, std::
   change_bias(memory, bias, experts, [&](std::span<float> values) { router.bias().update(counts, values); });
 }
 
-template <class Router, class... Tapes>
-void step_bias_by_tapes(arena& memory, Router const& router, float* bias, Tapes const&... tapes) {
+/// Rows of all ranks of the stage.
+template <class Context, class S> matrix<S> of_all_ranks(Context& ctx, matrix<S> mine) {
+  if (ctx.stage().size() == 1) return mine;
+  std::vector<S> const values =
+      ctx.stage().template all_gather_v<S>({mine.data(), static_cast<std::size_t>(mine.rows() * mine.cols())});
+  matrix<S> all(static_cast<std::int64_t>(values.size()) / mine.cols(), mine.cols());
+  std::copy(values.begin(), values.end(), all.data());
+  return all;
+}
+
+template <class Context, class Router, class... Tapes>
+void step_bias_by_tapes(Context& ctx, Router const& router, float* bias, Tapes const&... tapes) {
   std::int64_t const experts = (tapes.logits().cols(), ...);
-  change_bias(memory, bias, experts, [&](std::span<float> values) {
+  change_bias(ctx.memory(), bias, experts, [&](std::span<float> values) {
     auto const balanced = [&](auto const& tape) {
       using S = std::remove_pointer_t<decltype(tape.logits().data())>;
-      matrix<S> const scores = scores_of<S>(memory, router, tape);
+      matrix<S> const scores = of_all_ranks(ctx, scores_of<S>(ctx.memory(), router, tape));
       return router.bias().balancing(matrix_view<S const>(scores), tape.routing().slots,
                                      std::span<float const>(values));
     };

@@ -34,7 +34,6 @@ template <class Spec, class Deployment> class shared_stage {
   using products = typename detail::policy_of<typename Deployment::expert_products, backend, grouped_products>::type;
   using mlp = typename read::shared_mlp;
   using apply = typename products::template apply<mlp, backend>;
-  using dispatcher = typename Deployment::dispatcher;
   using tape_type = layer_tape<Spec, T>;
   static constexpr bool gated = read::shared_gated, biased = pending_plan<Spec, T>::shared_biased;
 
@@ -50,7 +49,7 @@ template <class Spec, class Deployment> class shared_stage {
     }
     T* const output = detail::at<T>(work, plan.output);
     S* const sums = detail::at<S>(work, plan.shared_sums);
-    apply::forward(engine, rows_of(order), dispatcher::dispatch(tape.x, order), weights.shared_operands(),
+    apply::forward(engine, rows_of(order), local::dispatch(tape.x, order), weights.shared_operands(),
                    keep ? tape.shared_before() : nullptr, detail::at<T>(work, plan.activation), output);
     kernels::combine_sums<T>(engine, order, by_token(output, order), gated ? tape.shared_gates() : nullptr, nullptr,
                              by_token(sums, order));
@@ -68,7 +67,7 @@ template <class Spec, class Deployment> class shared_stage {
     S* const parts = gated ? detail::at<S>(work, plan.weight_parts) : nullptr;
     T* const dx_rows = detail::at<T>(work, plan.shared_inputs);
     if (gated) kernels::spread_weights<S>(engine, order, tape.shared_gates(), row_weights);
-    apply::backward_input(engine, rows_of(order), dispatcher::dispatch(tape.dy, order), weights.shared_operands(),
+    apply::backward_input(engine, rows_of(order), local::dispatch(tape.dy, order), weights.shared_operands(),
                           tape.shared_before(), row_weights, detail::at<T>(tape.pending, kept.shared_before),
                           detail::at<T>(tape.pending, kept.shared_activation), parts, dx_rows);
     kernels::combine_sums<T>(engine, order, by_token(dx_rows, order), nullptr, dx, by_token(dx, order));
@@ -86,8 +85,8 @@ template <class Spec, class Deployment> class shared_stage {
     permutation_view const& order = tape.passing();
     bias_factors<S> factors;
     if (biased) factors = {row_weights_of(tape, tape.pending), detail::at<S>(tape.pending, kept.one)};
-    apply::backward_weights(engine, rows_of(order), dispatcher::dispatch(tape.x, order),
-                            dispatcher::dispatch(tape.dy, order), detail::at<T>(tape.pending, kept.shared_before),
+    apply::backward_weights(engine, rows_of(order), local::dispatch(tape.x, order), local::dispatch(tape.dy, order),
+                            detail::at<T>(tape.pending, kept.shared_before),
                             detail::at<T>(tape.pending, kept.shared_activation), gradients.shared(), accumulate,
                             factors);
     if constexpr (gated)

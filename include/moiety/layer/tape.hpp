@@ -14,11 +14,13 @@
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/core/matrix.hpp>
+#include <moiety/dispatcher/arrived_rows.hpp>
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/options.hpp>
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <utility>
 
 namespace moiety::inline MOIETY_ABI {
@@ -139,16 +141,35 @@ template <class Spec, scalar T> class layer_tape {
     detail::require<state_error>(weights == weights_, call, " was given other weights than the tape's forward.");
   }
 
+  /// Of experts that are spread over ranks: where rows travel.
+  void dispatch(std::unique_ptr<arrived_rows> rows) { dispatched_ = std::move(rows); }
+  /// The number of rows that the experts of this rank have, where only forward knows it.
+  void arrive(std::int64_t rows, bool with_pre_activation) {
+    tokens_.arrived = rows;
+    if (!with_pre_activation) return;
+    std::int64_t const values = rows * spec::inputs * expert_ffn_of<Spec>(tokens_);
+    arrived_ = buffer(values * static_cast<std::int64_t>(sizeof(T)), *memory_);
+    pre_activation_ = static_cast<T*>(arrived_.data());
+  }
+  arrived_rows const& dispatched() const { return *dispatched_; }
+
   matrix_view<T const> x{};
   matrix_view<T const> dy{};
   buffer pending{};
+  /// Of experts that are spread: rows of x, if they are kept, and of dy, here; and of dx where they came from.
+  buffer x_rows{}, dy_rows{}, dx_rows{};
 
   void came_from(void const* weights) { weights_ = weights; }
   void* weights() const { return const_cast<void*>(weights_); }
   void advance(tape_state to) {
     state_ = to;
-    if (to == tape_state::finished) pending = buffer();
+    dx_rows = buffer();
+    if (to != tape_state::finished) return;
+    for (buffer* left : {&pending, &x_rows, &dy_rows}) *left = buffer();
   }
+
+  /// The weight that the batches of all ranks have together.
+  void give_weight(double weight) { given_weight_ = weight; }
 
  private:
   /// The counts of other micro-batches as they are now, where a loss takes them.
@@ -182,6 +203,8 @@ template <class Spec, scalar T> class layer_tape {
   T* shared_before_ = nullptr;
   matrix_view<T> latent_inputs_, latent_outputs_;
   batch_statistics units_;
+  std::unique_ptr<arrived_rows> dispatched_;
+  buffer arrived_;
 };
 
 }  // namespace moiety

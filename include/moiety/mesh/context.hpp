@@ -5,6 +5,17 @@
 //   mo::context<> ctx{mo::host{.threads = 2}};      options of the back end
 //   auto x = ctx.matrix(tokens, hidden);            zeroed, in the deployment's number type, from the context's memory
 //
+// With more ranks than one a context is made by mo::run (mesh/run.hpp). Its communicators:
+//
+//   world()         all ranks
+//   data(), tensor(), sequence_parts(), pipeline()    ranks that differ in one axis of the layout alone; sequence_parts()
+//                   differ in context and tensor: they hold parts of the same sequences
+//   data_context()  ranks that differ in data and context
+//   stage()         the ranks of one pipeline stage: they hold the tokens of a batch, each its own
+//   expert_group()  ranks that hold all experts once: they differ in expert and expert_tensor
+//   expert(), expert_tensor(), expert_data()          one axis of the experts' grid
+//   tied()          the ranks of the first and of the last stage, for a tensor that both hold; in between, those of a stage
+//
 // A context outlives the layers, matrices, weights and tapes that were made with it. It is used by one thread at a time.
 #pragma once
 
@@ -13,11 +24,13 @@
 #include <moiety/backend/transport/self.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/numbers.hpp>
+#include <moiety/mesh/grid.hpp>
 #include <moiety/mesh/layout.hpp>
 
 #include <cstdint>
 #include <memory>
 #include <type_traits>
+#include <utility>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -48,6 +61,9 @@ template <class Deployment> struct element_of {
 };
 template <class Deployment> using element_t = typename element_of<Deployment>::type;
 
+/// Whether layers of a deployment may have to speak with other ranks.
+template <class Deployment> inline constexpr bool has_ranks = !Deployment::transport::single_rank;
+
 }  // namespace detail
 
 template <class Deployment> class context {
@@ -59,24 +75,62 @@ template <class Deployment> class context {
   using sum = sum_t<element>;
   using communicator = typename Deployment::transport::communicator;
 
-  static_assert(Deployment::shape.world() == 1 || !Deployment::transport::single_rank,
+  static_assert(Deployment::shape.world() <= 1 || detail::has_ranks<Deployment>,
                 "this deployment has more than one rank, and its transport mo::self has one.");
 
-  context() : context(backend{}) {}
-  explicit context(backend const& options) : engine_(std::make_unique<engine_type>(options)) {}
+  context() requires(!detail::has_ranks<Deployment>) : context(backend{}) {}
+  explicit context(backend const& options) requires(!detail::has_ranks<Deployment>) : context(options, {}, {}) {}
+
+  /// A collective of all ranks of `world`, whose number is that of the layout.
+  context(backend const& options, layout const& shape, communicator world)
+      : engine_(std::make_unique<engine_type>(options)), shape_(shape), world_(std::move(world)) {}
 
   engine_type& engine() { return *engine_; }
   auto& memory() { return engine_->memory(); }
-  communicator& data() { return data_; }
+  layout const& shape() const { return shape_; }
   void synchronize() { engine_->synchronize(); }
+
+  communicator& world() { return world_; }
+  communicator& stage() { return stage_; }
+  communicator& data() { return data_; }
+  communicator& tensor() { return tensor_; }
+  communicator& sequence_parts() { return sequence_parts_; }
+  communicator& data_context() { return data_context_; }
+  communicator& pipeline() { return pipeline_; }
+  communicator& expert_group() { return expert_group_; }
+  communicator& expert() { return expert_; }
+  communicator& expert_tensor() { return expert_tensor_; }
+  communicator& expert_data() { return expert_data_; }
+  communicator& tied() { return tied_; }
 
   typename backend::template matrix<element> matrix(std::int64_t rows, std::int64_t cols) {
     return typename backend::template matrix<element>(rows, cols, engine_->memory());
   }
 
  private:
+  communicator part(axis_set along, char const* name) {
+    group_place const mine = group_of(shape_, along, world_.rank());
+    return world_.split(mine.colour, mine.position, name);
+  }
+  communicator ends_of_pipeline() {
+    int const stage = world_.rank() / shape_.stage(), last = shape_.pipeline - 1;
+    return world_.split(stage == last ? 0 : stage, world_.rank(), "tied");
+  }
+
   std::unique_ptr<engine_type> engine_;
-  communicator data_;
+  layout shape_;
+  communicator world_;
+  communicator stage_ = part(axes::stage, "stage");
+  communicator data_ = part(axis::data, "data");
+  communicator tensor_ = part(axis::tensor, "tensor");
+  communicator sequence_parts_ = part(axes::sequence, "context");
+  communicator pipeline_ = part(axis::pipeline, "pipeline");
+  communicator expert_group_ = part(axes::expert_group, "expert");
+  communicator expert_ = part(axis::expert, "expert");
+  communicator expert_tensor_ = part(axis::expert_tensor, "expert_tensor");
+  communicator expert_data_ = part(axis::expert_data, "expert_data");
+  communicator data_context_ = part(axis::data | axis::context, "data_context");
+  communicator tied_ = ends_of_pipeline();
 };
 
 }  // namespace moiety

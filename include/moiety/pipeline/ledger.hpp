@@ -5,7 +5,8 @@
 //   ledger.record(layer, tape);                       once for every forward; before or after its backward
 //   mo::loss_report<block> report = ledger.reduce();  a collective
 //
-// Entries add up exactly, so the order of calls does not matter.
+// Entries add up exactly, so the order of calls does not matter. On a pipeline, `layers` are those of the whole model, and each
+// rank records its own; every rank reduces, one without a layer too, and gets the same report.
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -15,13 +16,22 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <utility>
 #include <vector>
 
 namespace moiety::inline MOIETY_ABI {
 
 template <class Spec> class loss_ledger {
+  using records = std::vector<layer_record<Spec>>;
+
  public:
-  template <class Context> loss_ledger(Context const&, std::int64_t layers) {
+  template <class Context>
+  loss_ledger(Context& ctx, std::int64_t layers)
+      : sum_([&ctx](records& all) {
+          sum_records<Spec>(ctx, all);
+          gather_records<Spec>(ctx.pipeline(), all);
+        }) {
     detail::require<config_error>(layers >= 1, "a ledger needs at least 1 layer, but was given ", layers, '.');
     layers_.resize(static_cast<std::size_t>(layers));
   }
@@ -36,10 +46,15 @@ template <class Spec> class loss_ledger {
     layers_[static_cast<std::size_t>(layer)] += entry;
   }
 
-  loss_report<Spec> reduce() const { return loss_report<Spec>(layers_); }
+  loss_report<Spec> reduce() const {
+    records all = layers_;
+    sum_(all);
+    return loss_report<Spec>(std::move(all));
+  }
 
  private:
-  std::vector<layer_record<Spec>> layers_;
+  std::function<void(records&)> sum_;  // over ranks
+  records layers_;
 };
 
 }  // namespace moiety

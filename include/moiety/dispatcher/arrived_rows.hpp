@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// The rows that the experts of this rank get from all ranks of a group: how many of each, and where each rank's begin.
+//
+//   rows are by local expert; those of one expert by sender, in the order in which the sender has them: with tokens in the
+//   order of ranks, the order that one rank with all tokens has
+//
+// The ranks of the group hold the experts in equal, contiguous shares; where `copies` ranks hold one share together (expert
+// tensor parallelism), those are neighbours. The counts are agreed on by a collective, once in each forward.
+#pragma once
+
+#include <moiety/backend/transport/communicator.hpp>
+#include <moiety/batch/permutation.hpp>
+#include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory_resource>
+#include <numeric>
+#include <vector>
+
+namespace moiety::inline MOIETY_ABI {
+
+class arrived_rows {
+ public:
+  template <communicator C>
+  arrived_rows(C& group, permutation_view const& order, std::int64_t experts, int copies,
+               std::pmr::memory_resource& memory)
+      : ranks_(group.size()),
+        share_(experts * copies / group.size()),
+        arrived_(static_cast<std::size_t>(ranks_ * share_), &memory),
+        begins_(arrived_.size(), &memory),
+        offsets_(static_cast<std::size_t>(share_ + 1), &memory),
+        copies_(copies),
+        starts_(order.starts, order.starts + experts + 1, &memory) {
+    std::pmr::vector<std::int64_t> asked(arrived_.size(), &memory);
+    for (int r = 0; r < ranks_; ++r)
+      for (std::int64_t e = 0; e < share_; ++e) asked[at(r, e)] = sent(r, {e, 1}).count;
+    group.template all_to_all<std::int64_t>(asked, arrived_);
+    for (std::int64_t const n : arrived_)
+      if (n < 0 || n > std::numeric_limits<std::int32_t>::max())
+        group.fail(comm_fault::mismatch, "all_to_all", detail::sentence("a rank announced ", n, " rows of an expert"));
+    std::int64_t all = 0;
+    for (std::int64_t e = 0; e < share_; ++e) {
+      offsets_[static_cast<std::size_t>(e)] = all;
+      for (int r = 0; r < ranks_; all += arrived_[at(r++, e)]) begins_[at(r, e)] = all;
+    }
+    offsets_.back() = all;
+    detail::require<resource_error>(all <= std::numeric_limits<std::int32_t>::max(), "the experts of a rank got ", all,
+                                    " rows, which do not fit a row index of 32 bits.");
+  }
+  arrived_rows(arrived_rows const&) = delete;
+  arrived_rows& operator=(arrived_rows const&) = delete;
+  virtual ~arrived_rows() = default;
+
+  /// Experts of this rank, where the rows of each begin, and the rows of all.
+  std::int64_t experts() const { return share_; }
+  std::int64_t const* offsets() const { return offsets_.data(); }
+  std::int64_t rows() const { return offsets_.back(); }
+  /// Rows of this rank's permutation that travel: those of experts that have an MLP.
+  std::int64_t own_rows() const { return starts_.back(); }
+  /// Offsets of a call of some of these experts: others have no row.
+  std::vector<std::int64_t> offsets(range_of const& part) const {
+    std::vector<std::int64_t> some(offsets_.begin(), offsets_.end());
+    for (std::int64_t& offset : some)
+      offset = std::clamp(offset, offsets_[static_cast<std::size_t>(part.first)],
+                          offsets_[static_cast<std::size_t>(part.first + part.count)]);
+    return some;
+  }
+
+ protected:
+  std::size_t at(std::int64_t rank, std::int64_t expert) const {
+    return static_cast<std::size_t>(rank * share_ + expert);
+  }
+  int copies() const { return copies_; }
+  range_of all() const { return {0, share_}; }
+  /// Rows by permutation that go to some experts of a rank.
+  range_of sent(int rank, range_of const& part) const {
+    auto const first = starts_.begin() + rank / copies_ * share_ + part.first;
+    return {*first, first[part.count] - *first};
+  }
+  range_of sent(int rank) const { return sent(rank, all()); }
+  /// Rows that come from a rank for some experts here.
+  std::int64_t from(int rank, range_of const& part) const {
+    auto const first = arrived_.begin() + rank * share_ + part.first;
+    return std::accumulate(first, first + part.count, std::int64_t{0});
+  }
+  std::int64_t from(int rank) const { return from(rank, all()); }
+  /// Appends the places of the rows that come from a rank, in the order in which it has them.
+  void list_places(int rank, std::pmr::vector<std::int32_t>& places) const {
+    for (std::int64_t e = 0; e < share_; ++e)
+      for (std::int64_t i = 0; i < arrived_[at(rank, e)]; ++i)
+        places.push_back(static_cast<std::int32_t>(begins_[at(rank, e)] + i));
+  }
+
+ private:
+  std::int64_t ranks_, share_;
+  std::pmr::vector<std::int64_t> arrived_, begins_;  // by sender and expert: rows, and the place of the first
+  std::pmr::vector<std::int64_t> offsets_;
+  int copies_;
+  std::pmr::vector<std::int64_t> starts_;  // of this rank's permutation
+};
+
+namespace detail {
+
+template <class V> std::int64_t row_bytes(std::int64_t width) { return width * static_cast<std::int64_t>(sizeof(V)); }
+
+/// Rows from `first` on of rows that may lie anywhere.
+template <class V>
+outgoing_rows rows_from(V const* data, std::int64_t stride, std::int32_t const* index, range_of const& part,
+                        std::int64_t width) {
+  V const* const base = index == nullptr ? data + part.first * stride : data;
+  return {reinterpret_cast<std::byte const*>(base), part.count, row_bytes<V>(width), row_bytes<V>(stride),
+          index == nullptr ? nullptr : index + part.first};
+}
+template <class V> incoming_rows rows_to(V* data, std::int32_t const* index, range_of const& part, std::int64_t width) {
+  V* const base = index == nullptr ? data + part.first * width : data;
+  return {reinterpret_cast<std::byte*>(base), part.count, row_bytes<V>(width), row_bytes<V>(width),
+          index == nullptr ? nullptr : index + part.first};
+}
+
+}  // namespace detail
+
+}  // namespace moiety

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the ranks of a stage tell each other of a call beside rows: the statistics of loss units that they share, and whom
+// capacities drop. All are collectives of ctx.stage().
+//
+//   call_together      a call on all ranks, or an error on all, see mesh/agreement.hpp
+//   sum_statistics     units of a tape become those of all ranks: exact, so in any order; a batch's unit is that of the tokens of
+//                      the stage, a sequence's that of the ranks that hold its parts
+//   drop_over_ranks    drops as one rank with the tokens of all would
+#pragma once
+
+#include <moiety/batch/batch.hpp>
+#include <moiety/batch/permutation.hpp>
+#include <moiety/batch/routing.hpp>
+#include <moiety/batch/statistics.hpp>
+#include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
+#include <moiety/core/exact_sum.hpp>
+#include <moiety/kernels/drop.hpp>
+#include <moiety/kernels/permute.hpp>
+#include <moiety/layer/tape.hpp>
+#include <moiety/mesh/agreement.hpp>
+#include <moiety/mesh/context.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace moiety::inline MOIETY_ABI {
+
+/// Calls f(); where the call exchanges something with other ranks, on all ranks of the stage or none.
+template <class Context, class F>
+void call_together(Context& ctx, bool exchanges, common_call const& call, F const& f) {
+  if constexpr (detail::has_ranks<typename Context::deployment>) {
+    ctx.stage().at_step(call.step), ctx.expert_group().at_step(call.step);
+    if (exchanges) return agree(ctx.stage(), f, call);
+  }
+  f();
+}
+
+namespace detail {
+
+/// Statistics of consecutive units as one piece of memory.
+class packed_units {
+ public:
+  packed_units(batch_statistics const& from, std::int64_t first, std::int64_t count)
+      : from_(from), first_(first), count_(count) {}
+
+  /// Adds those of the other ranks of a group, unit by unit.
+  template <class Communicator> void sum(Communicator& ranks) const {
+    if (ranks.size() == 1) return;
+    std::vector<unit_statistics> units(from_.units + first_, from_.units + first_ + count_);
+    std::int64_t const experts = count_ * from_.experts;
+    auto const* const by_expert = from_.expert_units + first_ * from_.experts;
+    std::vector<expert_statistics> of_experts(by_expert, by_expert + experts);
+    std::vector<exact_sum> loads;
+    if (from_.expected_loads != nullptr) {
+      auto const* const expected = from_.expected_loads + first_ * from_.experts;
+      loads.assign(expected, expected + experts);
+    }
+    auto const all_units = gather(ranks, units);
+    auto const all_experts = gather(ranks, of_experts);
+    auto const all_loads = gather(ranks, loads);
+    for (int r = 0; r < ranks.size(); ++r) {
+      if (r == ranks.rank()) continue;
+      batch_statistics theirs = from_;
+      theirs.units = const_cast<unit_statistics*>(all_units.data()) + r * count_;
+      theirs.expert_units = const_cast<expert_statistics*>(all_experts.data()) + r * experts;
+      theirs.expected_loads = loads.empty() ? nullptr : const_cast<exact_sum*>(all_loads.data()) + r * experts;
+      for (std::int64_t u = 0; u < count_; ++u) from_.unit(first_ + u).add(theirs.unit(u));
+    }
+  }
+
+ private:
+  template <class Communicator, class T> static std::vector<T> gather(Communicator& ranks, std::vector<T> const& mine) {
+    std::vector<T> all(mine.size() * static_cast<std::size_t>(ranks.size()));
+    ranks.template all_gather<T>(mine, all);
+    return all;
+  }
+
+  batch_statistics from_;
+  std::int64_t first_, count_;
+};
+
+}  // namespace detail
+
+template <class Context, class Tape> void sum_statistics(Context& ctx, Tape& tape) {
+  batch_statistics const& units = tape.units();
+  auto& stage = ctx.stage();
+  if (stage.size() == 1) return;
+  struct totals {
+    token_counts states;
+    exact_sum weight;
+    std::int64_t given;
+
+    totals& operator+=(totals const& other) {
+      states += other.states, weight += other.weight, given += other.given;
+      return *this;
+    }
+  };
+  totals all{*units.states, {}, tape.given_weight() >= 0 ? 1 : 0};
+  all.weight.add(units.weight(0, tape.given_weight()));
+  stage.all_reduce(std::span(&all, 1));
+  *units.states = all.states;
+  if (all.given > 0) tape.give_weight(all.weight.value());
+  detail::packed_units(units, 0, 1).sum(stage);
+  if (units.count > 1) detail::packed_units(units, 1, units.count - 1).sum(ctx.sequence_parts());
+}
+
+namespace detail {
+
+/// The sequences of ranks that hold parts of them, joined: of each sequence the part of rank 0 is first.
+class joined_sequences {
+ public:
+  /// A collective of the ranks that hold parts of the same sequences; `offsets` are those of the parts here.
+  template <class Communicator> joined_sequences(Communicator& ranks, std::span<std::int64_t const> offsets) {
+    std::int64_t const own = static_cast<std::int64_t>(offsets.size());
+    std::vector<std::int64_t> sizes(static_cast<std::size_t>(ranks.size()));
+    ranks.template all_gather<std::int64_t>({&own, 1}, sizes);
+    for (std::size_t r = 0; r < sizes.size(); ++r)
+      require<data_error>(sizes[r] == sizes[0], "mo::batch{.sequences} has parts of ", sizes[0] - 1,
+                          " sequences on rank 0 and of ", sizes[r] - 1, " on rank ", r, " of those that share them.");
+    std::vector<std::int64_t> all(offsets.size() * sizes.size()), begins{0};
+    ranks.template all_gather<std::int64_t>(offsets, all);
+    auto const offset = [&](std::size_t rank, std::size_t unit) { return all[rank * offsets.size() + unit]; };
+    for (std::size_t r = 0; r < sizes.size(); ++r) begins.push_back(begins.back() + offset(r, offsets.size() - 1));
+    place_.resize(static_cast<std::size_t>(begins.back()));
+    first_ = begins[static_cast<std::size_t>(ranks.rank())];
+    for (std::size_t u = 1; u < offsets.size(); ++u)
+      for (std::size_t r = 0; r < sizes.size(); ++r) {
+        for (std::int64_t t = offset(r, u - 1); t < offset(r, u); ++t)
+          place_[static_cast<std::size_t>(begins[r] + t)] = next_++;
+        if (r + 1 == sizes.size()) ends_.push_back(next_);
+      }
+  }
+
+  /// Offsets of the whole sequences.
+  std::span<std::int64_t const> offsets() const { return ends_; }
+  /// The place of a token of this rank.
+  std::int64_t place(std::int64_t token) const { return place_[static_cast<std::size_t>(first_ + token)]; }
+
+  /// Rows of `width` values of all ranks, joined; a collective.
+  template <class Communicator, class V>
+  std::vector<V> join(Communicator& ranks, V const* rows, std::int64_t count, std::int64_t width) const {
+    auto const all = ranks.template all_gather_v<V>({rows, static_cast<std::size_t>(count * width)});
+    std::vector<V> joined(all.size());
+    for (std::size_t t = 0; t < place_.size(); ++t)
+      std::copy_n(all.data() + static_cast<std::int64_t>(t) * width, width, joined.data() + place_[t] * width);
+    return joined;
+  }
+
+ private:
+  std::vector<std::int64_t> place_, ends_{0};  // of the tokens of all, in the order of ranks
+  std::int64_t first_ = 0, next_ = 0;
+};
+
+}  // namespace detail
+
+/// Tokens of a batch are in the order of ranks, those of a sequence in the order of the ranks that hold its parts.
+template <class Capacity, class Context, class Router, class S>
+void drop_over_ranks(Context& ctx, Router const& router, batch const& about, routing_view<S> const& mine) {
+  auto& ranks = Capacity::by_sequence ? ctx.sequence_parts() : ctx.stage();
+  std::int64_t const k = mine.slots, own = mine.tokens;
+  std::array<std::int64_t, 2> const one{0, own};
+  bool const whole = !Capacity::by_sequence || about.sequences.empty();
+  detail::joined_sequences const joined(ranks, whole ? std::span<std::int64_t const>(one) : about.sequences);
+  std::vector<std::int32_t> ids = joined.join(ranks, mine.ids, own, k);
+  std::vector<S> weights = joined.join(ranks, mine.weights, own, k);
+  std::vector<token_state> states = joined.join(ranks, mine.states, own, 1);
+  routing_view<S> const all{
+      static_cast<std::int64_t>(states.size()), mine.experts, k, ids.data(), weights.data(), states.data()};
+  batch together{.sequences = joined.offsets(), .first_row = about.first_row, .step = about.step};
+  ranks.template broadcast<std::int64_t>({&together.first_row, 1}, 0);
+  permutation order(all.tokens, all.experts, k, ctx.memory());
+  kernels::build_permutation<S>(ctx.engine(), all, order.view());
+  kernels::drop_beyond<Capacity>(ctx.engine(), router, together, order.view(), all);
+  for (std::int64_t t = 0; t < own; ++t) {
+    std::copy_n(ids.data() + joined.place(t) * k, k, mine.ids + t * k);
+    std::copy_n(weights.data() + joined.place(t) * k, k, mine.weights + t * k);
+  }
+}
+
+}  // namespace moiety

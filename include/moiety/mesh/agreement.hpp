@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// What ranks tell each other before they work together, so that all of them go on or none. Collectives.
+//
+//   agree(ranks, f)            calls f() on each rank; if it threw on one, every rank throws: that one what f threw, the others
+//                              its words as config_error, state_error or resource_error, if it is one, or data_error. f must
+//                              not communicate
+//   agree(ranks, f, {"forward", 3})   the same, and data_error on every rank where not all are in this call of this step
+//   configuration c;           a list of named values;
+//   c.add("hidden", 64);       c.check(ranks, "a layer") throws config_error on every rank, naming the first value that is
+//   c.check(ranks, "a layer")  not the same on all and the ranks that differ from rank 0
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+namespace moiety::inline MOIETY_ABI {
+
+namespace detail {
+
+/// FNV-1a, 64 bits.
+inline std::uint64_t hash_of(std::string_view text) {
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  for (char const c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  return hash;
+}
+
+/// What kind of error a rank tells others of.
+enum class refusal : std::int64_t { none, config, state, resource, data };
+
+inline refusal refusal_of(std::exception const& error) {
+  if (dynamic_cast<config_error const*>(&error) != nullptr) return refusal::config;
+  if (dynamic_cast<state_error const*>(&error) != nullptr) return refusal::state;
+  if (dynamic_cast<std::bad_alloc const*>(&error) != nullptr) return refusal::resource;
+  return refusal::data;
+}
+
+[[noreturn]] inline void throw_refusal(refusal kind, std::string const& words) {
+  switch (kind) {
+    case refusal::config: throw config_error(words);
+    case refusal::state: throw state_error(words);
+    case refusal::resource: throw resource_error(words);
+    default: throw data_error(words);
+  }
+}
+
+/// A type in the compiler's words.
+template <class T> constexpr std::string_view words_of_type() { return __PRETTY_FUNCTION__; }
+
+}  // namespace detail
+
+/// What a rank is about to do together with others. Names are told by their first 15 characters.
+struct common_call {
+  std::string_view name = "";
+  std::int64_t step = 0;
+};
+
+template <class Communicator, class F> void agree(Communicator& ranks, F const& f, common_call const& call = {}) {
+  struct answer {
+    std::int64_t step = 0, length = 0;
+    detail::refusal kind = detail::refusal::none;
+    char name[16] = {};
+  };
+  answer mine{.step = call.step};
+  call.name.copy(mine.name, sizeof mine.name - 1);
+  std::string words;
+  std::exception_ptr thrown;
+  try {
+    f();
+  } catch (comm_error const&) {
+    throw;
+  } catch (std::exception const& error) {
+    thrown = std::current_exception();
+    words = error.what();
+    mine.length = static_cast<std::int64_t>(words.size());
+    mine.kind = detail::refusal_of(error);
+  }
+  std::vector<answer> all(static_cast<std::size_t>(ranks.size()));
+  ranks.template all_gather<answer>({&mine, 1}, all);
+  for (std::size_t r = 0; r < all.size(); ++r) {
+    if (all[r].kind == detail::refusal::none) continue;
+    words.resize(static_cast<std::size_t>(all[r].length));
+    ranks.template broadcast<char>(words, static_cast<int>(r));
+    if (thrown) std::rethrow_exception(thrown);
+    detail::throw_refusal(all[r].kind,
+                          detail::sentence("rank ", r, " of the ", all.size(), " that call together refused: ", words));
+  }
+  for (std::size_t r = 0; r < all.size(); ++r)
+    detail::require<data_error>(all[r].step == all[0].step && std::string_view(all[r].name) == all[0].name,
+                                "ranks must call together, but rank 0 calls ", all[0].name, " in step ", all[0].step,
+                                " and rank ", r, " calls ", all[r].name, " in step ", all[r].step, '.');
+}
+
+class configuration {
+ public:
+  template <class T> void add(char const* name, T const& value) {
+    names_.push_back(name);
+    std::string const words = detail::sentence(value);
+    values_.push_back(detail::hash_of(detail::sentence(name, '=', words)));
+    words_.push_back(words);
+  }
+  /// Floating-point values by their bits.
+  void add(char const* name, float value) {
+    add(name, detail::sentence(value, " (", __builtin_bit_cast(std::uint32_t, value), ')'));
+  }
+
+  template <class Communicator> void check(Communicator& ranks, char const* of) const {
+    if (ranks.size() == 1) return;
+    std::uint64_t const own = values_.size();
+    std::vector<std::uint64_t> lengths(static_cast<std::size_t>(ranks.size()));
+    ranks.template all_gather<std::uint64_t>({&own, 1}, lengths);
+    std::size_t const longest = *std::max_element(lengths.begin(), lengths.end());
+    std::vector<std::uint64_t> mine = values_, all(longest * lengths.size());
+    mine.resize(longest);
+    ranks.template all_gather<std::uint64_t>(mine, all);
+    for (std::size_t i = 0; i < longest; ++i) {
+      std::string others;
+      for (std::size_t r = 1; r < lengths.size(); ++r)
+        if (all[r * longest + i] != all[i]) others += detail::sentence(others.empty() ? "" : ", ", r);
+      bool const here = i < names_.size();
+      detail::require<config_error>(others.empty(), "the ranks of ", of, " disagree on ",
+                                    here ? names_[i] : "the number of values", ": that of rank ", others,
+                                    " is not that of rank 0; here it is ", here ? words_[i] : std::to_string(own), '.');
+    }
+  }
+
+ private:
+  std::vector<char const*> names_;
+  std::vector<std::uint64_t> values_;
+  std::vector<std::string> words_;
+};
+
+}  // namespace moiety

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+// Steps of MoE layers: losses, counts and gradients of every order, split and mesh are those of the layers one after another.
+#include <moiety/pipeline/engine.hpp>
+
+#include "pipeline/linear_stage.hpp"
+
+#include <moiety/moiety.hpp>
+#include <moiety/pipeline.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <numeric>
+#include <optional>
+#include <ratio>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace mo = moiety;
+using linear::spread;
+
+namespace {
+
+/// Rows keep their size from layer to layer, so that all matter.
+struct block : mo::layer_spec<mo::dims{.hidden = 6, .ffn = 5, .experts = 4}> {
+  using router = mo::router<mo::jitter<std::ratio<1, 10>>, mo::logit_noise, mo::softmax, mo::top_k<2>, mo::renormalised,
+                            mo::scale<std::ratio<2>>>;
+  using experts = mo::mlp<mo::relu>;
+  using losses = mo::losses<mo::load_balance<>, mo::router_z, mo::load_balance<mo::over::sequence>>;
+};
+
+using stack = mo::moe_stack<block, spread>;
+using counts = std::vector<int>;
+using gradients_by_name = std::map<std::string, std::vector<double>>;
+
+constexpr int layers = 8;
+std::vector<std::int64_t> const tokens{5, 0, 8, 3, 1, 4, 6, 2};
+
+mo::layer_options<block> options(float coefficient = 0.1f) {
+  return {.losses = {mo::load_balance<>{.coefficient = coefficient}, mo::router_z{.coefficient = coefficient / 10},
+                     mo::load_balance<mo::over::sequence>{.coefficient = coefficient / 2}}};
+}
+
+struct outcome {
+  std::vector<double> losses, by_sequence;  // a sequence is what a rank has of a micro-batch
+  std::vector<std::vector<std::int64_t>> loads;
+  mo::task_loss task;
+  gradients_by_name gradients;
+};
+
+void read(mo::loss_report<block> const& report, outcome& out) {
+  out.losses = report.per_layer<mo::load_balance<>>();
+  for (double const v : report.per_layer<mo::router_z>()) out.losses.push_back(v);
+  out.by_sequence = report.per_layer<mo::load_balance<mo::over::sequence>>();
+  out.by_sequence.push_back(report.total());
+  for (std::size_t l = 0; l < report.layers(); ++l) out.loads.push_back(report.counts(l));
+}
+
+std::int64_t before(std::size_t microbatch) {
+  return std::accumulate(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(microbatch), std::int64_t{0});
+}
+
+/// The step without an engine: one layer after another, one micro-batch after another.
+outcome by_hand(int steps = 1, mo::layer_options<block> const& with = options()) {
+  outcome out;
+  mo::run<spread>(
+      [&](mo::context<spread>& ctx) {
+        mo::moe_layer<block, spread> const layer{ctx, with};
+        using layer_type = mo::moe_layer<block, spread>;
+        std::vector<layer_type::weights_type> weights;
+        std::vector<layer_type::gradients_type> gradients;
+        for (int l = 0; l < layers; ++l) {
+          weights.push_back(layer.make_weights(mo::seed{3}, "layers." + std::to_string(l) + "."));
+          gradients.push_back(layer.make_gradients());
+        }
+        std::optional<mo::loss_ledger<block>> ledger;
+        for (int step = 0; step < steps; ++step) {
+          ledger.emplace(ctx, layers);
+          mo::exact_sum sum, weight;
+          for (std::size_t m = 0; m < tokens.size(); ++m) {
+            std::vector<mo::matrix<double>> rows;
+            std::vector<layer_type::tape_type> tapes;
+            rows.push_back(ctx.matrix(tokens[m], 6));
+            mo::fill_normal(ctx, rows[0], mo::seed{100}, mo::first_row{before(m)});
+            for (std::size_t l = 0; l < layers; ++l) {
+              rows.push_back(ctx.matrix(tokens[m], 6));
+              tapes.push_back(layer.forward(weights[l], rows[l], rows[l + 1], {.first_row = before(m), .step = step}));
+              ledger->record(static_cast<std::int64_t>(l), tapes.back());
+            }
+            auto dy = ctx.matrix(tokens[m], 6);
+            mo::task_loss const found = mo::square_error(ctx, rows.back().view(), dy.view());
+            sum.add(found.sum), weight.add(found.weight);
+            for (std::size_t l = layers; l-- > 0;) {
+              auto dx = ctx.matrix(tokens[m], 6);
+              layer.backward(weights[l], tapes[l], dy, dx, gradients[l]);
+              dy = std::move(dx);
+            }
+          }
+          out.task = {sum.value(), weight.value()};
+        }
+        read(ledger->reduce(), out);
+        for (int l = 0; l < layers; ++l)
+          gradients[static_cast<std::size_t>(l)].for_each([&](mo::parameter const& p, std::span<double> v) {
+            out.gradients["layers." + std::to_string(l) + "." + p.name].assign(v.begin(), v.end());
+          });
+      },
+      {}, mo::layout{});
+  return out;
+}
+
+/// Adds this rank's part of the logical gradients: whole sums over ranks.
+void collect(mo::context<spread>& ctx, stack::gradients_type& gradients, gradients_by_name& all) {
+  static std::mutex mutex;
+  gradients.for_each([&](mo::parameter const& p, std::span<double> values) {
+    auto& ranks = p.of_experts ? ctx.expert_data() : ctx.stage();
+    ranks.all_reduce(values);
+    if (ranks.rank() != 0) return;
+    std::scoped_lock const lock(mutex);
+    auto& whole = all[p.name];
+    whole.resize(static_cast<std::size_t>(
+        std::accumulate(p.shape.begin(), p.shape.end(), std::int64_t{1}, std::multiplies<>())));
+    double const* next = values.data();
+    if (!p.of_experts) return static_cast<void>(std::copy(values.begin(), values.end(), whole.begin()));
+    p.for_each_piece([&](std::int64_t first, std::int64_t count) {
+      std::copy_n(next, count, whole.begin() + first);
+      next += count;
+    });
+  });
+}
+
+struct how {
+  int data = 1, steps = 1;
+  counts split{};  // equal parts, if empty
+  mo::layer_options<block> with = options();
+  bool reset = false;  // between steps, which then have one number
+};
+
+template <class Order> outcome run(Order const&, mo::schedule_view const& plan, how const& h = {}) {
+  outcome out;
+  auto const split = h.split.empty() ? mo::split_layers(std::vector<int>(layers, 1), plan.stages())
+                                     : mo::split_by_counts(h.split, layers);
+  auto const body = [&](mo::context<spread>& ctx) {
+    stack stage{ctx, split, h.with, Order::placed};
+    auto const weights = stage.make_weights(mo::seed{3});
+    auto gradients = stage.make_gradients();
+    mo::pipeline_engine engine{ctx, plan, stage};
+    std::vector<std::int64_t> mine;
+    auto const slice = [&](std::size_t m) { return mo::slice_of(tokens[m], ctx.stage().rank(), ctx.stage().size()); };
+    for (std::size_t m = 0; m < tokens.size(); ++m) mine.push_back(slice(m).count);
+    auto const inputs = [&](int microbatch, auto x) {
+      auto const m = static_cast<std::size_t>(microbatch);
+      mo::fill_normal(ctx, x, mo::seed{100}, mo::first_row{before(m) + slice(m).first});
+    };
+    std::vector<outcome> found(static_cast<std::size_t>(h.steps));
+    for (int i = 0; i < h.steps; ++i) {
+      if (h.reset) gradients.reset();
+      auto& last = found[static_cast<std::size_t>(i)];
+      auto const loss = [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); };
+      read(engine.step(weights, gradients, mo::microbatches{mine}, inputs, loss, h.reset ? 0 : i), last);
+      last.task = engine.task();
+    }
+    // Every rank has the same.
+    auto const flat = ctx.world().template all_gather_v<double>(std::span<double const>(found.back().by_sequence));
+    std::size_t const each = found.back().by_sequence.size();
+    for (std::size_t i = 0; i < flat.size(); ++i)
+      if (flat[i] != flat[i % each]) throw mo::state_error("ranks have different reports.");
+    collect(ctx, gradients, out.gradients);
+    return found.back();
+  };
+  outcome const last = mo::run<spread>(body, {}, {.data = h.data, .pipeline = plan.ranks(), .expert = h.data});
+  out.losses = last.losses, out.by_sequence = last.by_sequence, out.loads = last.loads, out.task = last.task;
+  return out;
+}
+
+mo::schedule plan_of(auto const& order, int ranks, int chunks = 1) {
+  return mo::make_schedule(order, {.ranks = ranks, .chunks = chunks, .microbatches = static_cast<int>(tokens.size())});
+}
+
+/// |a − b| / |b|
+double distance(std::vector<double> const& a, std::vector<double> const& b) {
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < b.size(); ++i) error += (a[i] - b[i]) * (a[i] - b[i]), norm += b[i] * b[i];
+  return std::sqrt(error / norm);
+}
+
+enum class close { bits, rounding };
+
+void check_gradients(gradients_by_name const& a, gradients_by_name const& b, close to) {
+  REQUIRE(a.size() == b.size());
+  for (auto const& gradient : b) {
+    auto const& values = gradient.second;
+    INFO(gradient.first);
+    auto const found = a.find(gradient.first);
+    REQUIRE(found != a.end());
+    REQUIRE(found->second.size() == values.size());
+    CHECK(std::any_of(values.begin(), values.end(), [](double v) { return v != 0; }));
+    if (to == close::bits) CHECK(found->second == values);
+    CHECK(distance(found->second, values) < 1e-13);
+  }
+}
+
+void check_same(outcome const& a, outcome const& b, close to = close::bits) {
+  CHECK(a.losses == b.losses);
+  CHECK(a.by_sequence == b.by_sequence);
+  CHECK(a.loads == b.loads);
+  CHECK(a.task == b.task);
+  check_gradients(a.gradients, b.gradients, to);
+}
+
+template <class Order> constexpr close closeness(Order const&) {
+  return Order::gradients == mo::gradient_order::ascending ? close::bits : close::rounding;
+}
+
+void check_every_order(std::vector<int> const& pipelines, int data) {
+  outcome const reference = by_hand();
+  REQUIRE(reference.gradients.size() == 8 * 4);
+  outcome const one = run(mo::gpipe{}, plan_of(mo::gpipe{}, 1), {.data = data});
+  CHECK(one.losses == reference.losses);
+  CHECK(one.loads == reference.loads);
+  CHECK(one.task.weight == reference.task.weight);
+  CHECK(std::abs(one.task.sum / reference.task.sum - 1) < 1e-14);
+  if (data == 1) check_same(one, reference);
+  for (int const ranks : pipelines)
+    linear::for_each_plan(
+        ranks, static_cast<int>(tokens.size()), [&](auto const& order, mo::schedule_view const& plan) {
+          INFO(std::string(order.name) << " on " << ranks << " ranks, " << plan.stages() << " stages");
+          check_same(run(order, plan, {.data = data}), one, closeness(order));
+        });
+}
+
+}  // namespace
+
+TEST_CASE("every order, on every number of stages and chunks") { check_every_order({1, 2, 4}, 1); }
+TEST_CASE("every order, with experts on two ranks") { check_every_order({1, 2, 4}, 2); }
+
+TEST_CASE("losses are in the gradient of every stage, and noise knows step and row") {
+  auto const plan = plan_of(mo::one_f_one_b{}, 4);
+  outcome const trained = run(mo::one_f_one_b{}, plan), measured = run(mo::one_f_one_b{}, plan, {.with = options(0)});
+  check_same(measured, by_hand(1, options(0)));
+  CHECK(trained.losses == measured.losses);
+  for (int l = 0; l < layers; ++l) {
+    std::string const name = "layers." + std::to_string(l) + ".router.weight";
+    REQUIRE(trained.gradients.count(name) == 1);
+    double const part = distance(trained.gradients.at(name), measured.gradients.at(name));
+    CHECK(part > 1e-4);
+    CHECK(part < 1e4);
+  }
+  CHECK(run(mo::one_f_one_b{}, plan, {.steps = 2}).losses != trained.losses);
+}
+
+TEST_CASE("steps in a row add to gradients until reset") {
+  outcome const one = by_hand(1), two = by_hand(2);
+  CHECK(distance(one.gradients.begin()->second, two.gradients.begin()->second) > 1e-2);
+  check_same(run(mo::one_f_one_b{}, plan_of(mo::one_f_one_b{}, 2), {.steps = 2}), two);
+  check_same(run(mo::zb_v{}, plan_of(mo::zb_v{}, 2, 2), {.steps = 2}), two);
+  check_same(run(mo::interleaved_1f1b{}, plan_of(mo::interleaved_1f1b{}, 2, 2), {.steps = 2, .reset = true}), one);
+}
+
+TEST_CASE("stages of several layers, and of none") {
+  outcome const reference = by_hand();
+  for (counts const& split : {counts{2, 0, 5, 1}, {0, 8, 0, 0}, {0, 0, 0, 8}, {3, 3, 2, 0}})
+    check_same(run(mo::one_f_one_b{}, plan_of(mo::one_f_one_b{}, 4), {.split = split}), reference);
+  check_same(run(mo::zb_v{}, plan_of(mo::zb_v{}, 2, 2), {.split = {0, 5, 0, 3}}), reference);
+  check_same(run(mo::zb_h1{}, plan_of(mo::zb_h1{}, 2), {.split = {0, 8}}), reference);
+}
+
+TEST_CASE("plans that do not fit") {
+  auto const refused = [](mo::schedule_view const& plan, int ranks, int stages, mo::placement where,
+                          int microbatches) -> std::string {
+    auto const split = mo::split_layers(std::vector<int>(layers, 1), stages);
+    try {
+      mo::run<spread>(
+          [&](mo::context<spread>& ctx) {
+            stack stage{ctx, split, {}, where};
+            auto const weights = stage.make_weights(mo::seed{3});
+            auto gradients = stage.make_gradients();
+            mo::pipeline_engine engine{ctx, plan, stage};
+            engine.step(
+                weights, gradients, mo::equal_batches(microbatches, 4), [](int, auto) {},
+                [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); });
+          },
+          {}, {.pipeline = ranks});
+    } catch (mo::config_error const& e) {
+      return e.what();
+    }
+    return "accepted";
+  };
+  auto const plan = [](auto const& order, int ranks, int chunks, int m) {
+    return mo::make_schedule(order, {.ranks = ranks, .chunks = chunks, .microbatches = m});
+  };
+  using mo::placement;
+  mo::one_f_one_b const order;
+  CHECK(refused(plan(order, 2, 1, 4), 2, 2, placement::loop, 4) == "accepted");
+  CHECK(refused(plan(order, 2, 1, 4), 4, 4, placement::loop, 4) ==
+        "a schedule of 2 ranks was given to a pipeline of 4.");
+  CHECK(refused(plan(order, 4, 1, 4), 2, 2, placement::loop, 4) ==
+        "a schedule of 4 ranks was given to a pipeline of 2.");
+  CHECK(refused(plan(order, 2, 1, 4), 2, 2, placement::loop, 5) == "a schedule of 4 micro-batches was given 5.");
+  CHECK(refused(plan(order, 2, 1, 4), 2, 4, placement::loop, 4) ==
+        "the schedule has 1 stages on this rank, but the model has 2 chunks here.");
+  CHECK(refused(plan(mo::zb_v{}, 2, 2, 4), 2, 4, placement::v, 4) == "accepted");
+  std::string const misplaced = refused(plan(mo::zb_v{}, 2, 2, 4), 2, 4, placement::loop, 4);
+  CHECK((misplaced == "stage 2 of the schedule is on this rank, but the model has placed another one there." ||
+         misplaced == "stage 3 of the schedule is on this rank, but the model has placed another one there."));
+  CHECK(refused(plan(mo::dual_pipe{}, 2, 2, 4), 2, 2, placement::loop, 4) ==
+        "the engine does not run bidirectional schedules.");
+}

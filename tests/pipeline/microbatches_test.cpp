@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/pipeline/microbatches.hpp>
+
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdint>
+
+namespace mo = moiety;
+
+TEST_CASE("micro-batches of any sizes, empty ones too") {
+  mo::microbatches const some{{64, 0, 17}};
+  CHECK(some.count() == 3);
+  CHECK(some.tokens(2) == 17);
+  CHECK(some.before(0) == 0);
+  CHECK(some.before(2) == 64);
+  CHECK(some.all() == 81);
+  mo::microbatches const equal = mo::equal_batches(8, std::int64_t{1} << 40);
+  CHECK(equal.count() == 8);
+  CHECK(equal.tokens(7) == std::int64_t{1} << 40);
+  CHECK(equal.all() == std::int64_t{1} << 43);
+  CHECK(mo::microbatches{{}}.all() == 0);
+}
+
+TEST_CASE("sizes that cannot be") {
+  CHECK_THROWS_WITH_AS((mo::microbatches{{4, -1}}), "a micro-batch cannot have -1 tokens.", mo::config_error);
+  CHECK_THROWS_WITH_AS(mo::equal_batches(0, 4), "a step needs at least 1 micro-batch, but was given 0.",
+                       mo::config_error);
+  CHECK_THROWS_AS(mo::equal_batches(2, -4), mo::config_error);
+}
+
+TEST_CASE("square_error is a sum of squares, and dy its derivative") {
+  mo::context<> ctx;
+  mo::matrix<double> y(5, 7), dy(5, 7), unused(5, 7);
+  mo::fill_normal(ctx, y.view(), mo::seed{3});
+  mo::task_loss const loss = mo::square_error(ctx, y.view(), dy.view());
+  CHECK(loss.weight == 5);
+  double const step = 1e-5;
+  for (std::int64_t i = 0; i < 5; ++i)
+    for (std::int64_t j = 0; j < 7; ++j) {
+      double const at = y(i, j);
+      y(i, j) = at + step;
+      double const up = mo::square_error(ctx, y.view(), unused.view()).sum;
+      y(i, j) = at - step;
+      double const down = mo::square_error(ctx, y.view(), unused.view()).sum;
+      y(i, j) = at;
+      CHECK(std::abs((up - down) / (2 * step) - dy(i, j)) < 1e-7);
+    }
+  mo::matrix<float> three(1, 2), slope(1, 2);
+  three(0, 0) = 3, three(0, 1) = -0.5f;
+  CHECK(mo::square_error(ctx, three.view(), slope.view()) == mo::task_loss{9.25, 1});
+  CHECK(slope(0, 0) == 6);
+  CHECK(slope(0, 1) == -1);
+}
+
+TEST_CASE("square_error of no row, of rows apart, of shapes that differ") {
+  mo::context<> ctx;
+  mo::matrix<mo::bf16> none(0, 4), all(3, 4), gradients(3, 4);
+  CHECK(mo::square_error(ctx, none.view(), none.view()) == mo::task_loss{});
+  for (auto& v : all) v = static_cast<mo::bf16>(2.0f);
+  mo::matrix_view<mo::bf16> const apart{all.data(), 3, 2, 4}, to{gradients.data(), 3, 2, 4};
+  CHECK(mo::square_error(ctx, apart, to) == mo::task_loss{24, 3});
+  CHECK(static_cast<float>(gradients(2, 1)) == 4);
+  CHECK(static_cast<float>(gradients(2, 2)) == 0);
+  CHECK_THROWS_WITH_AS(mo::square_error(ctx, all.view(), to),
+                       "square_error was given y of the shape [3 x 4] and dy of [3 x 2].", mo::data_error);
+}
