@@ -38,6 +38,7 @@ class Run:
     def __init__(self, path):
         document = json.loads(Path(path).read_text())
         self.context = document["context"]
+        self.processes = [json.loads(of.read_text()) for of in sorted(Path(path).parent.glob("mpi_*.json"))]
         runs = {}
         for run in document["benchmarks"]:
             name = re.match(r"(.+)/threads:(\d+)", run["name"])
@@ -162,6 +163,67 @@ def scaling(run):
     return section("Growth", text, table(["experts", "tokens", "ms", "ns a token"], lines))
 
 
+DISPATCH = r"dispatch/(\w+)/(\w+)/top:(\d+)/(\w+)/tokens:(\d+)"
+
+
+def thread_ranks(run):
+    """(ranks, dispatcher, type, slots, routing, tokens) -> Row."""
+    found = ((re.match(DISPATCH + r"/ranks:(\d+)$", name), row) for (name, _), row in run.rows.items())
+    return {(int(m[6]), *m.groups()[:5]): row for m, row in found if m}
+
+
+def process_ranks(run):
+    """The same of processes -> % of memcpy, and (ranks, bytes) -> ratio to MPI_Alltoallv."""
+    shares, ratios = {}, {}
+    for of in run.processes:
+        for row in of["rows"]:
+            if m := re.match(DISPATCH, row["name"]):
+                shares[(of["ranks"], *m.groups())] = row["ours_s"], 100 * row["theirs_s"] / row["ours_s"]
+            else:
+                ratios[(of["ranks"], int(row["name"].split(":")[1]))] = row["ours_s"] / row["theirs_s"]
+    return shares, ratios
+
+
+def share_of_statistics(run, ranks):
+    """% of a forward."""
+    found = {name.split("/")[1]: row for (name, _), row in run.rows.items()
+             if name.startswith("rank_sums/") and name.endswith(f"/ranks:{ranks}")}
+    return 100 * found["statistics"].time / found["forward"].time if len(found) == 2 else None
+
+
+def ranks(run):
+    shares, ratios = process_ranks(run)
+    lines = [["threads", *key, f"{row.time * 1e3:.2f}", f"{row.limit:.0f}"] for key, row in thread_ranks(run).items()]
+    lines += [["processes", *key, f"{time * 1e3:.2f}", f"{share:.0f}"] for key, (time, share) in shares.items()]
+    text = ("Rows of 4 KB to their experts and back, of so many tokens a rank; % of memcpy on as many threads, or on all "
+            "processors where there are more ranks, each row being read and written once a way.")
+    body = table(["ranks are", "ranks", "dispatcher", "type", "top", "routing", "tokens", "ms", "% memcpy"], lines)
+    if ratios:
+        sizes = sorted({size for _, size in ratios})
+        body += "\nTime of `all_to_all_v` on processes over that of `MPI_Alltoallv`, by bytes a pair:\n\n" + table(
+            ["ranks", *sizes], [[n] + [f"{ratios[n, size]:.2f}" if (n, size) in ratios else "" for size in sizes]
+                                for n in sorted({n for n, _ in ratios})])
+    costs = [f"{cost:.2f} % on {n}" for n in (2, 4) if (cost := share_of_statistics(run, n)) is not None]
+    if costs:
+        body += ("\nThe exact statistics of all ranks, of the forward of a layer of 128 experts of 512 x 256, top 8, 4096 "
+                 "tokens a rank: " + ", ".join(costs) + " ranks.\n")
+    return section("Ranks", text, body)
+
+
+def rank_goals(run):
+    least = lambda values: min(values, default=None)
+    shares, ratios = process_ranks(run)
+    threads = [row.limit for key, row in thread_ranks(run).items() if key[:2] == (2, "all_to_all")]
+    processes = [share for key, (_, share) in shares.items() if key[:2] == (2, "all_to_all")]
+    yield goal_line("dispatch and combine, 2 thread ranks: % of memcpy", least(threads), 60, 60)
+    yield goal_line("dispatch and combine, 2 processes: % of memcpy", least(processes), 60, 60)
+    for size in sorted({size for _, size in ratios}):
+        yield goal_line(f"all_to_all_v, {size} bytes a pair: our time over MPI_Alltoallv's",
+                        max(ratio for (_, of), ratio in ratios.items() if of == size), 1.1, 1.1, 2, less=True)
+    costs = [cost for n in (2, 4) if (cost := share_of_statistics(run, n)) is not None]
+    yield goal_line("exact statistics of all ranks: % of a forward", max(costs, default=None), 2, 2, 2, less=True)
+
+
 # (what, direction, type, whose, {rows an expert: (first release, goal)}) in % of the loop on registers.
 PACKED = {(64, 256, 1024): (87, 93), (16,): (72, 85)}
 PRODUCT_GOALS = [
@@ -247,6 +309,7 @@ def goals(run, with_missing):
     gains = [one[key].time / row.time for key, row in both.items()
              if key in one and key[4] == "moiety" and key[3] >= 16]
     lines.append(goal_line("all threads over one, least from 16 rows", min(gains, default=None), 1.85, 1.85, 2))
+    lines += rank_goals(run)
     if not with_missing:
         lines = [line for line in lines if line[3]]
     return section("Goals", "The least over shapes counts; one thread unless said otherwise.",
@@ -285,7 +348,8 @@ def head(run):
 
 def summaries(run, with_missing=False):
     """with_missing: name goals that were not measured, too."""
-    return beside_peers(run) + layer(run) + routing(run) + two_threads(run) + scaling(run) + goals(run, with_missing)
+    return beside_peers(run) + layer(run) + routing(run) + two_threads(run) + scaling(run) + ranks(run) + goals(
+        run, with_missing)
 
 
 def main(arguments):
