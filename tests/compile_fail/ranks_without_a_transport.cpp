@@ -14,7 +14,9 @@ struct small : mo::layer_spec<mo::dims{.hidden = 16, .ffn = 32, .experts = 4}> {
   using router = mo::router<mo::softmax, mo::top_k<2>>;
 };
 
+struct alone : mo::deployment<ranks> { using transport = mo::self; };
+
 int main() {
-  mo::context<mo::deployment<ranks>> ctx;
-  mo::moe_layer<small, mo::deployment<ranks>> layer{ctx};
+  mo::context<alone> ctx;
+  mo::moe_layer<small, alone> layer{ctx};
 }

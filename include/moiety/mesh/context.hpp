@@ -64,6 +64,17 @@ template <class Deployment> using element_t = typename element_of<Deployment>::t
 /// Whether layers of a deployment may have to speak with other ranks.
 template <class Deployment> inline constexpr bool has_ranks = !Deployment::transport::single_rank;
 
+/// The communicator of a context that is made without mo::run; after the sentence about one that cannot be, nothing is made.
+template <class T> T not_made();
+template <class Deployment> auto alone() {
+  static_assert(!has_ranks<Deployment>, "a context of ranks that are threads or processes is made by mo::run.");
+  using communicator = typename Deployment::transport::communicator;
+  if constexpr (has_ranks<Deployment>)
+    return not_made<communicator>();
+  else
+    return communicator{};
+}
+
 }  // namespace detail
 
 template <class Deployment> class context {
@@ -78,8 +89,8 @@ template <class Deployment> class context {
   static_assert(Deployment::shape.world() <= 1 || detail::has_ranks<Deployment>,
                 "this deployment has more than one rank, and its transport mo::self has one.");
 
-  context() requires(!detail::has_ranks<Deployment>) : context(backend{}) {}
-  explicit context(backend const& options) requires(!detail::has_ranks<Deployment>) : context(options, {}, {}) {}
+  context() : context(backend{}) {}
+  explicit context(backend const& options) : context(options, {}, detail::alone<Deployment>()) {}
 
   /// A collective of all ranks of `world`, whose number is that of the layout.
   context(backend const& options, layout const& shape, communicator world)
