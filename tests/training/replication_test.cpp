@@ -44,8 +44,8 @@ TEST_CASE("buckets hold as many tensors as fit, and at least one") {
 
 TEST_CASE("a fingerprint sees names, sizes and order") {
   auto const of = [](std::vector<std::pair<std::string, std::size_t>> const& tensors) {
-    mo::detail::tensors_fingerprint f;
-    for (auto const& [name, size] : tensors) f.add(name, size);
+    mo::fnv_1a f;
+    for (auto const& [name, size] : tensors) mo::detail::add_tensor(f, name, size);
     return f.value();
   };
   auto const value = of({{"a", 3}, {"b", 3}});

@@ -2,20 +2,18 @@
 // Ranks as threads for the tests of this room, and their groups.
 #pragma once
 
+#include "backend/transport/thread_ranks.hpp"
+
 #include <moiety/backend/transport/threads.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/training/replication.hpp>
 
 #include <algorithm>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <memory>
-#include <numeric>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 namespace ranks {
@@ -25,25 +23,7 @@ using groups = moiety::rank_groups<communicator>;
 
 /// f(communicator of the run) on every rank; what each threw.
 template <class F> std::vector<std::exception_ptr> errors_of(int size, F const& f) {
-  auto const world =
-      std::make_shared<moiety::detail::thread_world>(size, moiety::run_options{.deadline = std::chrono::seconds(30)});
-  std::vector<int> all(static_cast<std::size_t>(size));
-  std::iota(all.begin(), all.end(), 0);
-  auto const group = std::make_shared<moiety::detail::thread_group>(world, all, "world");
-  std::vector<std::exception_ptr> errors(all.size());
-  std::vector<std::thread> threads;
-  for (int const r : all)
-    threads.emplace_back([&, r] {
-      try {
-        communicator c(group, r);
-        f(c);
-      } catch (...) {
-        errors[static_cast<std::size_t>(r)] = std::current_exception();
-      }
-      world->leave(r);
-    });
-  for (auto& t : threads) t.join();
-  return errors;
+  return thread_ranks(size).run([&](communicator& of) { f(of); });
 }
 
 /// f(communicator of the run) on every rank; throws what the first of them threw.

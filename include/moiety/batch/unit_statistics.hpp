@@ -25,6 +25,11 @@ struct expert_statistics {
   std::int64_t dropped = 0;  // those of them that its capacity had no room for
   std::int64_t reached = 0;  // of the first expert of a group: tokens that are sent to the group
   exact_sum probability{};
+
+  expert_statistics& operator+=(expert_statistics const& other) {
+    count += other.count, dropped += other.dropped, reached += other.reached, probability += other.probability;
+    return *this;
+  }
   friend bool operator==(expert_statistics const&, expert_statistics const&) = default;
 };
 
@@ -34,6 +39,13 @@ struct unit_statistics {
   std::int64_t chosen = 0;  // slots that an expert was chosen for: k a token, unless the selection leaves some empty
   std::int64_t groups = 0;  // of experts whose tokens are counted
   exact_sum lse_squared{};
+
+  /// Of units with the same slots and groups.
+  unit_statistics& operator+=(unit_statistics const& other) {
+    tokens += other.tokens, chosen += other.chosen, lse_squared += other.lse_squared;
+    slots = other.slots, groups = other.groups;
+    return *this;
+  }
   friend bool operator==(unit_statistics const&, unit_statistics const&) = default;
 };
 
@@ -58,17 +70,8 @@ struct statistics_view {
   MOIETY_HD std::int64_t chosen() const { return unit->chosen; }
 
   void add(statistics_view const& other) const {
-    unit->tokens += other.unit->tokens;
-    unit->chosen += other.unit->chosen;
-    unit->slots = other.unit->slots;
-    unit->groups = other.unit->groups;
-    unit->lse_squared += other.unit->lse_squared;
-    for (std::size_t e = 0; e < experts.size(); ++e) {
-      experts[e].count += other.experts[e].count;
-      experts[e].dropped += other.experts[e].dropped;
-      experts[e].reached += other.experts[e].reached;
-      experts[e].probability += other.experts[e].probability;
-    }
+    *unit += *other.unit;
+    for (std::size_t e = 0; e < experts.size(); ++e) experts[e] += other.experts[e];
     for (std::size_t e = 0; e < other.expected_loads.size(); ++e) expected_loads[e] += other.expected_loads[e];
   }
 };

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/core/hash.hpp>
 #include <moiety/core/math.hpp>
 
 #include <concepts>
@@ -60,12 +61,8 @@ MOIETY_HD constexpr std::uint32_t random_word(seed key, std::uint64_t stream, st
   return random_block(key, stream, index / 4)[index % 4];
 }
 
-/// The stream of a parameter by its name (FNV-1a).
-constexpr std::uint64_t stream_of(std::string_view name) {
-  std::uint64_t hash = 0xcbf29ce484222325u;
-  for (char const c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  return hash;
-}
+/// The stream of a parameter by its name.
+constexpr std::uint64_t stream_of(std::string_view name) { return fnv_1a(name).value(); }
 
 /// The standard normal quantile of (word + ½) / 2³²: monotone, between −6.34 and 6.34.
 MOIETY_HD inline double normal_of(std::uint32_t word) {

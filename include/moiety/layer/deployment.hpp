@@ -76,6 +76,13 @@ template <class Spec, class Deployment>
 inline constexpr bool counts_rows = has_ranks<Deployment> &&
                                     (Deployment::dispatcher::travels || spec_of<Spec>::capacity_type::drops);
 
+/// Rows of several ranks are exchanged in memory of the host.
+template <class Deployment> consteval bool check_ranks() {
+  static_assert(!has_ranks<Deployment> || std::is_same_v<typename context<Deployment>::backend, host>,
+                "layers of several ranks run on mo::host, not yet on mo::cuda.");
+  return true;
+}
+
 /// What a rank holds of a spec's experts: its place in the expert axis chooses experts, that in the expert_tensor axis units.
 template <class Spec, class Deployment> expert_share share_of(layout const& shape, int expert, int expert_tensor) {
   using read = spec_of<Spec>;

@@ -42,47 +42,14 @@ void call_together(Context& ctx, bool exchanges, common_call const& call, F cons
 
 namespace detail {
 
-/// Statistics of consecutive units as one piece of memory.
-class packed_units {
- public:
-  packed_units(batch_statistics const& from, std::int64_t first, std::int64_t count)
-      : from_(from), first_(first), count_(count) {}
-
-  /// Adds those of the other ranks of a group, unit by unit.
-  template <class Communicator> void sum(Communicator& ranks) const {
-    if (ranks.size() == 1) return;
-    std::vector<unit_statistics> units(from_.units + first_, from_.units + first_ + count_);
-    std::int64_t const experts = count_ * from_.experts;
-    auto const* const by_expert = from_.expert_units + first_ * from_.experts;
-    std::vector<expert_statistics> of_experts(by_expert, by_expert + experts);
-    std::vector<exact_sum> loads;
-    if (from_.expected_loads != nullptr) {
-      auto const* const expected = from_.expected_loads + first_ * from_.experts;
-      loads.assign(expected, expected + experts);
-    }
-    auto const all_units = gather(ranks, units);
-    auto const all_experts = gather(ranks, of_experts);
-    auto const all_loads = gather(ranks, loads);
-    for (int r = 0; r < ranks.size(); ++r) {
-      if (r == ranks.rank()) continue;
-      batch_statistics theirs = from_;
-      theirs.units = const_cast<unit_statistics*>(all_units.data()) + r * count_;
-      theirs.expert_units = const_cast<expert_statistics*>(all_experts.data()) + r * experts;
-      theirs.expected_loads = loads.empty() ? nullptr : const_cast<exact_sum*>(all_loads.data()) + r * experts;
-      for (std::int64_t u = 0; u < count_; ++u) from_.unit(first_ + u).add(theirs.unit(u));
-    }
-  }
-
- private:
-  template <class Communicator, class T> static std::vector<T> gather(Communicator& ranks, std::vector<T> const& mine) {
-    std::vector<T> all(mine.size() * static_cast<std::size_t>(ranks.size()));
-    ranks.template all_gather<T>(mine, all);
-    return all;
-  }
-
-  batch_statistics from_;
-  std::int64_t first_, count_;
-};
+/// Statistics of consecutive units become those of all ranks of a group.
+template <class Communicator>
+void sum_units(Communicator& ranks, batch_statistics const& of, std::int64_t first, std::int64_t count) {
+  auto const values = static_cast<std::size_t>(count * of.experts);
+  ranks.all_reduce(std::span(of.units + first, static_cast<std::size_t>(count)));
+  ranks.all_reduce(std::span(of.expert_units + first * of.experts, values));
+  if (of.expected_loads != nullptr) ranks.all_reduce(std::span(of.expected_loads + first * of.experts, values));
+}
 
 }  // namespace detail
 
@@ -105,8 +72,8 @@ template <class Context, class Tape> void sum_statistics(Context& ctx, Tape& tap
   stage.all_reduce(std::span(&all, 1));
   *units.states = all.states;
   if (all.given > 0) tape.give_weight(all.weight.value());
-  detail::packed_units(units, 0, 1).sum(stage);
-  if (units.count > 1) detail::packed_units(units, 1, units.count - 1).sum(ctx.sequence_parts());
+  detail::sum_units(stage, units, 0, 1);
+  if (units.count > 1) detail::sum_units(ctx.sequence_parts(), units, 1, units.count - 1);
 }
 
 namespace detail {

@@ -142,12 +142,8 @@ void gather_records(Communicator& pipeline, std::span<layer_record<Spec>> record
     tokens.push_back(record.tokens);
     sums.insert(sums.end(), record.sums.begin(), record.sums.end());
   }
-  pipeline.all_reduce(std::span(units), [](unit_statistics& a, unit_statistics const& b) {
-    statistics_view{&a}.add({const_cast<unit_statistics*>(&b)});
-  });
-  pipeline.all_reduce(std::span(experts), [](expert_statistics& a, expert_statistics const& b) {
-    a.count += b.count, a.dropped += b.dropped, a.reached += b.reached, a.probability += b.probability;
-  });
+  pipeline.all_reduce(std::span(units));
+  pipeline.all_reduce(std::span(experts));
   pipeline.all_reduce(std::span(loads));
   pipeline.all_reduce(std::span(tokens));
   pipeline.all_reduce(std::span(sums));

@@ -12,6 +12,7 @@
 
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
+#include <moiety/core/hash.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -27,13 +28,6 @@
 namespace moiety::inline MOIETY_ABI {
 
 namespace detail {
-
-/// FNV-1a, 64 bits.
-inline std::uint64_t hash_of(std::string_view text) {
-  std::uint64_t hash = 0xcbf29ce484222325u;
-  for (char const c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  return hash;
-}
 
 /// What kind of error a rank tells others of.
 enum class refusal : std::int64_t { none, config, state, resource, data };
@@ -106,7 +100,7 @@ class configuration {
   template <class T> void add(char const* name, T const& value) {
     names_.push_back(name);
     std::string const words = detail::sentence(value);
-    values_.push_back(detail::hash_of(detail::sentence(name, '=', words)));
+    values_.push_back(fnv_1a(detail::sentence(name, '=', words)).value());
     words_.push_back(words);
   }
   /// Floating-point values by their bits.

@@ -10,11 +10,12 @@
 //   mo::mpi       this process is one rank of a launched job, see <moiety/mpi.hpp>; returns what the function returned here
 //
 // What a rank throws is thrown to the caller, of several the first; the other ranks are told, and get comm_error when they
-// wait for one another. Throws config_error for a layout that cannot be, is not that of the
-// deployment, or has more or fewer ranks than there are.
+// wait for one another. Throws config_error for a layout that cannot be, is not that of the deployment, or has more or fewer
+// ranks than there are.
 #pragma once
 
 #include <moiety/backend/thread_pool.hpp>
+#include <moiety/backend/transport/run_options.hpp>
 #include <moiety/backend/transport/self.hpp>
 #include <moiety/backend/transport/threads.hpp>
 #include <moiety/core/config.hpp>

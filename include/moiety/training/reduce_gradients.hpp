@@ -133,11 +133,11 @@ void reduce_gradients(gradient_list<S> const& gradients, rank_groups<C> const& g
     C& group = groups.of(over);
     if (group.size() == 1) continue;
     std::vector<std::span<S>> tensors;
-    detail::tensors_fingerprint listed;
+    fnv_1a listed;
     for (auto const& slice : gradients)
       if (slice.over == over) {
         tensors.push_back(slice.values);
-        listed.add(slice.name, slice.values.size());
+        detail::add_tensor(listed, slice.name, slice.values.size());
       }
     detail::expect_same_tensors(group, listed, "reduce_gradients");
     detail::for_each_bucket(

@@ -21,6 +21,7 @@
 #include <moiety/backend/transport/communicator.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
+#include <moiety/core/hash.hpp>
 #include <moiety/core/numbers.hpp>
 
 #include <algorithm>
@@ -86,23 +87,15 @@ template <std::floating_point S, class Parameters> gradient_list<S> gradients_of
 
 namespace detail {
 
-/// Tensors of one kind as one number, by names and sizes (FNV-1a).
-class tensors_fingerprint {
- public:
-  void add(std::string const& name, std::size_t size) {
-    for (char const c : name) add(static_cast<unsigned char>(c));
-    add(0);
-    for (int byte = 0; byte < 8; ++byte) add(static_cast<unsigned char>(std::uint64_t{size} >> (8 * byte)));
-  }
-  std::uint64_t value() const { return value_; }
-
- private:
-  void add(unsigned char byte) { value_ = (value_ ^ byte) * 0x100000001b3u; }
-  std::uint64_t value_ = 0xcbf29ce484222325u;
-};
+/// Adds a tensor to the fingerprint of a list.
+inline void add_tensor(fnv_1a& listed, std::string const& name, std::size_t size) {
+  listed.add(std::uint64_t{name.size()});
+  listed.add(name);
+  listed.add(std::uint64_t{size});
+}
 
 /// A config_error on every rank of the group unless all list the same tensors.
-template <communicator C> void expect_same_tensors(C& group, tensors_fingerprint const& mine, char const* call) {
+template <communicator C> void expect_same_tensors(C& group, fnv_1a const& mine, char const* call) {
   std::uint64_t const value = mine.value();
   std::vector<std::uint64_t> all(static_cast<std::size_t>(group.size()));
   group.template all_gather<std::uint64_t>({&value, 1}, all);

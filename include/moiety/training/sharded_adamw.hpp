@@ -112,9 +112,9 @@ template <std::floating_point S, communicator C> class sharded_adamw {
   template <class Parameters> void expect_agreement(Parameters const& parameters, replicated over) {
     C& group = groups_.of(over);
     if (group.size() == 1) return;
-    detail::tensors_fingerprint listed;
+    fnv_1a listed;
     parameters([&](auto const& t) {
-      if (t.over == over) listed.add(t.name, t.weights.size_bytes());
+      if (t.over == over) detail::add_tensor(listed, t.name, t.weights.size_bytes());
     });
     detail::expect_same_tensors(group, listed, "sharded_adamw");
   }

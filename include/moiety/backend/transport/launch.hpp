@@ -10,7 +10,7 @@
 // A process that nobody has launched is the only rank of its job. Throws config_error for variables that are no ranks.
 #pragma once
 
-#include <moiety/backend/transport/thread_world.hpp>
+#include <moiety/backend/transport/run_options.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 

@@ -7,7 +7,7 @@
 #pragma once
 
 #include <moiety/backend/transport/launch.hpp>
-#include <moiety/backend/transport/thread_world.hpp>
+#include <moiety/backend/transport/run_options.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 

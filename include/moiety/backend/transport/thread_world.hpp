@@ -3,6 +3,7 @@
 #pragma once
 
 #include <moiety/backend/thread_pool.hpp>
+#include <moiety/backend/transport/run_options.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 
@@ -20,12 +21,6 @@
 #include <vector>
 
 namespace moiety::inline MOIETY_ABI {
-
-/// How long an operation may wait for other ranks, by which clock.
-struct run_options {
-  std::chrono::milliseconds deadline = std::chrono::seconds(120);
-  std::chrono::steady_clock::time_point (*now)() = &std::chrono::steady_clock::now;
-};
 
 namespace detail {
 
