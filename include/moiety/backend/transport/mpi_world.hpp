@@ -32,8 +32,6 @@ enum class mpi_progress { none, some, all };
 
 class mpi_world {
  public:
-  using failure_record = thread_world::failure_record;
-
   mpi_world(run_options const& options, std::int64_t longest_message) : options_(options), piece_(longest_message) {
     require<config_error>(options.deadline.count() > 0, "the deadline of a run must be positive.");
     require<config_error>(piece_ > 0 && piece_ <= largest_piece, "a message of MPI has 1 to 2^30 bytes, not ", piece_,

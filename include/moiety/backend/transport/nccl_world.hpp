@@ -98,7 +98,6 @@ struct nccl_staging {
 
 class nccl_world {
  public:
-  using failure_record = thread_world::failure_record;
   struct open_communicator {
     ncclComm_t comm = nullptr;
     bool ready = false;

@@ -28,14 +28,6 @@ enum class waited { met, failed, left, late };
 
 class thread_world {
  public:
-  struct failure_record {
-    comm_fault fault;
-    std::string operation;
-    int rank;
-    std::int64_t step;
-    std::string what;
-  };
-
   thread_world(int ranks, run_options const& options)
       : options_(options),
         awake_turns_(ranks <= available_processors() ? 4000 : 0),
