@@ -33,7 +33,6 @@ struct plain : mo::layer_spec<mo::dims{.hidden = 10, .ffn = 6, .experts = 4}> {
 
 /// Silu, which throws where it is told to, on the rank that runs it.
 struct fragile {
-  static constexpr std::string_view name = "fragile";
   static inline thread_local bool breaks = false;
   template <std::floating_point S> static S value(S v) {
     if (breaks) throw std::runtime_error("the activation broke.");
