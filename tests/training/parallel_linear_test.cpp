@@ -40,7 +40,8 @@ template <class T> mo::matrix<T> copy(mo::matrix_view<T const> from) {
 }
 
 template <class T> mo::matrix<T> columns(mo::matrix<T> const& m, mo::range_of r) {
-  return copy(mo::matrix_view<T const>(m.data() + r.first, m.rows(), r.count, m.cols()));
+  T const* const first = m.data() == nullptr ? nullptr : m.data() + r.first;
+  return copy(mo::matrix_view<T const>(first, m.rows(), r.count, m.cols()));
 }
 template <class T> mo::matrix<T> rows(mo::matrix<T> const& m, mo::range_of r) { return copy(m.rows(r.first, r.count)); }
 

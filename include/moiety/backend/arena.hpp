@@ -45,7 +45,9 @@ class arena : public std::pmr::memory_resource {
     while (!waiting_.empty()) give_back(waiting_, waiting_.begin());
   }
 
-  virtual void zero(void* to, std::int64_t bytes) { std::memset(to, 0, static_cast<std::size_t>(bytes)); }
+  virtual void zero(void* to, std::int64_t bytes) {
+    if (bytes > 0) std::memset(to, 0, static_cast<std::size_t>(bytes));
+  }
   virtual void store(void* to, void const* from, std::int64_t bytes) { copy(to, from, bytes); }
   virtual void load(void* to, void const* from, std::int64_t bytes) { copy(to, from, bytes); }
 

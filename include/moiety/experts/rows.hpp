@@ -60,7 +60,7 @@ template <class Mlp, class T>
 std::array<kernels::rows_of<T>, expert_matrices<Mlp, T>::count> rows_before(T const* z, expert_rows const& of) {
   std::array<kernels::rows_of<T>, expert_matrices<Mlp, T>::count> rows;
   for (std::size_t m = 0; m < rows.size(); ++m)
-    rows[m] = {z + static_cast<std::int64_t>(m) * of.ffn, Mlp::inputs * of.ffn};
+    rows[m] = {z == nullptr ? nullptr : z + static_cast<std::int64_t>(m) * of.ffn, Mlp::inputs * of.ffn};
   return rows;
 }
 
