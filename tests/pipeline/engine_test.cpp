@@ -311,5 +311,5 @@ TEST_CASE("plans that do not fit") {
   CHECK((misplaced == "stage 2 of the schedule is on this rank, but the model has placed another one there." ||
          misplaced == "stage 3 of the schedule is on this rank, but the model has placed another one there."));
   CHECK(refused(plan(mo::dual_pipe{}, 2, 2, 4), 2, 2, placement::loop, 4) ==
-        "the engine does not run bidirectional schedules.");
+        "the schedule has 2 stages on this rank, but the model has 1 chunks here.");
 }

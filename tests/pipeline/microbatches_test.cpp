@@ -7,6 +7,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <span>
+#include <vector>
 
 namespace mo = moiety;
 
@@ -66,4 +68,34 @@ TEST_CASE("square_error of no row, of rows apart, of shapes that differ") {
   CHECK(static_cast<float>(gradients(2, 2)) == 0);
   CHECK_THROWS_WITH_AS(mo::square_error(ctx, all.view(), to),
                        "square_error was given y of the shape [3 x 4] and dy of [3 x 2].", mo::data_error);
+}
+
+TEST_CASE("a micro-batch is what its description says, and says where it is in the step") {
+  std::vector<std::int64_t> const sequences{0, 1, 3};
+  std::vector<std::uint8_t> const mask{1, 0, 1};
+  mo::microbatches batches{{2, 3, 0}};
+  CHECK(batches.about(1).units() == 1);
+  batches.describe([&](int m) {
+    if (m != 1) return mo::batch{.first_row = 77, .step = 77};
+    return mo::batch{.sequences = sequences, .mask = mask, .weight = 2.5};
+  });
+  CHECK(batches.about(1).units() == 2);
+  mo::context<> ctx;
+  auto const all = mo::batches_of_step(ctx.stage(), batches, 9);
+  REQUIRE(all.size() == 3);
+  for (std::size_t m = 0; m < 3; ++m) {
+    CHECK(all[m].first_row == std::vector<std::int64_t>{0, 2, 5}[m]);
+    CHECK(all[m].step == 9);
+    CHECK(all[m].mask.size() == (m == 1 ? 3 : 0));
+  }
+  CHECK(all[1].weight == 2.5);
+  CHECK(all[1].masked(1));
+}
+
+TEST_CASE("a description that does not fit its micro-batch") {
+  std::vector<std::int32_t> const ids{1, 2, 3};
+  auto batches =
+      mo::equal_batches(2, 3).describe([&](int m) { return mo::batch{.ids = std::span(ids).first(m == 0 ? 3 : 2)}; });
+  CHECK(batches.about(0).ids.size() == 3);
+  CHECK_THROWS_WITH_AS(batches.about(1), "mo::batch{.ids} has 2 entries for a call of 3 tokens.", mo::data_error);
 }

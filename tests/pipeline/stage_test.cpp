@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <sstream>
 #include <string>
 #include <type_traits>
@@ -21,6 +22,8 @@
 namespace mo = moiety;
 
 namespace {
+
+using linear::spread;
 
 using balance = mo::load_balance<mo::over::sequence>;
 
@@ -66,6 +69,83 @@ struct without_backward {
   int stage_of(int) const { return 0; }
 };
 
+/// A small language model of one block a stage: an embedding that reads ids, and a head of another width. Its ledger counts.
+class words {
+ public:
+  using element = double;
+  using weights_type = std::vector<double>;    // embedding [5 × 3], head [3 × 4]
+  using gradients_type = std::vector<double>;  // of the same
+  struct tape_type {
+    int stage;
+    std::vector<std::int32_t> ids;
+    mo::matrix_view<double const> x, dy;
+  };
+
+  /// Counts forwards, as a report does over all ranks of the pipeline.
+  struct ledger {
+    mo::thread_communicator* ranks;
+    std::int64_t forwards = 0;
+    std::int64_t reduce() {
+      ranks->all_reduce(std::span(&forwards, 1));
+      return forwards;
+    }
+  };
+
+  words(mo::schedule_view const& plan, int rank) {
+    for (int s = 0; s < 2; ++s)
+      if (plan.rank_of(s, 0) == rank) stages_.push_back(s);
+  }
+  std::int64_t width() const { return 3; }
+  std::int64_t input_width() const { return 0; }
+  std::int64_t output_width() const { return 4; }
+  int chunks() const { return static_cast<int>(stages_.size()); }
+  int stage_of(int chunk) const { return stages_[static_cast<std::size_t>(chunk)]; }
+  ledger make_ledger(mo::context<spread>& ctx) const { return {&ctx.pipeline()}; }
+  void record(tape_type const&, ledger& to) const { ++to.forwards; }
+
+  tape_type forward(weights_type const& weights, int chunk, mo::matrix_view<double const> x, mo::matrix_view<double> y,
+                    mo::batch const& about) const {
+    infer(weights, chunk, x, y, about);
+    return {stage_of(chunk), {about.ids.begin(), about.ids.end()}, x, {}};
+  }
+  void infer(weights_type const& weights, int chunk, mo::matrix_view<double const> x, mo::matrix_view<double> y,
+             mo::batch const& about) const {
+    if (x.cols() != (stage_of(chunk) == 0 ? 0 : 3) || y.cols() != (stage_of(chunk) == 0 ? 3 : 4))
+      throw mo::state_error("rows have another width.");
+    for (std::int64_t t = 0; t < y.rows(); ++t)
+      for (std::int64_t j = 0; j < y.cols(); ++j) {
+        if (stage_of(chunk) == 0)
+          y(t, j) = weights[at(0, about.ids[static_cast<std::size_t>(t)], j)];
+        else
+          for (std::int64_t i = 0; i < 3; ++i) y(t, j) += x(t, i) * weights[at(1, i, j)];
+      }
+  }
+  void backward_input(weights_type const& weights, tape_type& tape, mo::matrix_view<double const> dy,
+                      mo::matrix_view<double> dx) const {
+    tape.dy = dy;
+    if (dx.cols() != (tape.stage == 0 ? 0 : 3)) throw mo::state_error("dx has another width.");
+    for (std::int64_t t = 0; t < dx.rows(); ++t)
+      for (std::int64_t i = 0; i < dx.cols(); ++i)
+        for (std::int64_t j = 0; j < 4; ++j) dx(t, i) += dy(t, j) * weights[at(1, i, j)];
+  }
+  void backward_weights(tape_type& tape, gradients_type& gradients) const {
+    for (std::int64_t t = 0; t < tape.dy.rows(); ++t)
+      for (std::int64_t j = 0; j < tape.dy.cols(); ++j) {
+        if (tape.stage == 0)
+          gradients[at(0, tape.ids[static_cast<std::size_t>(t)], j)] += tape.dy(t, j);
+        else
+          for (std::int64_t i = 0; i < 3; ++i) gradients[at(1, i, j)] += tape.x(t, i) * tape.dy(t, j);
+      }
+  }
+
+ private:
+  static std::size_t at(int matrix, std::int64_t row, std::int64_t column) {
+    return static_cast<std::size_t>(matrix == 0 ? row * 3 + column : 15 + row * 4 + column);
+  }
+  std::vector<int> stages_;
+};
+
+static_assert(mo::pipeline_stage<words> && !mo::records_losses<words>);
 static_assert(mo::pipeline_stage<linear::stage> && !mo::records_losses<linear::stage>);
 static_assert(mo::pipeline_stage<stage_of_numbers> && mo::records_losses<stage_of_numbers>);
 static_assert(mo::pipeline_stage<forgets_to_record> && !mo::records_losses<forgets_to_record>);
@@ -229,4 +309,76 @@ TEST_CASE("first rows are those of the whole batch") {
       {}, {.data = 2, .pipeline = 2});
   using rows = std::vector<std::int64_t>;
   CHECK(all == std::vector<rows>{{0, 9, 3, 9, 7, 9}, {2, 9, 3, 9, 10, 9}, {0, 9, 3, 9, 7, 9}, {2, 9, 3, 9, 10, 9}});
+}
+
+TEST_CASE("a model that reads ids takes no inputs, ends in another width, and has a ledger of its own") {
+  constexpr int count = 4, size = 6;
+  std::vector<std::int32_t> ids;
+  for (int i = 0; i < count * size; ++i) ids.push_back(static_cast<std::int32_t>((7 * i + i / 5) % 5));
+  std::vector<double> weights;
+  for (int i = 0; i < 27; ++i) weights.push_back(std::sin(i + 1.0));
+  auto batches = mo::equal_batches(count, size);
+  batches.describe([&](int m) {
+    return mo::batch{.ids = std::span(std::as_const(ids)).subspan(static_cast<std::size_t>(m * size), size)};
+  });
+
+  // One row of logits for each id: dE = dy Wᵀ, dW = xᵀ dy, with dy = 2 x W.
+  std::vector<double> wanted(27);
+  double sum = 0;
+  for (std::int32_t const id : ids) {
+    double const* const x = weights.data() + id * 3;
+    double y[4] = {};
+    for (int j = 0; j < 4; ++j)
+      for (int i = 0; i < 3; ++i) y[j] += x[i] * weights[static_cast<std::size_t>(15 + i * 4 + j)];
+    for (int j = 0; j < 4; ++j) sum += y[j] * y[j];
+    for (int i = 0; i < 3; ++i)
+      for (int j = 0; j < 4; ++j) {
+        wanted[static_cast<std::size_t>(id * 3 + i)] += 2 * y[j] * weights[static_cast<std::size_t>(15 + i * 4 + j)];
+        wanted[static_cast<std::size_t>(15 + i * 4 + j)] += x[i] * 2 * y[j];
+      }
+  }
+
+  std::vector<double> on_one_rank;
+  for (int const ranks : {1, 2}) {
+    CAPTURE(ranks);
+    mo::schedule const plan = ranks == 1
+                                  ? mo::make_schedule(mo::zb_v{}, {.ranks = 1, .chunks = 2, .microbatches = count})
+                                  : mo::make_schedule(mo::one_f_one_b{}, {.ranks = 2, .microbatches = count});
+    std::vector<double> gradients(27);
+    auto const task = mo::run<spread>(
+        [&](mo::context<spread>& ctx) {
+          words stage(plan, ctx.pipeline().rank());
+          mo::pipeline_engine engine{ctx, plan, stage};
+          std::int64_t const forwards = engine.step(weights, gradients, batches, mo::no_inputs,
+                                                    [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); });
+          if (forwards != 2 * count) throw mo::state_error("the ledger counted something else.");
+          mo::task_loss const trained = engine.task();
+          mo::matrix<double> unused(size, 4);
+          mo::task_loss const measured = engine.evaluate(
+              weights, batches, mo::no_inputs, [&](int, auto y) { return mo::square_error(ctx, y, unused.view()); });
+          if (!(trained == measured)) throw mo::state_error("evaluation found another loss.");
+          return trained;
+        },
+        {}, {.pipeline = ranks});
+    CHECK(std::abs(task.sum - sum) < 1e-13 * sum);
+    CHECK(task.weight == count * size);
+    for (std::size_t i = 0; i < 27; ++i) CHECK(std::abs(gradients[i] - wanted[i]) < 1e-13 * (1 + std::abs(wanted[i])));
+    if (ranks == 1) on_one_rank = gradients;
+    CHECK(gradients == on_one_rank);
+  }
+}
+
+TEST_CASE("no_inputs is refused by a stage that takes some") {
+  mo::schedule const plan = mo::make_schedule(mo::gpipe{}, {.ranks = 1, .microbatches = 2});
+  mo::run<spread>(
+      [&](mo::context<spread>& ctx) {
+        linear::stage stage(plan, 0);
+        mo::pipeline_engine engine{ctx, plan, stage};
+        linear::matrices const weights = linear::weights_of(1);
+        linear::matrices gradients = linear::zeros(1);
+        CHECK_THROWS_WITH_AS(engine.step(weights, gradients, mo::equal_batches(2, 2), mo::no_inputs,
+                                         [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); }),
+                             "the first stage takes an input, but the step was given mo::no_inputs.", mo::config_error);
+      },
+      {}, mo::layout{});
 }

@@ -3,7 +3,7 @@
 //
 //   mo::pipeline_engine engine{ctx, plan, stage};
 //   mo::loss_report<block> report = engine.step(weights, gradients, mo::equal_batches(8, 64), inputs, loss);
-//     inputs(microbatch, x)           fills x [T × H] with the input of the first stage
+//     inputs(microbatch, x)           fills x [T × H] with the input of the first stage, on its ranks
 //     loss(microbatch, y, dy)         → {sum, weight}; writes dy = d(sum)/dy; on ranks of the last stage
 //
 //   mo::task_loss const found = engine.evaluate(weights, batches, inputs, loss);      loss(microbatch, y) → {sum, weight}
@@ -14,34 +14,34 @@
 // micro-batches, added in the order of the schedule; nothing is divided. engine.task() is what loss returned, added up over
 // micro-batches and the ranks of a stage, the same on every rank. The report is of all layers, the same on every rank.
 //
+// Under a bidirectional schedule a stage is on two ranks, and each micro-batch takes one of the two ways: inputs and loss are
+// asked for it where its way begins and ends. stage.unite makes both copies' gradients whole. evaluate takes the first way.
+//
 // Each rank does its operations of the lowered schedule one after another (schedule/lower.hpp): no order of arrival can make
 // them wait in a circle. A message carries what it is; if it is not what is awaited, comm_error says both. Losses of layers
 // enter backward where they arise and are not part of any message. Memory: what a forward makes lives until its backward has
 // used it.
 //
-// Throws config_error where plan, stage, micro-batches and context do not fit. A step that throws has changed no weights;
-// gradients are unspecified until reset.
+// Throws config_error where plan, stage, micro-batches and context do not fit, state_error for a step within a step. A step
+// that throws has changed no weights; gradients are unspecified until reset.
 #pragma once
 
 #include <moiety/batch/batch.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
-#include <moiety/core/exact_sum.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/mesh/context.hpp>
-#include <moiety/pipeline/ledger.hpp>
 #include <moiety/pipeline/microbatches.hpp>
+#include <moiety/pipeline/rank_plan.hpp>
 #include <moiety/pipeline/stage.hpp>
 #include <moiety/pipeline/stage_messages.hpp>
 #include <moiety/schedule/lower.hpp>
 #include <moiety/schedule/schedule.hpp>
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <utility>
 #include <vector>
 
@@ -50,59 +50,46 @@ namespace moiety::inline MOIETY_ABI {
 template <class Deployment, pipeline_stage Stage> class pipeline_engine {
   using T = typename Stage::element;
   using matrix_type = typename context<Deployment>::backend::template matrix<T>;
-  static_assert(records_losses<Stage> || !detail::names_spec<Stage>,
-                "a stage that names a spec has layers() and record(tape, ledger).");
+  using weights_type = typename Stage::weights_type;
+  using gradients_type = typename Stage::gradients_type;
 
  public:
   pipeline_engine(context<Deployment>& ctx, schedule_view const& plan, Stage& stage)
       : ctx_(&ctx),
         stage_(&stage),
         messages_(ctx.pipeline()),
-        stages_(plan.stages()),
-        microbatches_(plan.microbatches()) {
-    detail::require<config_error>(plan.ranks() == ctx.pipeline().size(), "a schedule of ", plan.ranks(),
-                                  " ranks was given to a pipeline of ", ctx.pipeline().size(), '.');
-    detail::require<config_error>(!plan.bidirectional(), "the engine does not run bidirectional schedules.");
-    lowered_schedule const lowered = lower(plan);
-    auto const mine = lowered.rank(ctx.pipeline().rank());
-    operations_.assign(mine.begin(), mine.end());
-    int chunks = 0;
-    for (int s = 0; s < stages_; ++s) {
-      home_.push_back(plan.rank_of(s, 0));
-      chunk_of_.push_back(home_.back() == ctx.pipeline().rank() ? chunks++ : -1);
-    }
-    detail::require<config_error>(chunks == stage.chunks(), "the schedule has ", chunks,
-                                  " stages on this rank, but the model has ", stage.chunks(), " chunks here.");
-    for (int s = 0; s < stages_; ++s)
-      detail::require<config_error>(!here(s) || stage.stage_of(chunk(s)) == s, "stage ", s,
-                                    " of the schedule is on this rank, but the model has placed another one there.");
+        plan_(plan, ctx.pipeline().rank(), ctx.pipeline().size()) {
+    plan_.check(stage);
+    detail::require<config_error>(!plan.bidirectional() || detail::unites_gradients<Stage>,
+                                  "a bidirectional schedule keeps two copies of each stage: it needs a model that has "
+                                  "unite(gradients).");
   }
 
-  /// The report of a stage's losses, nothing for a stage that has none.
+  /// What the stage's ledger gives, nothing for a stage that has none.
   template <class Inputs, class Loss>
-  auto step(typename Stage::weights_type const& weights, typename Stage::gradients_type& gradients,
-            microbatches const& batches, Inputs&& inputs, Loss&& loss, std::int64_t number = 0) {
-    if constexpr (records_losses<Stage>) {
-      loss_ledger<typename Stage::spec> ledger(*ctx_, stage_->layers());
-      auto const record = [&](typename Stage::tape_type const& tape) { stage_->record(tape, ledger); };
-      run(weights, gradients, batches, record, inputs, loss, number);
-      return ledger.reduce();
-    } else {
-      run(
-          weights, gradients, batches, [](typename Stage::tape_type const&) {}, inputs, loss, number);
-    }
+  auto step(weights_type const& weights, gradients_type& gradients, microbatches const& batches, Inputs&& inputs,
+            Loss&& loss, std::int64_t number = 0) {
+    detail::require<config_error>(batches.count() == plan_.microbatches(), "a schedule of ", plan_.microbatches(),
+                                  " micro-batches was given ", batches.count(), '.');
+    auto ledger = detail::ledger_of(*stage_, *ctx_);
+    auto const record = [&](typename Stage::tape_type const& tape) { detail::record_to(*stage_, tape, ledger); };
+    in_step const until_end(*this);
+    begin(batches, number);
+    for (operation const& o : plan_.operations()) perform(o, weights, gradients, record, inputs, loss);
+    if constexpr (detail::unites_gradients<Stage>) stage_->unite(gradients);
+    task_ = sums_.over_ranks(*ctx_);
+    return ledger.reduce();
   }
 
   template <class Inputs, class Loss>
-  task_loss evaluate(typename Stage::weights_type const& weights, microbatches const& batches, Inputs&& inputs,
-                     Loss&& loss, std::int64_t number = 0) {
+  task_loss evaluate(weights_type const& weights, microbatches const& batches, Inputs&& inputs, Loss&& loss,
+                     std::int64_t number = 0) {
+    in_step const until_end(*this);
     begin(batches, number);
     for (int m = 0; m < batches.count(); ++m)
-      for (int s = 0; s < stages_; ++s)
-        if (here(s)) infer(s, m, weights, batches, inputs, loss);
-    slots_.clear();
-    sum_task();
-    return task_;
+      for (int s = 0; s < plan_.stages(); ++s)
+        if (plan_.here(s, 0)) infer(s, m, weights, inputs, loss);
+    return task_ = sums_.over_ranks(*ctx_);
   }
 
   /// What loss returned in the last step, added up.
@@ -114,49 +101,80 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
     matrix_type x{}, y{}, dy{}, dx{};
     std::optional<typename Stage::tape_type> tape{};
   };
+  /// A step that is going on: when it ends, or throws, all that it holds goes.
+  struct in_step {
+    pipeline_engine* of;
+    explicit in_step(pipeline_engine& engine) : of(&engine) {
+      detail::require<state_error>(!of->going_on_, "a step was begun while another step of its engine is going on.");
+      of->going_on_ = true;
+    }
+    in_step(in_step const&) = delete;
+    in_step& operator=(in_step const&) = delete;
+    ~in_step() { of->slots_.clear(), of->going_on_ = false; }
+  };
 
-  slot& slot_of(int stage, int microbatch) { return slots_[static_cast<std::size_t>(microbatch * stages_ + stage)]; }
-  bool here(int stage) const { return stage >= 0 && stage < stages_ && chunk(stage) >= 0; }
-  int chunk(int stage) const { return chunk_of_[static_cast<std::size_t>(stage)]; }
-  matrix_type rows(std::int64_t count) { return ctx_->matrix(count, stage_->width()); }
+  slot& slot_of(int stage, int microbatch) {
+    return slots_[static_cast<std::size_t>(microbatch) * static_cast<std::size_t>(plan_.stages()) +
+                  static_cast<std::size_t>(stage)];
+  }
+  bool last(int stage) const { return stage + 1 == plan_.stages(); }
+  matrix_type inner(int microbatch) { return ctx_->matrix(tokens(microbatch), stage_->width()); }
+  matrix_type at_input(int stage, int microbatch) {
+    return stage == 0 ? ctx_->matrix(tokens(microbatch), detail::input_width(*stage_)) : inner(microbatch);
+  }
+  matrix_type at_output(int stage, int microbatch) {
+    return last(stage) ? ctx_->matrix(tokens(microbatch), detail::output_width(*stage_)) : inner(microbatch);
+  }
+  std::int64_t tokens(int microbatch) const { return batches_->tokens(microbatch); }
+  batch const& about(int microbatch) const { return about_[static_cast<std::size_t>(microbatch)]; }
 
   void begin(microbatches const& batches, std::int64_t number) {
-    slots_ = std::vector<slot>(static_cast<std::size_t>(stages_ * batches.count()));
-    number_ = number;
-    task_sum_ = task_weight_ = {};
+    batches_ = &batches;
+    slots_ = std::vector<slot>(static_cast<std::size_t>(plan_.stages()) * static_cast<std::size_t>(batches.count()));
+    task_ = {}, sums_ = {};
     ctx_->stage().at_step(number), messages_.at_step(number);
-    first_rows_ = first_rows(ctx_->stage(), batches);
+    about_ = batches_of_step(ctx_->stage(), batches, number);
   }
 
-  template <class Weights, class Gradients, class Record, class Inputs, class Loss>
-  void run(Weights const& weights, Gradients& gradients, microbatches const& batches, Record const& record,
-           Inputs& inputs, Loss& loss, std::int64_t number) {
-    detail::require<config_error>(batches.count() == microbatches_, "a schedule of ", microbatches_,
-                                  " micro-batches was given ", batches.count(), '.');
-    begin(batches, number);
-    for (operation const& o : operations_) {
-      slot& at = slot_of(o.what.stage, o.what.microbatch);
-      if (o.kind == message::send)
-        send(o, o.what.type == computation::forward ? at.y : at.dx);
-      else if (o.kind == message::receive)
-        receive(o, o.what.type == computation::forward ? at.x : at.dy, batches.tokens(o.what.microbatch));
-      else
-        compute(o.what, weights, gradients, batches, record, inputs, loss);
+  template <class Record, class Inputs, class Loss>
+  void perform(operation const& o, weights_type const& weights, gradients_type& gradients, Record const& record,
+               Inputs& inputs, Loss& loss) {
+    slot& at = slot_of(o.what.stage, o.what.microbatch);
+    bool const forwards = o.what.type == computation::forward;
+    if (o.kind == message::send)
+      send(o, forwards ? at.y : at.dx);
+    else if (o.kind == message::receive)
+      receive(o, forwards ? at.x : at.dy);
+    else if (forwards)
+      forward(o.what, at, weights, record, inputs, loss);
+    else
+      backward(o.what, at, weights, gradients);
+  }
+
+  template <class Record, class Inputs, class Loss>
+  void forward(action const& a, slot& at, weights_type const& weights, Record const& record, Inputs& inputs,
+               Loss& loss) {
+    int const s = a.stage, m = a.microbatch;
+    if (s == 0) take_input(at, m, inputs);
+    at.y = at_output(s, m);
+    at.tape.emplace(stage_->forward(weights, plan_.chunk(s), at.x.view(), at.y.view(), about(m)));
+    record(*at.tape);
+    if (last(s)) {
+      at.dy = at_output(s, m);
+      sums_.add(loss(m, at.y.view(), at.dy.view()));
+      at.y = {};
+    } else if (plan_.here(s + 1, m)) {
+      slot_of(s + 1, m).x = std::move(at.y);
     }
-    slots_.clear();
-    sum_task();
   }
 
-  template <class Weights, class Gradients, class Record, class Inputs, class Loss>
-  void compute(action const& a, Weights const& weights, Gradients& gradients, microbatches const& batches,
-               Record const& record, Inputs& inputs, Loss& loss) {
-    slot& at = slot_of(a.stage, a.microbatch);
-    if (a.type == computation::forward) return forward(a, at, weights, batches, record, inputs, loss);
+  void backward(action const& a, slot& at, weights_type const& weights, gradients_type& gradients) {
+    int const s = a.stage, m = a.microbatch;
     if (a.type != computation::weight_gradient) {
-      at.dx = rows(at.dy.rows());
+      at.dx = at_input(s, m);
       stage_->backward_input(weights, *at.tape, at.dy.view(), at.dx.view());
-      if (here(a.stage - 1)) slot_of(a.stage - 1, a.microbatch).dy = std::move(at.dx);
-      if (a.stage == 0) at.dx = {};
+      if (plan_.here(s - 1, m)) slot_of(s - 1, m).dy = std::move(at.dx);
+      if (s == 0) at.dx = {};
     }
     if (a.type != computation::input_gradient) {
       stage_->backward_weights(*at.tape, gradients);
@@ -165,58 +183,36 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
     }
   }
 
-  template <class Weights, class Record, class Inputs, class Loss>
-  void forward(action const& a, slot& at, Weights const& weights, microbatches const& batches, Record const& record,
-               Inputs& inputs, Loss& loss) {
-    std::int64_t const tokens = batches.tokens(a.microbatch);
-    if (a.stage == 0) {
-      at.x = rows(tokens);
-      inputs(a.microbatch, at.x.view());
-    }
-    at.y = rows(tokens);
-    at.tape.emplace(stage_->forward(weights, chunk(a.stage), at.x.view(), at.y.view(), about(a.microbatch)));
-    record(*at.tape);
-    if (a.stage + 1 == stages_) {
-      at.dy = rows(tokens);
-      add(loss(a.microbatch, at.y.view(), at.dy.view()));
-      at.y = {};
-    } else if (here(a.stage + 1)) {
-      slot_of(a.stage + 1, a.microbatch).x = std::move(at.y);
-    }
-  }
-
-  template <class Weights, class Inputs, class Loss>
-  void infer(int s, int m, Weights const& weights, microbatches const& batches, Inputs& inputs, Loss& loss) {
+  template <class Inputs, class Loss>
+  void infer(int s, int m, weights_type const& weights, Inputs& inputs, Loss& loss) {
     slot& at = slot_of(s, m);
-    if (s == 0) {
-      at.x = rows(batches.tokens(m));
-      inputs(m, at.x.view());
-    } else if (!here(s - 1)) {
-      receive(forward_message(s, m, message::receive, s - 1), at.x, batches.tokens(m));
-    }
-    at.y = rows(batches.tokens(m));
-    stage_->infer(weights, chunk(s), at.x.view(), at.y.view(), about(m));
+    if (s == 0)
+      take_input(at, m, inputs);
+    else if (!plan_.here(s - 1, 0))
+      receive(forward_message(s, m, message::receive, s - 1), at.x);
+    at.y = at_output(s, m);
+    stage_->infer(weights, plan_.chunk(s), at.x.view(), at.y.view(), about(m));
     at.x = {};
-    if (s + 1 == stages_)
-      add(loss(m, at.y.view())), at.y = {};
-    else if (here(s + 1))
+    if (last(s))
+      sums_.add(loss(m, at.y.view())), at.y = {};
+    else if (plan_.here(s + 1, 0))
       slot_of(s + 1, m).x = std::move(at.y);
     else
       send(forward_message(s, m, message::send, s + 1), at.y);
   }
 
-  /// As the lowered schedule numbers its channels.
+  template <class Inputs> void take_input(slot& at, int microbatch, Inputs& inputs) {
+    at.x = at_input(0, microbatch);
+    if (at.x.cols() > 0) inputs(microbatch, at.x.view());
+  }
+
+  /// As the lowered schedule numbers its channels; through the stages of the first micro-batch.
   operation forward_message(int s, int m, message kind, int other) const {
-    return {{s, m, computation::forward}, kind, home_[static_cast<std::size_t>(other)], 2 * std::min(s, other)};
+    return {{s, m, computation::forward}, kind, plan_.home(other, 0), 2 * std::min(s, other)};
   }
 
-  batch about(int microbatch) const {
-    return {.first_row = first_rows_[static_cast<std::size_t>(microbatch)], .step = number_};
-  }
-  void add(task_loss const& found) { task_sum_.add(found.sum), task_weight_.add(found.weight); }
-
-  void receive(operation const& o, matrix_type& to, std::int64_t count) {
-    to = rows(count);
+  void receive(operation const& o, matrix_type& to) {
+    to = inner(o.what.microbatch);
     messages_.receive(o, to.view());
   }
   void send(operation const& o, matrix_type& from) {
@@ -224,23 +220,15 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
     from = {};
   }
 
-  void sum_task() {
-    std::array<exact_sum, 2> all{task_sum_, task_weight_};
-    ctx_->stage().all_reduce(std::span<exact_sum>(all));
-    ctx_->pipeline().all_reduce(std::span<exact_sum>(all));
-    task_ = {all[0].value(), all[1].value()};
-  }
-
   context<Deployment>* ctx_;
   Stage* stage_;
   detail::stage_messages<typename context<Deployment>::communicator, T> messages_;
-  int stages_, microbatches_;
-  std::vector<operation> operations_;
-  std::vector<int> home_, chunk_of_;  // of each stage: its rank, and where that is this one its chunk
+  detail::rank_plan plan_;
+  bool going_on_ = false;
+  microbatches const* batches_ = nullptr;  // of the step
+  std::vector<batch> about_;
   std::vector<slot> slots_;
-  std::vector<std::int64_t> first_rows_;  // of this rank's tokens, in each micro-batch
-  std::int64_t number_ = 0;
-  exact_sum task_sum_{}, task_weight_{};
+  detail::task_sums sums_{};
   task_loss task_{};
 };
 

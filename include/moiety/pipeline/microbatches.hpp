@@ -3,19 +3,27 @@
 //
 //   mo::equal_batches(8, 64)             8 of 64 tokens each
 //   mo::microbatches{{64, 64, 17}}       of any sizes; all ranks of a pipeline name the same
+//   batches.describe(f)                  f(microbatch) → mo::batch: its sequences, mask, ids, experts and weight, of this rank's
+//                                        tokens. Asked on every rank of a pipeline, at the beginning of a step; what it names
+//                                        lives until the step has returned. first_row and step are the engine's to fill in
+//   mo::no_inputs                        for a model whose first block reads ids: as inputs of a step
 //   task_loss{sum, weight}               what a loss function returns of one micro-batch: a sum, and what it is divided by in
 //                                        the end
 //   mo::square_error(ctx, y, dy)         {Σ y², rows}; dy = 2 y
 #pragma once
 
+#include <moiety/batch/batch.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/core/exact_sum.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -38,8 +46,20 @@ class microbatches {
   }
   std::int64_t all() const { return before(count()); }
 
+  microbatches& describe(std::function<batch(int)> description) {
+    description_ = std::move(description);
+    return *this;
+  }
+  /// The description of a micro-batch. Throws data_error where it does not fit its tokens.
+  batch about(int microbatch) const {
+    batch const found = description_ ? description_(microbatch) : batch{};
+    found.check(tokens(microbatch));
+    return found;
+  }
+
  private:
   std::vector<std::int64_t> tokens_;
+  std::function<batch(int)> description_;
 };
 
 inline microbatches equal_batches(int count, std::int64_t tokens) {
@@ -61,10 +81,47 @@ template <class Communicator> std::vector<std::int64_t> first_rows(Communicator&
   return first;
 }
 
+/// What each micro-batch of a step is about. A collective of the ranks of a stage.
+template <class Communicator>
+std::vector<batch> batches_of_step(Communicator& ranks, microbatches const& batches, std::int64_t step) {
+  std::vector<std::int64_t> const first = first_rows(ranks, batches);
+  std::vector<batch> all;
+  for (int m = 0; m < batches.count(); ++m) {
+    all.push_back(batches.about(m));
+    all.back().first_row = first[static_cast<std::size_t>(m)], all.back().step = step;
+  }
+  return all;
+}
+
+struct without_inputs {
+  template <class View> void operator()(int, View const&) const {
+    throw config_error("the first stage takes an input, but the step was given mo::no_inputs.");
+  }
+};
+inline constexpr without_inputs no_inputs{};
+
 struct task_loss {
   double sum = 0, weight = 0;
   friend bool operator==(task_loss const&, task_loss const&) = default;
 };
+
+namespace detail {
+/// Adds up what loss functions return: exactly, so that the order does not matter.
+class task_sums {
+ public:
+  void add(task_loss const& found) { all_[0].add(found.sum), all_[1].add(found.weight); }
+
+  /// Of all ranks. A collective.
+  template <class Context> task_loss over_ranks(Context& ctx) {
+    ctx.stage().all_reduce(std::span<exact_sum>(all_));
+    ctx.pipeline().all_reduce(std::span<exact_sum>(all_));
+    return {all_[0].value(), all_[1].value()};
+  }
+
+ private:
+  std::array<exact_sum, 2> all_{};
+};
+}  // namespace detail
 
 template <class Context, scalar T> task_loss square_error(Context&, matrix_view<T> y, matrix_view<T> dy) {
   detail::require<data_error>(y.rows() == dy.rows() && y.cols() == dy.cols(), "square_error was given y of the shape ",

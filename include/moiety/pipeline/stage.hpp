@@ -9,10 +9,20 @@
 //   stage.width(), stage.chunks()                                 of a row; how many chunks there are on this rank
 //   stage.stage_of(chunk)                                         which stage of the schedule a chunk is: ascending
 //
-// A tape refers to x, which lives unmodified until backward_weights has returned; dy does too. A stage of layers with losses also
-// names their spec, and a step then returns their report:
+// A tape refers to x, which lives unmodified until backward_weights has returned; dy does too. Under a bidirectional schedule a
+// rank holds two stages, and each stage is on two ranks, with equal weights. What a stage may have besides:
 //
-//   using spec = block;
+//   stage.input_width(), stage.output_width()                     columns of the first stage's x and dx, and of the last one's y
+//                                                                 and dy, else width(). Where the first is 0, that stage makes
+//                                                                 its own input, from about.ids, and no inputs are asked for
+//   stage.make_ledger(ctx)                                        what losses are recorded in: any type with reduce(), which is
+//   stage.record(tape, ledger)                                    called by every rank, and whose result is that of the step
+//   stage.unite(gradients)                                        at the end of a step, on every rank: sums the gradients of
+//                                                                 parameters that more places of the pipeline hold than one
+//
+// A stage of layers of one spec that names it has a ledger of these without make_ledger:
+//
+//   using spec = block;                                           mo::loss_ledger<block>
 //   stage.layers()                                                how many of these layers the whole model has
 //   stage.record(tape, ledger)                                    ledger.record(layer, …) for each that the tape is of
 #pragma once
@@ -24,6 +34,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <type_traits>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -49,10 +60,53 @@ concept records_losses = pipeline_stage<S> &&
 };
 
 namespace detail {
+
 template <class S>
 concept names_spec = requires {
   typename S::spec;
 };
+template <class S, class Context>
+concept makes_ledger = requires(S& stage, Context& ctx) {
+  stage.make_ledger(ctx).reduce();
+};
+template <class S>
+concept unites_gradients = requires(S& stage, typename S::gradients_type& gradients) {
+  stage.unite(gradients);
+};
+
+template <class S> std::int64_t input_width(S const& stage) {
+  if constexpr (requires { stage.input_width(); })
+    return stage.input_width();
+  else
+    return stage.width();
+}
+template <class S> std::int64_t output_width(S const& stage) {
+  if constexpr (requires { stage.output_width(); })
+    return stage.output_width();
+  else
+    return stage.width();
+}
+
+/// Of a stage without losses.
+struct no_ledger {
+  void reduce() const {}
+};
+
+template <class S, class Context> auto ledger_of(S& stage, Context& ctx) {
+  static_assert(makes_ledger<S, Context> || records_losses<S> || !names_spec<S>,
+                "a stage that names a spec has layers() and record(tape, ledger), or make_ledger(ctx).");
+  if constexpr (makes_ledger<S, Context>)
+    return stage.make_ledger(ctx);
+  else if constexpr (records_losses<S>)
+    return loss_ledger<typename S::spec>(ctx, stage.layers());
+  else
+    return no_ledger{};
+}
+
+template <class S, class Ledger> void record_to(S& stage, typename S::tape_type const& tape, Ledger& ledger) {
+  if constexpr (!std::is_same_v<Ledger, no_ledger>) stage.record(tape, ledger);
+}
+
 }  // namespace detail
 
 }  // namespace moiety

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one rank keeps of a schedule: its operations, and where every stage works on every micro-batch.
+//
+//   mo::detail::rank_plan plan{schedule, rank, ranks};     operations() as lower() orders them
+//   plan.home(stage, microbatch), plan.here(stage, microbatch)
+//   plan.chunk(stage)                                      which of this rank's stages it is, ascending, or −1
+//
+// Under a bidirectional schedule a stage works on two ranks: each has it as a chunk, and the micro-batch decides.
+//
+// Throws config_error for a schedule of other ranks, schedule_error for one that is not sound.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
+#include <moiety/schedule/lower.hpp>
+#include <moiety/schedule/schedule.hpp>
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+namespace moiety::inline MOIETY_ABI::detail {
+
+class rank_plan {
+ public:
+  rank_plan(schedule_view const& plan, int rank, int ranks)
+      : rank_(rank),
+        stages_(plan.stages()),
+        microbatches_(plan.microbatches()),
+        chunk_of_(static_cast<std::size_t>(plan.stages()), -1) {
+    require<config_error>(plan.ranks() == ranks, "a schedule of ", plan.ranks(), " ranks was given to a pipeline of ",
+                          ranks, '.');
+    lowered_schedule const lowered = lower(plan);
+    operations_.assign(lowered.rank(rank).begin(), lowered.rank(rank).end());
+    for (int m = 0; m < microbatches_; ++m)
+      for (int s = 0; s < stages_; ++s) homes_.push_back(plan.rank_of(s, m));
+    for (int s = 0; s < stages_; ++s)
+      if (here(s, 0) || here(s, microbatches_ - 1)) chunk_of_[static_cast<std::size_t>(s)] = chunks_++;
+  }
+
+  std::span<operation const> operations() const { return operations_; }
+  int stages() const { return stages_; }
+  int microbatches() const { return microbatches_; }
+  int chunks() const { return chunks_; }
+  int chunk(int stage) const { return chunk_of_[static_cast<std::size_t>(stage)]; }
+  int home(int stage, int microbatch) const {
+    return homes_[static_cast<std::size_t>(microbatch) * static_cast<std::size_t>(stages_) +
+                  static_cast<std::size_t>(stage)];
+  }
+  /// Also of what is no stage: false.
+  bool here(int stage, int microbatch) const {
+    return stage >= 0 && stage < stages_ && home(stage, microbatch) == rank_;
+  }
+
+  /// Throws config_error unless the model has its stages where the schedule has them.
+  template <class Stage> void check(Stage const& stage) const {
+    require<config_error>(chunks_ == stage.chunks(), "the schedule has ", chunks_,
+                          " stages on this rank, but the model has ", stage.chunks(), " chunks here.");
+    for (int s = 0; s < stages_; ++s)
+      require<config_error>(chunk(s) < 0 || stage.stage_of(chunk(s)) == s, "stage ", s,
+                            " of the schedule is on this rank, but the model has placed another one there.");
+  }
+
+ private:
+  int rank_, stages_, microbatches_, chunks_ = 0;
+  std::vector<operation> operations_;
+  std::vector<int> homes_, chunk_of_;
+};
+
+}  // namespace moiety::inline MOIETY_ABI::detail
