@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -60,7 +61,7 @@ class stage {
   stage(mo::schedule_view const& plan, int rank, std::function<void(mo::action const&)> seen = {})
       : seen_(std::move(seen)) {
     for (int s = 0; s < plan.stages(); ++s)
-      if (plan.rank_of(s, 0) == rank) stages_.push_back(s);
+      if (plan.rank_of(s, 0) == rank || plan.rank_of(s, plan.microbatches() - 1) == rank) stages_.push_back(s);
   }
 
   std::int64_t width() const { return linear::width; }
@@ -133,6 +134,42 @@ class stage {
   mutable bool kept_ = true;
 };
 
+/// The same for bidirectional plans, which have two copies of each stage.
+class copied_stage : public stage {
+ public:
+  copied_stage(mo::schedule_view const& plan, mo::thread_communicator& pipeline,
+               std::function<void(mo::action const&)> seen = {})
+      : stage(plan, pipeline.rank(), std::move(seen)),
+        pipeline_(&pipeline),
+        held_(static_cast<std::size_t>(plan.stages())) {
+    for (int c = 0; c < chunks(); ++c) held_[static_cast<std::size_t>(stage_of(c))] = true;
+  }
+
+  void unite(matrices& gradients) const {
+    for (std::size_t s = 0; s < gradients.size(); ++s) {
+      std::vector<double> sum = held_[s] ? gradients[s] : std::vector<double>(gradients[s].size());
+      pipeline_->all_reduce(std::span(sum));
+      if (held_[s]) gradients[s] = sum;
+    }
+  }
+
+ private:
+  mo::thread_communicator* pipeline_;
+  std::vector<bool> held_;
+};
+
+/// body(stage) of the kind that a plan needs.
+template <class Body>
+void with_stage(mo::schedule_view const& plan, mo::context<spread>& ctx,
+                std::function<void(mo::action const&)> const& seen, Body const& body) {
+  if (plan.bidirectional()) {
+    copied_stage of(plan, ctx.pipeline(), seen);
+    return body(of);
+  }
+  stage of(plan, ctx.pipeline().rank(), seen);
+  body(of);
+}
+
 struct outcome {
   mo::task_loss task;
   matrices gradients;
@@ -168,7 +205,7 @@ inline outcome expected(int stages, int microbatches) {
   return out;
 }
 
-/// f(order, plan) of every order that the engine runs, on `ranks` ranks.
+/// f(order, plan) of every order with one copy of each stage, on `ranks` ranks.
 template <class F> void for_each_plan(int ranks, int microbatches, F const& f) {
   auto const with = [&]<class Order>(Order const& order) {
     for (int chunks : {1, 2}) {
@@ -179,6 +216,14 @@ template <class F> void for_each_plan(int ranks, int microbatches, F const& f) {
   with(mo::gpipe{}), with(mo::gpipe_lifo{}), with(mo::one_f_one_b{}), with(mo::interleaved_1f1b{});
   with(mo::looped_bfs{}), with(mo::zb_h1{}), with(mo::zb_h2{}), with(mo::interleaved_zb1p{}), with(mo::zb_v{});
   with(mo::dual_pipe_v{}), with(mo::interleaved_1f1b_overlapped{});
+}
+
+/// The same of every order.
+template <class F> void for_each_order(int ranks, int microbatches, F const& f) {
+  for_each_plan(ranks, microbatches, f);
+  mo::pipeline_shape const shape{.ranks = ranks, .chunks = 2, .microbatches = microbatches};
+  if (mo::fault_of<mo::dual_pipe>(shape) == mo::shape_fault::none)
+    f(mo::dual_pipe{}, mo::make_schedule(mo::dual_pipe{}, shape));
 }
 
 }  // namespace linear

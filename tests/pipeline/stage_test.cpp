@@ -173,34 +173,56 @@ std::string planned(mo::schedule_view const& plan, int rank) {
   return text.str();
 }
 
-linear::outcome step(mo::schedule_view const& plan, std::vector<seen>& of) {
-  linear::matrices const weights = linear::weights_of(plan.stages());
+/// A step; both copies of a stage must have the same gradients.
+linear::outcome step(mo::schedule_view const& plan, std::vector<seen>& of, linear::matrices const& weights) {
   linear::outcome out{{}, linear::zeros(plan.stages())};
-  of.resize(static_cast<std::size_t>(plan.ranks()));
-  out.task = mo::run<linear::spread>(
-      [&](mo::context<linear::spread>& ctx) {
-        int const rank = ctx.pipeline().rank();
-        seen& mine = of[static_cast<std::size_t>(rank)];
+  std::vector<linear::matrices> gradients(static_cast<std::size_t>(plan.ranks()), out.gradients);
+  of.resize(gradients.size());
+  out.task = mo::run<spread>(
+      [&](mo::context<spread>& ctx) {
+        auto const rank = static_cast<std::size_t>(ctx.pipeline().rank());
         std::ostringstream text;
-        linear::stage stage(plan, rank, [&](mo::action const& a) { text << a << ' '; });
-        mo::pipeline_engine engine{ctx, plan, stage};
-        static_assert(std::is_void_v<decltype(engine.step(weights, out.gradients, mo::equal_batches(1, 1), linear::fill,
-                                                          [](int, auto, auto) { return mo::task_loss{}; }))>);
-        engine.step(weights, out.gradients, mo::equal_batches(plan.microbatches(), linear::tokens), linear::fill,
-                    [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); });
-        mine = {text.str(), stage.peak(), stage.live(), stage.kept()};
-        return engine.task();
+        mo::task_loss task;
+        auto const body = [&](auto& stage) {
+          mo::pipeline_engine engine{ctx, plan, stage};
+          auto const once = [&] {
+            return engine.step(weights, gradients[rank], mo::equal_batches(plan.microbatches(), linear::tokens),
+                               linear::fill, [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); });
+          };
+          static_assert(std::is_void_v<decltype(once())>);
+          once();
+          task = engine.task();
+          mo::matrix<double> unused(linear::tokens, linear::width);
+          std::string const trained = text.str();
+          if (!(task == engine.evaluate(weights, mo::equal_batches(plan.microbatches(), linear::tokens), linear::fill,
+                                        [&](int, auto y) { return mo::square_error(ctx, y, unused.view()); })))
+            throw mo::state_error("evaluation found another loss.");
+          of[rank] = {trained, stage.peak(), stage.live(), stage.kept()};
+        };
+        linear::with_stage(
+            plan, ctx, [&](mo::action const& a) { text << a << ' '; }, body);
+        return task;
       },
       {}, {.pipeline = plan.ranks()});
+  for (int s = 0; s < plan.stages(); ++s) {
+    auto const at = [&](int microbatch) {
+      return gradients[static_cast<std::size_t>(plan.rank_of(s, microbatch))][static_cast<std::size_t>(s)];
+    };
+    CHECK(at(0) == at(plan.microbatches() - 1));
+    out.gradients[static_cast<std::size_t>(s)] = at(0);
+  }
   return out;
+}
+linear::outcome step(mo::schedule_view const& plan, std::vector<seen>& of) {
+  return step(plan, of, linear::weights_of(plan.stages()));
 }
 
 }  // namespace
 
 TEST_CASE("every order does what it planned, holds what it planned, and computes the same") {
-  int plans = 0;
+  int plans = 0, copied = 0;
   for (int const ranks : {1, 2, 4})
-    linear::for_each_plan(ranks, 8, [&](auto const& order, mo::schedule_view const& plan) {
+    linear::for_each_order(ranks, 8, [&](auto const& order, mo::schedule_view const& plan) {
       CAPTURE(ranks);
       INFO(std::string(order.name) << ", " << plan.stages() << " stages");
       std::vector<seen> all;
@@ -213,9 +235,53 @@ TEST_CASE("every order does what it planned, holds what it planned, and computes
         CHECK(one.live == 0);
         CHECK(one.kept);
       }
-      ++plans;
+      ++plans, copied += plan.bidirectional();
     });
-  CHECK(plans >= 30);
+  CHECK(plans >= 32);
+  CHECK(copied == 2);
+}
+
+TEST_CASE("two copies of a stage: losses to the bit, gradients to rounding") {
+  for (int const ranks : {2, 4})
+    for (int const microbatches : {8, 14}) {
+      CAPTURE(ranks);
+      linear::matrices weights = linear::zeros(ranks);
+      for (std::size_t s = 0; s < weights.size(); ++s)
+        for (std::size_t i = 0; i < weights[s].size(); ++i)
+          weights[s][i] = std::sin(static_cast<double>(11 * s + 3 * i + 1)) / 2;
+      std::vector<seen> all;
+      auto const one =
+          step(mo::make_schedule(mo::interleaved_1f1b{}, {.ranks = 1, .chunks = ranks, .microbatches = microbatches}),
+               all, weights);
+      auto const two =
+          step(mo::make_schedule(mo::dual_pipe{}, {.ranks = ranks, .chunks = 2, .microbatches = microbatches}), all,
+               weights);
+      CHECK(two.task == one.task);
+      int other = 0;
+      for (std::size_t s = 0; s < weights.size(); ++s) {
+        double error = 0, norm = 0;
+        for (std::size_t i = 0; i < weights[s].size(); ++i) {
+          double const was = one.gradients[s][i], is = two.gradients[s][i];
+          error += (is - was) * (is - was), norm += was * was, other += is != was;
+        }
+        double const addends = microbatches * static_cast<double>(linear::tokens);
+        CHECK(std::sqrt(error / norm) < 4 * 0x1p-53 * std::sqrt(addends));
+      }
+      CHECK(other > 0);  // else these numbers show nothing
+    }
+}
+
+TEST_CASE("a model without unite is refused two copies of its stages") {
+  mo::schedule const plan = mo::make_schedule(mo::dual_pipe{}, {.ranks = 2, .chunks = 2, .microbatches = 4});
+  CHECK_THROWS_WITH_AS(mo::run<spread>(
+                           [&](mo::context<spread>& ctx) {
+                             linear::stage stage(plan, ctx.pipeline().rank());
+                             mo::pipeline_engine engine{ctx, plan, stage};
+                           },
+                           {}, {.pipeline = 2}),
+                       "a bidirectional schedule keeps two copies of each stage: it needs a model that has "
+                       "unite(gradients).",
+                       mo::config_error);
 }
 
 TEST_CASE("the gradient of the linear stages is that of the loss") {
