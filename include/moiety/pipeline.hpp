@@ -7,6 +7,7 @@
 #include <moiety/pipeline/microbatches.hpp>
 #include <moiety/pipeline/moe_stack.hpp>
 #include <moiety/pipeline/stage.hpp>
+#include <moiety/pipeline/timeline.hpp>
 #include <moiety/schedule/action.hpp>
 #include <moiety/schedule/analysis.hpp>
 #include <moiety/schedule/block_costs.hpp>

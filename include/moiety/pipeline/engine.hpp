@@ -7,6 +7,7 @@
 //     loss(microbatch, y, dy)         → {sum, weight}; writes dy = d(sum)/dy; on ranks of the last stage
 //
 //   mo::task_loss const found = engine.evaluate(weights, batches, inputs, loss);      loss(microbatch, y) → {sum, weight}
+//   mo::timeline times; engine.record(times);         when each operation of the steps that follow begins and ends
 //
 // evaluate runs forward alone, micro-batch by micro-batch, and keeps nothing: no tapes, no losses of layers.
 //
@@ -35,6 +36,7 @@
 #include <moiety/pipeline/rank_plan.hpp>
 #include <moiety/pipeline/stage.hpp>
 #include <moiety/pipeline/stage_messages.hpp>
+#include <moiety/pipeline/timeline.hpp>
 #include <moiety/schedule/lower.hpp>
 #include <moiety/schedule/schedule.hpp>
 
@@ -75,7 +77,11 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
     auto const record = [&](typename Stage::tape_type const& tape) { detail::record_to(*stage_, tape, ledger); };
     in_step const until_end(*this);
     begin(batches, number);
-    for (operation const& o : plan_.operations()) perform(o, weights, gradients, record, inputs, loss);
+    for (operation const& o : plan_.operations()) {
+      if (observer_ != nullptr) observer_->begins(o);
+      perform(o, weights, gradients, record, inputs, loss);
+      if (observer_ != nullptr) observer_->ends(o);
+    }
     if constexpr (detail::unites_gradients<Stage>) stage_->unite(gradients);
     task_ = sums_.over_ranks(*ctx_);
     return ledger.reduce();
@@ -94,6 +100,9 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
 
   /// What loss returned in the last step, added up.
   task_loss const& task() const { return task_; }
+
+  /// Tells the observer, which outlives them, of the steps that follow.
+  void record(step_observer& observer) { observer_ = &observer; }
 
  private:
   /// What a rank holds of one micro-batch at one of its stages.
@@ -224,6 +233,7 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
   Stage* stage_;
   detail::stage_messages<typename context<Deployment>::communicator, T> messages_;
   detail::rank_plan plan_;
+  step_observer* observer_ = nullptr;
   bool going_on_ = false;
   microbatches const* batches_ = nullptr;  // of the step
   std::vector<batch> about_;
