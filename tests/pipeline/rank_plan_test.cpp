@@ -10,6 +10,7 @@
 
 namespace mo = moiety;
 using mo::detail::rank_plan;
+using mo::detail::receives;
 
 namespace {
 
@@ -20,7 +21,7 @@ struct model {
 };
 
 void check(mo::schedule_view const& plan, int rank, std::vector<int> const& stages) {
-  rank_plan const mine(plan, rank, plan.ranks());
+  rank_plan const mine(plan, rank, plan.ranks(), receives::in_order);
   CHECK(mine.stages() == plan.stages());
   CHECK(mine.microbatches() == plan.microbatches());
   CHECK(mine.chunks() == static_cast<int>(stages.size()));
@@ -51,10 +52,59 @@ TEST_CASE("chunks are the stages of a rank, ascending, both of a bidirectional s
   for (int r = 0; r < 4; ++r) check(both, r, {std::min(r, 3 - r), std::max(r, 3 - r)});
 }
 
+TEST_CASE("receives that come late: just before what needs them, those of a channel in their order") {
+  mo::pipeline_shape const two{.ranks = 4, .chunks = 2, .microbatches = 8}, one{.ranks = 4, .microbatches = 8};
+  for (mo::schedule const& made :
+       {mo::make_schedule(mo::zb_v{}, two), mo::make_schedule(mo::dual_pipe{}, two),
+        mo::make_schedule(mo::gpipe_lifo{}, one), mo::make_schedule(mo::interleaved_1f1b{}, two),
+        mo::make_schedule(mo::one_f_one_b{}, one)}) {
+    mo::schedule_view const plan = made;
+    for (int r = 0; r < plan.ranks(); ++r) {
+      rank_plan const early(plan, r, plan.ranks(), receives::in_order), late(plan, r, plan.ranks(), receives::late);
+      auto const others = [](rank_plan const& of) {
+        std::vector<mo::operation> all;
+        for (mo::operation const& o : of.operations())
+          if (o.kind != mo::message::receive) all.push_back(o);
+        return all;
+      };
+      CHECK(others(late) == others(early));
+      CHECK(std::is_permutation(late.operations().begin(), late.operations().end(), early.operations().begin(),
+                                early.operations().end()));
+      for (std::size_t i = 0; i < late.operations().size(); ++i) {
+        mo::operation const& o = late.operations()[i];
+        if (o.kind != mo::message::receive) continue;
+        // Before a joined step come the messages of both its parts.
+        std::size_t next = i + 1;
+        while (late.operations()[next].kind == mo::message::receive) ++next;
+        CHECK(next - i <= 2);
+        auto const needs = [&](std::size_t at) {
+          mo::operation const& user = late.operations()[at];
+          return user.kind == mo::message::none && user.what.stage == o.what.stage &&
+                 user.what.microbatch == o.what.microbatch;
+        };
+        CHECK((needs(next) || (late.operations()[next + 1].what.joined && needs(next + 1))));
+      }
+    }
+  }
+}
+
+TEST_CASE("a message that overtakes in use does not overtake on its channel") {
+  using mo::computation;
+  constexpr auto f = computation::forward, b = computation::backward;
+  mo::schedule const plan("own", {.ranks = 2, .microbatches = 2}, {0, 1}, false,
+                          {{{0, 0, f}, {0, 1, f}, {0, 1, b}, {0, 0, b}}, {{1, 1, f}, {1, 1, b}, {1, 0, f}, {1, 0, b}}});
+  rank_plan const late(plan, 1, 2, receives::late);
+  auto const o = late.operations();
+  CHECK(o[0] == mo::operation{{1, 0, f}, mo::message::receive, 0, 0});
+  CHECK(o[1] == mo::operation{{1, 1, f}, mo::message::receive, 0, 0});
+  CHECK(o[2] == mo::operation{{1, 1, f}});
+}
+
 TEST_CASE("a schedule of other ranks, and a model of other stages") {
   auto const plan = mo::make_schedule(mo::dual_pipe{}, {.ranks = 2, .chunks = 2, .microbatches = 4});
-  CHECK_THROWS_WITH_AS(rank_plan(plan, 0, 3), "a schedule of 2 ranks was given to a pipeline of 3.", mo::config_error);
-  rank_plan const mine(plan, 1, 2);
+  CHECK_THROWS_WITH_AS(rank_plan(plan, 0, 3, receives::in_order), "a schedule of 2 ranks was given to a pipeline of 3.",
+                       mo::config_error);
+  rank_plan const mine(plan, 1, 2, receives::in_order);
   CHECK_THROWS_WITH_AS(mine.check(model{{1}}),
                        "the schedule has 2 stages on this rank, but the model has 1 chunks here.", mo::config_error);
   CHECK_THROWS_WITH_AS(mine.check(model{{1, 0}}),

@@ -3,16 +3,18 @@
 
 #include "backend/transport/thread_ranks.hpp"
 
+#include <moiety/backend/transport/self.hpp>
 #include <moiety/core/matrix.hpp>
 
 #include <doctest/doctest.h>
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 namespace {
 
-using messages = mo::detail::stage_messages<mo::thread_communicator, float>;
+using messages = mo::detail::stage_messages<mo::thread_communicator, mo::matrix<float>>;
 
 constexpr mo::operation sent{{0, 3, mo::computation::forward}, mo::message::send, 1, 0};
 constexpr mo::operation received{{1, 3, mo::computation::forward}, mo::message::receive, 0, 0};
@@ -25,7 +27,8 @@ outcomes exchange(std::int64_t of_sender, mo::operation const& awaited, std::int
     if (pipeline.rank() == 0) {
       for (std::int64_t i = 0; i < 6; ++i) values.data()[i] = static_cast<float>(i + 1);
       all.at_step(of_sender);
-      all.send(sent, values.view());
+      all.send(sent, std::move(values));
+      all.finish();
     } else {
       all.at_step(5);
       all.receive(awaited, values.view());
@@ -38,6 +41,46 @@ outcomes exchange(std::int64_t of_sender, mo::operation const& awaited, std::int
 
 TEST_CASE("rows arrive with their label") {
   for (auto const& thrown : exchange(5, received, 2)) CHECK(thrown == nullptr);
+}
+
+static_assert(messages::overlap);
+static_assert(!mo::detail::stage_messages<mo::self_communicator, mo::matrix<float>>::overlap);
+
+TEST_CASE("sends go on by themselves, and rows live until they are taken") {
+  on_ranks(2, [](mo::thread_communicator& pipeline) {
+    messages all(pipeline);
+    int const other = 1 - pipeline.rank();
+    // Both send before either receives.
+    for (int m = 0; m < 5; ++m) {
+      mo::matrix<float> rows(2, 3);
+      for (float& v : rows) v = static_cast<float>(10 * pipeline.rank() + m);
+      all.send({{pipeline.rank(), m, mo::computation::forward}, mo::message::send, other, pipeline.rank()},
+               std::move(rows));
+    }
+    for (int m = 0; m < 5; ++m) {
+      mo::matrix<float> rows(2, 3);
+      // The label's sender is the stage before for a forward, the one behind for a backward.
+      mo::operation const awaited{{other + 1, m, mo::computation::forward}, mo::message::receive, other, other};
+      all.receive(awaited, rows.view());
+      for (float const v : rows) expect(v == static_cast<float>(10 * other + m), "a value");
+    }
+    all.finish();
+  });
+}
+
+TEST_CASE("rows that are dropped before they are taken are a failure of all") {
+  auto const results = thread_ranks(2).run([&](mo::thread_communicator& pipeline) {
+    messages all(pipeline);
+    if (pipeline.rank() == 0) {
+      all.send(sent, mo::matrix<float>(2, 3));
+      return all.drop();
+    }
+    pipeline.barrier();
+  });
+  CHECK(results[0] == nullptr);
+  auto const error = thrown<mo::comm_error>(results[1]);
+  REQUIRE(error);
+  CHECK(error->fault == mo::comm_fault::remote);
 }
 
 TEST_CASE("a message that is not awaited is an error that says both") {

@@ -9,12 +9,15 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -447,4 +450,26 @@ TEST_CASE("no_inputs is refused by a stage that takes some") {
                              "the first stage takes an input, but the step was given mo::no_inputs.", mo::config_error);
       },
       {}, mo::layout{});
+}
+
+TEST_CASE("a send does not hold up what follows, nor what is not needed yet") {
+  // Stage 1 begins micro-batch 0 only when stage 0 has begun the last one, and so has sent all others.
+  mo::schedule const plan = mo::make_schedule(mo::gpipe{}, {.ranks = 2, .microbatches = 6});
+  std::atomic<int> begun{0};
+  linear::outcome out{{}, linear::zeros(2)};
+  out.task = mo::run<spread>(
+      [&](mo::context<spread>& ctx) {
+        linear::stage stage(plan, ctx.pipeline().rank(), [&](mo::action const& a) {
+          if (a.stage == 0) ++begun;
+          if (a == mo::action{1, 0, mo::computation::forward})
+            while (begun < 6) std::this_thread::yield();
+        });
+        mo::pipeline_engine engine{ctx, plan, stage};
+        linear::matrices const weights = linear::weights_of(2);
+        engine.step(weights, out.gradients, mo::equal_batches(6, linear::tokens), linear::fill,
+                    [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); });
+        return engine.task();
+      },
+      {.deadline = std::chrono::seconds(20)}, {.pipeline = 2});
+  CHECK(out == linear::expected(2, 6));
 }

@@ -19,9 +19,9 @@
 // asked for it where its way begins and ends. stage.unite makes both copies' gradients whole. evaluate takes the first way.
 //
 // Each rank does its operations of the lowered schedule one after another (schedule/lower.hpp): no order of arrival can make
-// them wait in a circle. A message carries what it is; if it is not what is awaited, comm_error says both. Losses of layers
-// enter backward where they arise and are not part of any message. Memory: what a forward makes lives until its backward has
-// used it.
+// them wait in a circle. Where the transport can, a send does not hold up what follows, and a receive comes just before what
+// needs it. A message carries what it is; if it is not what is awaited, comm_error says both. Losses of layers enter backward
+// where they arise and are not part of any message. Memory: what a forward makes lives until its backward has used it.
 //
 // Throws config_error where plan, stage, micro-batches and context do not fit, state_error for a step within a step. A step
 // that throws has changed no weights; gradients are unspecified until reset.
@@ -52,6 +52,7 @@ namespace moiety::inline MOIETY_ABI {
 template <class Deployment, pipeline_stage Stage> class pipeline_engine {
   using T = typename Stage::element;
   using matrix_type = typename context<Deployment>::backend::template matrix<T>;
+  using messages_type = detail::stage_messages<typename context<Deployment>::communicator, matrix_type>;
   using weights_type = typename Stage::weights_type;
   using gradients_type = typename Stage::gradients_type;
 
@@ -60,7 +61,8 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
       : ctx_(&ctx),
         stage_(&stage),
         messages_(ctx.pipeline()),
-        plan_(plan, ctx.pipeline().rank(), ctx.pipeline().size()) {
+        plan_(plan, ctx.pipeline().rank(), ctx.pipeline().size(),
+              messages_type::overlap ? detail::receives::late : detail::receives::in_order) {
     plan_.check(stage);
     detail::require<config_error>(!plan.bidirectional() || detail::unites_gradients<Stage>,
                                   "a bidirectional schedule keeps two copies of each stage: it needs a model that has "
@@ -82,6 +84,7 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
       perform(o, weights, gradients, record, inputs, loss);
       if (observer_ != nullptr) observer_->ends(o);
     }
+    messages_.finish();
     if constexpr (detail::unites_gradients<Stage>) stage_->unite(gradients);
     task_ = sums_.over_ranks(*ctx_);
     return ledger.reduce();
@@ -95,6 +98,7 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
     for (int m = 0; m < batches.count(); ++m)
       for (int s = 0; s < plan_.stages(); ++s)
         if (plan_.here(s, 0)) infer(s, m, weights, inputs, loss);
+    messages_.finish();
     return task_ = sums_.over_ranks(*ctx_);
   }
 
@@ -119,7 +123,7 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
     }
     in_step(in_step const&) = delete;
     in_step& operator=(in_step const&) = delete;
-    ~in_step() { of->slots_.clear(), of->going_on_ = false; }
+    ~in_step() { of->messages_.drop(), of->slots_.clear(), of->going_on_ = false; }
   };
 
   slot& slot_of(int stage, int microbatch) {
@@ -151,7 +155,7 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
     slot& at = slot_of(o.what.stage, o.what.microbatch);
     bool const forwards = o.what.type == computation::forward;
     if (o.kind == message::send)
-      send(o, forwards ? at.y : at.dx);
+      messages_.send(o, std::move(forwards ? at.y : at.dx));
     else if (o.kind == message::receive)
       receive(o, forwards ? at.x : at.dy);
     else if (forwards)
@@ -207,7 +211,7 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
     else if (plan_.here(s + 1, 0))
       slot_of(s + 1, m).x = std::move(at.y);
     else
-      send(forward_message(s, m, message::send, s + 1), at.y);
+      messages_.finish(), messages_.send(forward_message(s, m, message::send, s + 1), std::move(at.y));
   }
 
   template <class Inputs> void take_input(slot& at, int microbatch, Inputs& inputs) {
@@ -224,14 +228,10 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
     to = inner(o.what.microbatch);
     messages_.receive(o, to.view());
   }
-  void send(operation const& o, matrix_type& from) {
-    messages_.send(o, from.view());
-    from = {};
-  }
 
   context<Deployment>* ctx_;
   Stage* stage_;
-  detail::stage_messages<typename context<Deployment>::communicator, T> messages_;
+  messages_type messages_;
   detail::rank_plan plan_;
   step_observer* observer_ = nullptr;
   bool going_on_ = false;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What one rank keeps of a schedule: its operations, and where every stage works on every micro-batch.
 //
-//   mo::detail::rank_plan plan{schedule, rank, ranks};     operations() as lower() orders them
+//   mo::detail::rank_plan plan{schedule, rank, ranks, receives::in_order};     operations() as lower() orders them
+//                                                   receives::late            each receive just before what needs it: a rank waits
+//                                                                             for no more, if sends wait for nobody
 //   plan.home(stage, microbatch), plan.here(stage, microbatch)
 //   plan.chunk(stage)                                      which of this rank's stages it is, ascending, or −1
 //
@@ -12,18 +14,24 @@
 
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
+#include <moiety/schedule/action.hpp>
 #include <moiety/schedule/lower.hpp>
 #include <moiety/schedule/schedule.hpp>
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace moiety::inline MOIETY_ABI::detail {
 
+enum class receives : std::uint8_t { in_order, late };
+
 class rank_plan {
  public:
-  rank_plan(schedule_view const& plan, int rank, int ranks)
+  rank_plan(schedule_view const& plan, int rank, int ranks, receives when)
       : rank_(rank),
         stages_(plan.stages()),
         microbatches_(plan.microbatches()),
@@ -32,6 +40,7 @@ class rank_plan {
                           ranks, '.');
     lowered_schedule const lowered = lower(plan);
     operations_.assign(lowered.rank(rank).begin(), lowered.rank(rank).end());
+    if (when == receives::late) delay_receives(plan);
     for (int m = 0; m < microbatches_; ++m)
       for (int s = 0; s < stages_; ++s) homes_.push_back(plan.rank_of(s, m));
     for (int s = 0; s < stages_; ++s)
@@ -62,6 +71,40 @@ class rank_plan {
   }
 
  private:
+  void delay_receives(schedule_view const& plan) {
+    std::vector<operation> all, waiting;
+    for (std::size_t i = 0; i < operations_.size(); ++i) {
+      operation const& o = operations_[i];
+      if (o.kind == message::receive) {
+        waiting.push_back(o);
+        continue;
+      }
+      if (o.kind == message::none) {
+        bool const joined = i + 1 < operations_.size() && operations_[i + 1].what.joined;
+        take(plan, o.what, waiting, all);
+        if (joined) take(plan, operations_[i + 1].what, waiting, all);
+      }
+      all.push_back(o);
+    }
+    operations_ = std::move(all);
+  }
+
+  /// Moves what an action waits for, and what comes before it on its channel.
+  static void take(schedule_view const& plan, action const& a, std::vector<operation>& from,
+                   std::vector<operation>& to) {
+    if (sender_to(plan, a) < 0) return;
+    auto const needed = std::find_if(from.begin(), from.end(), [&](operation const& r) {
+      bool const same_way = (r.what.type == computation::forward) == (a.type == computation::forward);
+      return r.what.stage == a.stage && r.what.microbatch == a.microbatch && same_way;
+    });
+    if (needed == from.end()) return;  // an action that overtook it has taken it
+    auto const end = needed + 1;
+    auto const first =
+        std::stable_partition(from.begin(), end, [on = needed->channel](auto const& r) { return r.channel != on; });
+    to.insert(to.end(), first, end);
+    from.erase(first, end);
+  }
+
   int rank_, stages_, microbatches_, chunks_ = 0;
   std::vector<operation> operations_;
   std::vector<int> homes_, chunk_of_;

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows between the stages of a pipeline: activations to the next, gradients to the one before. A label goes ahead of the rows
 // and says which they are; one that is not awaited is a comm_error that says both.
+//
+// Where the transport has sends that go on, send() takes the rows and does not wait. They live until they are taken: no more of
+// them than micro-batches whose activations a rank holds, since none of these is done before its message is.
 #pragma once
 
 #include <moiety/backend/transport/communicator.hpp>
@@ -12,11 +15,23 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <list>
+#include <optional>
+#include <span>
+#include <type_traits>
+#include <utility>
 
 namespace moiety::inline MOIETY_ABI::detail {
 
-template <class Communicator, class T> class stage_messages {
+template <class Communicator, class Matrix> class stage_messages {
+  using T = std::remove_pointer_t<decltype(std::declval<Matrix&>().data())>;
+
  public:
+  /// Whether a send lets its rank go on.
+  static constexpr bool overlap = requires(Communicator & ranks, std::span<outgoing_message const> sends) {
+    ranks.finish(ranks.start_sends(sends));
+  };
+
   explicit stage_messages(Communicator& pipeline) : pipeline_(&pipeline) {}
 
   /// The step that messages are of.
@@ -25,12 +40,28 @@ template <class Communicator, class T> class stage_messages {
     pipeline_->at_step(step);
   }
 
-  void send(operation const& o, matrix_view<T const> rows) {
-    label const what = label_of(o, o.what.stage, rows.rows(), rows.cols());
-    std::array const parts{part<std::byte const>(o, &what, 1),
-                           part<std::byte const>(o, rows.data(), rows.rows() * rows.cols())};
-    pipeline_->send_recv(parts, {});
+  void send(operation const& o, Matrix rows) {
+    if constexpr (overlap) under_way_.remove_if([&](letter& l) { return pipeline_->sent(*l.way); });
+    letter& l = under_way_.emplace_back(label_of(o, o.what.stage, rows.rows(), rows.cols()), std::move(rows));
+    std::array const parts{part<std::byte const>(o, &l.what, 1),
+                           part<std::byte const>(o, l.rows.data(), l.what.rows * l.what.width)};
+    if constexpr (overlap) {
+      l.way.emplace(pipeline_->start_sends(parts));
+    } else {
+      pipeline_->send_recv(parts, {});
+      under_way_.clear();
+    }
   }
+
+  /// Waits until all messages are taken.
+  void finish() {
+    if constexpr (overlap)
+      for (letter& l : under_way_)
+        if (!pipeline_->sent(*l.way)) pipeline_->finish(std::move(*l.way));
+    under_way_.clear();
+  }
+  /// After a failure: those that are not taken never are.
+  void drop() { under_way_.clear(); }
 
   void receive(operation const& o, matrix_view<T> rows) {
     int const sender = o.what.stage + (o.what.type == computation::forward ? -1 : 1);
@@ -51,6 +82,21 @@ template <class Communicator, class T> class stage_messages {
     friend bool operator==(label const&, label const&) = default;
   };
 
+  template <class C> struct way_of { using type = bool; };
+  template <class C>
+  requires requires { typename C::sending; }
+  struct way_of<C> {
+    using type = typename C::sending;
+  };
+
+  /// The rows of a message, and its way, which ends before them.
+  struct letter {
+    letter(label const& of, Matrix&& holds) : what(of), rows(std::move(holds)) {}
+    label what;
+    Matrix rows;
+    std::optional<typename way_of<Communicator>::type> way{};
+  };
+
   label label_of(operation const& o, int stage, std::int64_t rows, std::int64_t width) const {
     return {step_,
             rows,
@@ -66,6 +112,7 @@ template <class Communicator, class T> class stage_messages {
   }
 
   Communicator* pipeline_;
+  std::list<letter> under_way_;
   std::int64_t step_ = 0;
 };
 

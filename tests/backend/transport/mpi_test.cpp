@@ -282,6 +282,33 @@ TEST_CASE("messages between pairs keep their order in a channel") {
   }
 }
 
+TEST_CASE("sends that go on wait for nobody, and keep their order") {
+  for (std::int64_t const piece : pieces) {
+    ranks w = world_of(60s, piece);
+    int const next = (w.rank() + 1) % w.size(), previous = (w.rank() + w.size() - 1) % w.size();
+    constexpr std::int64_t sizes[] = {0, 1, 5000, 300000};
+    std::vector<std::vector<char>> out;
+    std::vector<ranks::sending> under_way;
+    for (unsigned m = 0; m < 8; ++m) {
+      out.push_back(values_of<char>(w.rank(), sizes[m % 4], m));
+      mo::outgoing_message const one{next, reinterpret_cast<std::byte const*>(out[m].data()), sizes[m % 4], 3};
+      under_way.push_back(w.start_sends({&one, 1}));
+    }
+    w.barrier();  // nobody receives before all have sent
+    for (unsigned m = 0; m < 8; ++m) {
+      std::vector<char> in(static_cast<std::size_t>(sizes[m % 4]));
+      mo::incoming_message const one{previous, reinterpret_cast<std::byte*>(in.data()), sizes[m % 4], 3};
+      w.send_recv({}, {&one, 1});
+      CHECK(in == values_of<char>(previous, sizes[m % 4], m));
+    }
+    for (auto& one : under_way)
+      if (!w.sent(one)) w.finish(std::move(one));
+    CHECK(w.sent(under_way.front()));
+    CHECK_THROWS_AS(w.finish(std::move(under_way.front())), mo::state_error);
+    w.barrier();
+  }
+}
+
 TEST_CASE("a slow rank is waited for") {
   ranks w = world_of(20s);
   if (w.rank() == 0) std::this_thread::sleep_for(400ms);

@@ -276,6 +276,56 @@ TEST_CASE("messages keep their order within a channel, and channels are independ
   });
 }
 
+TEST_CASE("sends that go on: they wait for nobody, keep their order, and end when they are taken") {
+  on_ranks(3, [](ranks_of& ranks) {
+    int const next = (ranks.rank() + 1) % 3, last = (ranks.rank() + 2) % 3;
+    numbers out(10);
+    std::iota(out.begin(), out.end(), 100 * ranks.rank());
+    std::vector<ranks_of::sending> under_way;
+    for (std::int64_t const& value : out) {
+      std::vector<mo::outgoing_message> const sends{{next, sent(&value), 8, 1}, {last, sent(&value), 8, 2}};
+      under_way.push_back(ranks.start_sends(sends));
+    }
+    ranks.barrier();  // other calls go on meanwhile
+    expect(!ranks.sent(under_way.front()), "sent before it was taken");
+    ranks.barrier();
+    for (int const channel : {2, 1})
+      for (int i = 0; i < 10; ++i) {
+        int const peer = channel == 1 ? last : next;
+        std::int64_t value = -1;
+        mo::incoming_message const into{peer, received(&value), 8, channel};
+        ranks.send_recv({}, {&into, 1});
+        expect(value == 100 * peer + i, "other order");
+      }
+    for (auto& one : under_way) ranks.finish(std::move(one));
+    expect_throws<mo::state_error>([&] { ranks.finish(std::move(under_way.front())); });
+    mo::outgoing_message const beyond{3, sent(&out[0]), 8, 0};
+    expect_throws<mo::data_error>([&] { ranks.start_sends({&beyond, 1}); });
+    static_cast<void>(ranks.start_sends({}));  // nothing is not let go of
+    ranks.barrier();
+  });
+}
+
+TEST_CASE("sends that are let go of end the run, those that are taken do not") {
+  for (bool const takes : {true, false}) {
+    auto const results = thread_ranks(2).run([&](ranks_of& ranks) {
+      std::int64_t value = 7;
+      if (ranks.rank() == 0) {
+        mo::outgoing_message const out{1, sent(&value), 8, 0};
+        auto const one = ranks.start_sends({&out, 1});
+        if (takes) ranks.barrier();
+      } else {
+        mo::incoming_message const in{0, received(&value), 8, 0};
+        if (takes) ranks.send_recv({}, {&in, 1});
+        ranks.barrier();
+      }
+    });
+    CHECK(results[0] == nullptr);
+    CHECK((results[1] == nullptr) == takes);
+    if (!takes) CHECK(thrown<mo::comm_error>(results[1])->fault == mo::comm_fault::remote);
+  }
+}
+
 TEST_CASE("messages of no bytes, none at all, and one side only") {
   on_ranks(3, [](ranks_of& ranks) {
     ranks.send_recv({}, {});

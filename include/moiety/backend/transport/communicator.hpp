@@ -20,6 +20,8 @@
 //   all_gather_slices(values)                     slice r of values becomes that of rank r
 //   all_reduce(values)                            values become the ranks' sum
 //   send_recv(sends, receives)                    messages between pairs of ranks, all in flight together; not a collective
+//   start_sends(sends), sent(sending), finish(sending)            of threads and mpi: sends that go on while the rank does something
+//                                                 else; their memory stays until sent says true, or finish has returned
 //   start(operation, to, from), finish(request)   rows to and from every rank, of any place in memory; the two halves of all above
 //   split(colour, key, name)                      the communicator of the ranks with this colour, in order of key, then rank
 //

@@ -48,6 +48,12 @@ class mpi_communicator : public collectives<mpi_communicator> {
     std::int64_t number_ = 0;
   };
 
+  /// Messages on their way. To let go of them unfinished is a failure of this rank.
+  class sending {
+    friend mpi_communicator;
+    std::unique_ptr<flight> flight_;
+  };
+
   /// All ranks of the job. Messages have `piece` bytes at most, the same on every rank.
   static mpi_communicator world(run_options const& options = {}, std::int64_t piece = std::int64_t{1} << 26) {
     auto of = std::make_shared<detail::mpi_world>(options, piece);
@@ -111,6 +117,29 @@ class mpi_communicator : public collectives<mpi_communicator> {
       all.expect(m.peer, on_channel(m), {m.data, m.bytes, 1, 1, nullptr}, tags_of(m.channel));
     for (auto const& m : sends) all.send(m.peer, on_channel(m), {m.data, m.bytes, 1, 1, nullptr}, tags_of(m.channel));
     await(all);
+  }
+
+  sending start_sends(std::span<outgoing_message const> sends) {
+    for (auto const& m : sends) check_message(m.peer, m.channel);
+    group_->world->look();
+    sending made;
+    made.flight_ = std::make_unique<flight>(group_, rank_operation{.name = message_name}, step_, sends.size(), 0);
+    for (auto const& m : sends)
+      made.flight_->send(m.peer, on_channel(m), {m.data, m.bytes, 1, 1, nullptr}, tags_of(m.channel));
+    return made;
+  }
+  bool sent(sending& which) {
+    if (which.flight_ != nullptr && which.flight_->poll([](flight::incoming const&) {}) == detail::mpi_progress::all) {
+      which.flight_->land();
+      which.flight_.reset();
+    }
+    return which.flight_ == nullptr;
+  }
+  void finish(sending&& which) {
+    detail::require<state_error>(which.flight_ != nullptr && &which.flight_->group() == group_.get(),
+                                 "finish was given sends that are finished, or of another group.");
+    await(*which.flight_);
+    which.flight_.reset();
   }
 
   mpi_communicator split(int colour, int key, std::string const& name) {

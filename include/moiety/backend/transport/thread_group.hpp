@@ -16,6 +16,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -130,6 +131,45 @@ class thread_rank {
 
   std::shared_ptr<thread_group> group_;
   int rank_ = 0;
+};
+
+/// Letters on their way to other ranks, whose memory stays as it is until they are taken. To let go of them sooner is a failure
+/// of this rank.
+class thread_letters {
+ public:
+  thread_letters(thread_rank const& of, std::span<outgoing_message const> sends) : thread_letters(of, sends, {}) {
+    {
+      std::scoped_lock const lock(of_.group().letters_mutex);
+      for (std::size_t i = 0; i < sends_.size(); ++i)
+        of_.group().of(sends_[i].peer).letters[{of_.rank(), sends_[i].channel}].push_back({sends_[i], &taken_[i]});
+    }
+    of_.group().world->wake();
+  }
+  thread_letters(thread_letters&&) noexcept = default;
+  thread_letters& operator=(thread_letters&&) = delete;
+  ~thread_letters() {
+    if (!of_.none() && !taken()) of_.let_go("send_recv");
+  }
+
+  thread_rank const& sender() const { return of_; }
+  bool taken() const {
+    for (std::size_t i = 0; i < sends_.size(); ++i)
+      if (!taken_[i].load()) return false;
+    return true;
+  }
+  void await(rank_operation const& what) const {
+    for (std::size_t i = 0; i < sends_.size(); ++i)
+      of_.await(what, sends_[i].peer, [&](int peer) { return peer != sends_[i].peer || taken_[i].load(); });
+  }
+
+ private:
+  struct unsent {};
+  thread_letters(thread_rank const& of, std::span<outgoing_message const> sends, unsent)
+      : of_(of), sends_(sends.begin(), sends.end()), taken_(std::make_unique<std::atomic<bool>[]>(sends.size())) {}
+
+  thread_rank of_;
+  std::vector<outgoing_message> sends_;
+  std::unique_ptr<std::atomic<bool>[]> taken_;
 };
 
 /// The call that a rank is in: one at a time.

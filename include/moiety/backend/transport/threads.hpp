@@ -39,6 +39,8 @@ class thread_communicator : public collectives<thread_communicator> {
   using group_type = detail::thread_group;
 
  public:
+  using sending = detail::thread_letters;
+
   /// One operation in flight. To let go of it unfinished is a failure of this rank.
   class request {
    public:
@@ -116,18 +118,24 @@ class thread_communicator : public collectives<thread_communicator> {
     me_.check_open();
     for (auto const& m : sends) check_peer(m.peer);
     for (auto const& m : receives) check_peer(m.peer);
-    auto const taken = std::make_unique<std::atomic<bool>[]>(sends.size());
-    outbox waiting{me_};
-    {
-      std::scoped_lock const lock(me_.group().letters_mutex);
-      for (std::size_t i = 0; i < sends.size(); ++i)
-        me_.group().of(sends[i].peer).letters[{rank(), sends[i].channel}].push_back({sends[i], &taken[i]});
-    }
-    me_.group().world->wake();
+    sending const sent(me_, sends);
     for (auto const& m : receives) receive(what, m);
-    for (std::size_t i = 0; i < sends.size(); ++i)
-      me_.await(what, sends[i].peer, [&](int of) { return of != sends[i].peer || taken[i].load(); });
-    waiting.of = {};
+    sent.await(what);
+  }
+
+  sending start_sends(std::span<outgoing_message const> sends) {
+    detail::thread_call const call(me_, "start_sends");
+    me_.check_open();
+    for (auto const& m : sends) check_peer(m.peer);
+    return {me_, sends};
+  }
+  bool sent(sending& which) const { return which.taken(); }
+  void finish(sending&& which) {
+    detail::thread_call const call(me_, "finish");
+    detail::require<state_error>(which.sender() == me_,
+                                 "finish was given sends that are finished, or of another rank.");
+    sending const all(std::move(which));
+    all.await({.name = "send_recv"});
   }
 
   thread_communicator split(int colour, int key, std::string const& name) {
@@ -172,14 +180,6 @@ class thread_communicator : public collectives<thread_communicator> {
   }
 
  private:
-  /// Letters on their way. Those that an exception leaves are not read any more when it goes on.
-  struct outbox {
-    detail::thread_rank of;
-    ~outbox() {
-      if (!of.none()) of.let_go("send_recv");
-    }
-  };
-
   static std::size_t slot(std::int64_t number) { return static_cast<std::size_t>(number % group_type::in_flight); }
 
   void check_peer(int peer) const {
