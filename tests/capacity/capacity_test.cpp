@@ -120,13 +120,15 @@ TEST_CASE("what each rule keeps is what a full sort keeps") {
 }
 
 TEST_CASE(
-    "random drops depend on the step and on the token's place in the global batch, not on how the batch was cut") {
+    "random drops depend on step, layer and the token's place in the global batch, not on how the batch was cut") {
   using spec = limited<mo::capacity<std::ratio<1, 2>, mo::drop::random, mo::per::sequence>>;
   std::array<std::int64_t, 3> const sequences{0, 40, 100};
   mo::batch const whole{.sequences = sequences, .step = 5};
-  forwarded<spec> const all(100, whole), again(100, whole, 3), later(100, {.sequences = sequences, .step = 6});
+  forwarded<spec> const all(100, whole), again(100, whole, 3), later(100, {.sequences = sequences, .step = 6}),
+      above(100, {.sequences = sequences, .step = 5, .layer = 1});
   CHECK(kept_in(all.tape.routing()) == kept_in(again.tape.routing()));
   CHECK(kept_in(all.tape.routing()) != kept_in(later.tape.routing()));
+  CHECK(kept_in(all.tape.routing()) != kept_in(above.tape.routing()));
   // the second sequence alone, as the rows from 40 on
   mo::context<> ctx;
   mo::moe_layer<spec> layer{ctx};

@@ -101,10 +101,12 @@ TEST_CASE_TEMPLATE("draws are a function of the place in the global batch, howev
   CHECK(ids<Selection>({.first_row = 101, .step = 3}, 50) != whole);
 }
 
-TEST_CASE_TEMPLATE("draws differ by step and by key", Selection, mo::forced<3>, mo::forced<3, mo::imbalance::zipf>) {
+TEST_CASE_TEMPLATE("draws differ by step, by layer and by key", Selection, mo::forced<3>,
+                   mo::forced<3, mo::imbalance::zipf>) {
   auto const base = ids<Selection>({.step = 3}, 50);
   CHECK(ids<Selection>({.step = 3}, 50) == base);
   CHECK(ids<Selection>({.step = 4}, 50) != base);
+  CHECK(ids<Selection>({.step = 3, .layer = 1}, 50) != base);
   CHECK(ids<Selection>({.step = 3}, 50, 1) != base);
 }
 

@@ -64,15 +64,16 @@ TEST_CASE("in training the router sees x with its noise, however the batch was c
   auto const weights = layer.make_weights(mo::seed{1});
   auto const same = without.make_weights(mo::seed{1});
   mo::matrix<float> x(40, 6), noisy(40, 6), y(40, 6), z(40, 6);
+  std::int64_t const moment = mo::token_table{.step = 9, .layer = 2}.moment();
   mo::fill_normal(ctx, x, mo::seed{2});
   for (std::int64_t t = 0; t < 40; ++t)
     for (std::int64_t h = 0; h < 6; ++h)
-      noisy(t, h) = x(t, h) * spec::router{}.jitter().factor<float>(100 + t, 9, h, 6);
-  auto const tape = layer.forward(weights, x, y, {.first_row = 100, .step = 9});
+      noisy(t, h) = x(t, h) * spec::router{}.jitter().factor<float>(100 + t, moment, h, 6);
+  auto const tape = layer.forward(weights, x, y, {.first_row = 100, .step = 9, .layer = 2});
   auto const expected = without.forward(same, noisy, z);
   CHECK(std::equal(tape.logits().data(), tape.logits().data() + 200, expected.logits().data()));
   auto const tail = layer.forward(weights, mo::matrix_view<float const>{x.row(10), 30, 6}, z.rows(0, 30),
-                                  {.first_row = 110, .step = 9});
+                                  {.first_row = 110, .step = 9, .layer = 2});
   CHECK(std::equal(tail.logits().data(), tail.logits().data() + 150, tape.logits().row(10)));
   CHECK(std::equal(z.begin(), z.begin() + 180, y.row(10)));
   mo::matrix<float> inferred(40, 6);

@@ -49,9 +49,9 @@ template <class Spec> struct example {
   }
 
   /// z̃ of some tokens.
-  std::vector<double> logits(std::int64_t first, std::int64_t count, std::int64_t step = 0) {
-    auto const tape =
-        layer.forward(weights, x.rows(first, count), y.rows(first, count), {.first_row = first, .step = step});
+  std::vector<double> logits(std::int64_t first, std::int64_t count, std::int64_t step = 0, std::int64_t number = 0) {
+    auto const tape = layer.forward(weights, x.rows(first, count), y.rows(first, count),
+                                    {.first_row = first, .step = step, .layer = number});
     return {tape.logits().data(), tape.logits().data() + count * 5};
   }
 };
@@ -132,7 +132,7 @@ TEST_CASE("constant noise has no parameter, and no logits of its own") {
   CHECK(mo::forward_flops<constant>(mo::tokens{1}) == mo::forward_flops<of<>>(mo::tokens{1}));
 }
 
-TEST_CASE_TEMPLATE("noise does not depend on how the batch is cut, and differs by step and key", Spec, noisy,
+TEST_CASE_TEMPLATE("noise does not depend on how the batch is cut, and differs by step, layer and key", Spec, noisy,
                    constant) {
   example<Spec> e;
   auto const whole = e.logits(0, 20);
@@ -140,6 +140,9 @@ TEST_CASE_TEMPLATE("noise does not depend on how the batch is cut, and differs b
   for (double const v : e.logits(7, 13)) cut.push_back(v);
   CHECK(cut == whole);
   CHECK(e.logits(0, 20, 1) != whole);
+  CHECK(e.logits(0, 20, 0, 1) != whole);
+  CHECK(e.logits(0, 20, 0, 1) != e.logits(0, 20, 1));
+  CHECK(e.logits(7, 13, 0, 1) != e.logits(7, 13, 0, 2));
   CHECK(example<Spec>(2).logits(0, 20) != whole);
   CHECK(e.logits(0, 20) == whole);
 }
@@ -208,7 +211,7 @@ TEST_CASE("gradients equal differences for every size, score and weight rule, wi
   auto const check = [&]<class Spec>() {
     for (std::int64_t const tokens : {0, 1, 2, 37})
       for (mo::testing::gradient_check const& one :
-           mo::testing::check_gradients<Spec>(tokens, {.first_row = 9, .step = 2})) {
+           mo::testing::check_gradients<Spec>(tokens, {.first_row = 9, .step = 2, .layer = 3})) {
         CAPTURE(one.name);
         CHECK(one.error <= 1e-6);
       }

@@ -191,23 +191,24 @@ TEST_CASE("balanced rounding keeps the number of rows to within half a tile") {
   CHECK(std::abs(static_cast<int>(kept) - 1000) <= 16);
 }
 
-TEST_CASE("stochastic rounding is a function of key and step, and right on average") {
+TEST_CASE("stochastic rounding is a function of key, step and layer, and right on average") {
   mo::context<> ctx;
   auto const z = rows::drawn<float>(100, 4, 14);
   using router = rounded<1, 32, mo::rounding::stochastic>;
-  auto const at = [&](std::int64_t step, int key) {
-    return chosen(
-        router{mo::token_rounding<1, 32, mo::rounding::stochastic>{mo::seed{key}}}.forward(ctx, z, {.step = step}));
+  auto const at = [&](std::int64_t step, int key, std::int64_t layer = 0) {
+    return chosen(router{mo::token_rounding<1, 32, mo::rounding::stochastic>{mo::seed{key}}}.forward(
+        ctx, z, {.step = step, .layer = layer}));
   };
   CHECK(at(1, 0) == at(1, 0));
-  std::set<choices> by_step, by_key;
+  std::set<choices> by_step, by_key, by_layer;
   double total = 0;
   for (std::int64_t step = 0; step < 400; ++step) {
     total += static_cast<double>(at(step, 0).size());
-    by_step.insert(at(step, 0)), by_key.insert(at(7, static_cast<int>(step)));
+    by_step.insert(at(step, 0)), by_key.insert(at(7, static_cast<int>(step))), by_layer.insert(at(7, 0, step));
   }
   CHECK(by_step.size() > 4);
   CHECK(by_key.size() > 4);
+  CHECK(by_layer.size() > 4);
   CHECK(std::abs(total / 400 - 100) < 4 * 32 / 20.0);  // four standard deviations of 400 means of four experts
 }
 

@@ -7,6 +7,7 @@
 //   experts     expert ids [T × k], for mo::precomputed. mask, ids and experts lie in memory of the back end
 //   first_row   logical index of the first token, so that random numbers do not depend on how a batch was cut
 //   step        number of the training step, for random numbers
+//   layer       number of the layer in its model, so that layers draw other random numbers; a stack gives it to each
 //   weight      the weight of the batch in auxiliary losses; by default its unmasked tokens
 //   counts      of the layer's other micro-batches, for balance losses that ask for them, see batch/step_counts.hpp
 #pragma once
@@ -33,6 +34,7 @@ struct batch {
   std::span<std::int32_t const> experts{};
   std::int64_t first_row = 0;
   std::int64_t step = 0;
+  std::int64_t layer = 0;
   std::optional<double> weight{};
   step_counts const* counts = nullptr;
 
@@ -42,7 +44,7 @@ struct batch {
   bool masked(std::int64_t token) const { return !mask.empty() && mask[static_cast<std::size_t>(token)] == 0; }
 
   /// The tokens of a call that has `slots` of them each.
-  token_table tokens(std::int64_t slots) const { return {ids.data(), experts.data(), slots, first_row, step}; }
+  token_table tokens(std::int64_t slots) const { return {ids.data(), experts.data(), slots, first_row, step, layer}; }
 
   /// Throws data_error unless every member fits a call of `tokens` tokens.
   void check(std::int64_t tokens) const {

@@ -59,7 +59,7 @@ struct priority {
 struct random {
   static constexpr std::string_view name = "random";
   template <class S> static double key(S, S, token_view const& token, std::int64_t expert) {
-    std::uint64_t const stream = stream_of("capacity.random") + static_cast<std::uint64_t>(token.step);
+    std::uint64_t const stream = stream_of("capacity.random") + static_cast<std::uint64_t>(token.moment());
     return random_word(seed{expert}, stream, static_cast<std::uint64_t>(token.logical));
   }
 };

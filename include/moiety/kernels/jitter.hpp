@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Values of tokens times noise that is a function of their logical place.
 //
-//   jitter_rows(engine, noise, tokens, x, out)   out_th = x_th · noise.factor(logical t, step, h, H)     x, out [T × H]
+//   jitter_rows(engine, noise, tokens, x, out)   out_th = x_th · noise.factor(logical t, moment, h, H)     x, out [T × H]
 //
 // out may be x. See router/jitter.hpp.
 #pragma once
@@ -23,8 +23,9 @@ void jitter_rows(host_engine& engine, Noise const& noise, token_table const& tok
   engine.for_blocks(x.rows(), 16, [&](std::int64_t t, std::int64_t end, int) {
     for (; t < end; ++t)
       for (std::int64_t h = 0; h < x.cols(); ++h)
-        out.row(t)[h] = static_cast<T>(static_cast<sum_t<T>>(x.row(t)[h]) *
-                                       noise.template factor<sum_t<T>>(tokens.first_row + t, tokens.step, h, x.cols()));
+        out.row(t)[h] =
+            static_cast<T>(static_cast<sum_t<T>>(x.row(t)[h]) *
+                           noise.template factor<sum_t<T>>(tokens.first_row + t, tokens.moment(), h, x.cols()));
   });
 }
 

@@ -28,7 +28,7 @@ template <class Noise, class S> struct logit_noise_of {
   matrix_view<S const> a;
 
   MOIETY_HD S draw(std::int64_t t, std::int64_t e, std::int64_t experts) const {
-    return noise.template draw<S>(tokens.first_row + t, tokens.step, e, experts);
+    return noise.template draw<S>(tokens.first_row + t, tokens.moment(), e, experts);
   }
   MOIETY_HD S deviation(std::int64_t t, std::int64_t e) const {
     return noise.deviation(Noise::is_learned ? a.row(t)[e] : S{0});

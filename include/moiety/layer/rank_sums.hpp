@@ -138,7 +138,7 @@ void drop_over_ranks(Context& ctx, Router const& router, batch const& about, rou
   std::vector<token_state> states = joined.join(ranks, mine.states, own, 1);
   routing_view<S> const all{
       static_cast<std::int64_t>(states.size()), mine.experts, k, ids.data(), weights.data(), states.data()};
-  batch together{.sequences = joined.offsets(), .first_row = about.first_row, .step = about.step};
+  batch together{.sequences = joined.offsets(), .first_row = about.first_row, .step = about.step, .layer = about.layer};
   ranks.template broadcast<std::int64_t>({&together.first_row, 1}, 0);
   permutation order(all.tokens, all.experts, k, ctx.memory());
   kernels::build_permutation<S>(ctx.engine(), all, order.view());

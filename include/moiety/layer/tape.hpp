@@ -34,7 +34,7 @@ template <class Spec, scalar T> class layer_tape {
  public:
   layer_tape(tokens of, batch const& about, layer_options<Spec> const& options, bool with_pre_activation, arena& memory)
       : tokens_(of),
-        place_{.first_row = about.first_row, .step = about.step},
+        place_{.first_row = about.first_row, .step = about.step, .layer = about.layer},
         given_weight_(about.weight.value_or(-1)),
         options_(options),
         memory_(&memory) {

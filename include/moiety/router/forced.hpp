@@ -29,7 +29,7 @@ inline constexpr std::uint64_t forced_stream = stream_of("router.forced");
 
 /// The 32 random bits of one expert for one token.
 MOIETY_HD inline std::uint32_t draw(seed key, token_view const& token, int experts, int expert) {
-  return random_word(key, forced_stream + static_cast<std::uint64_t>(token.step),
+  return random_word(key, forced_stream + static_cast<std::uint64_t>(token.moment()),
                      static_cast<std::uint64_t>(token.logical * experts + expert));
 }
 }  // namespace detail

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Input jitter (Switch Transformers): in training, what the router sees of x is multiplied by noise near 1.
 //
-//   z = (x ⊙ u) Wᵀ,  u_th uniform in [1 − ε, 1 + ε)       a function of (key, step, the token's place, h)
+//   z = (x ⊙ u) Wᵀ,  u_th uniform in [1 − ε, 1 + ε)       a function of (key, step, layer, the token's place, h)
 //
 //   mo::router<mo::jitter<std::ratio<1, 100>>, mo::softmax, mo::top_k<2>>
 //
@@ -27,10 +27,10 @@ template <class Epsilon = std::ratio<1, 100>> struct jitter {
   float epsilon = static_cast<float>(static_cast<double>(Epsilon::num) / static_cast<double>(Epsilon::den));
   seed key{0};
 
-  /// u of one value of x [T × width].
+  /// u of one value of x [T × width]; `moment` is that of batch/token.hpp.
   template <class S>
-  MOIETY_HD S factor(std::int64_t logical, std::int64_t step, std::int64_t column, std::int64_t width) const {
-    std::uint32_t const word = random_word(key, detail::jitter_stream + static_cast<std::uint64_t>(step),
+  MOIETY_HD S factor(std::int64_t logical, std::int64_t moment, std::int64_t column, std::int64_t width) const {
+    std::uint32_t const word = random_word(key, detail::jitter_stream + static_cast<std::uint64_t>(moment),
                                            static_cast<std::uint64_t>(logical * width + column));
     double const centred = (static_cast<double>(word) - 0x1p31) * 0x1p-31;  // in [−1, 1)
     return static_cast<S>(1 + static_cast<double>(epsilon) * centred);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Noise on the logits of a layer's router, in training (noisy top-k gating: Shazeer et al., arXiv 1701.06538, eq. 3 to 5):
 //
-//   z̃_te = z_te + ε_te σ_te        ε standard normal, a function of (key, step, the token's place, e)
+//   z̃_te = z_te + ε_te σ_te        ε standard normal, a function of (key, step, layer, the token's place, e)
 //
 //   logit_noise             σ = log(1 + exp a) + floor,  a = x W_noiseᵀ     W_noise [E × H] is "router.noise"
 //   constant_logit_noise    σ = deviation                                   as Tutel, whose deviation is gate_noise / E
@@ -30,10 +30,10 @@ namespace detail {
 
 inline constexpr std::uint64_t logit_noise_stream = stream_of("router.logit_noise");
 
-/// ε of expert e of `experts`.
+/// ε of expert e of `experts`; `moment` is that of batch/token.hpp.
 template <class S>
-MOIETY_HD S logit_draw(seed key, std::int64_t logical, std::int64_t step, std::int64_t e, std::int64_t experts) {
-  return static_cast<S>(normal(key, logit_noise_stream + static_cast<std::uint64_t>(step),
+MOIETY_HD S logit_draw(seed key, std::int64_t logical, std::int64_t moment, std::int64_t e, std::int64_t experts) {
+  return static_cast<S>(normal(key, logit_noise_stream + static_cast<std::uint64_t>(moment),
                                static_cast<std::uint64_t>(logical * experts + e)));
 }
 
@@ -51,8 +51,8 @@ struct logit_noise {
   seed key{0};
 
   template <class S>
-  MOIETY_HD S draw(std::int64_t logical, std::int64_t step, std::int64_t e, std::int64_t experts) const {
-    return detail::logit_draw<S>(key, logical, step, e, experts);
+  MOIETY_HD S draw(std::int64_t logical, std::int64_t moment, std::int64_t e, std::int64_t experts) const {
+    return detail::logit_draw<S>(key, logical, moment, e, experts);
   }
   template <class S> MOIETY_HD S deviation(S a) const {
     S const rest = moiety::log1p(moiety::exp(a > 0 ? -a : a));
@@ -72,8 +72,8 @@ template <class Deviation = std::ratio<1>> struct constant_logit_noise {
   seed key{0};
 
   template <class S>
-  MOIETY_HD S draw(std::int64_t logical, std::int64_t step, std::int64_t e, std::int64_t experts) const {
-    return detail::logit_draw<S>(key, logical, step, e, experts);
+  MOIETY_HD S draw(std::int64_t logical, std::int64_t moment, std::int64_t e, std::int64_t experts) const {
+    return detail::logit_draw<S>(key, logical, moment, e, experts);
   }
   template <class S> MOIETY_HD S deviation(S) const { return static_cast<S>(value); }
 

@@ -152,7 +152,7 @@ template <int K, int Tile = 128, class Rounding = rounding::nearest> struct toke
         return total;
       };
       std::uint32_t const random =
-          random_word(key, stream_of("router.token_rounding") + static_cast<std::uint64_t>(of.tokens.step),
+          random_word(key, stream_of("router.token_rounding") + static_cast<std::uint64_t>(of.tokens.moment()),
                       static_cast<std::uint64_t>(e));
       bool const raise = over != 0 && up <= t.kept[e] &&
                          Rounding::rounds_up({over, Tile, scores(f, up), scores(down, f), sum, random});

@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(row_threads) multiply_noise(Noise const noise,
   for (std::int64_t t = blockIdx.x; t < x.rows(); t += gridDim.x)
     for (std::int64_t h = threadIdx.x; h < x.cols(); h += row_threads)
       out.row(t)[h] = static_cast<T>(static_cast<S>(x.row(t)[h]) *
-                                     noise.template factor<S>(tokens.first_row + t, tokens.step, h, x.cols()));
+                                     noise.template factor<S>(tokens.first_row + t, tokens.moment(), h, x.cols()));
 }
 
 }  // namespace gpu
