@@ -86,6 +86,62 @@ TEST_CASE("max over mean load counts slots, and is 0 where there are none") {
   CHECK(layer.report(layer.forward(weights, none, empty)).max_over_mean() == 0);
 }
 
+namespace {
+
+/// A record of a layer whose experts were asked for by so many slots.
+mo::layer_record<square> loaded(std::vector<std::int64_t> const& loads) {
+  mo::layer_record<square> r;
+  auto const experts = r.statistics.view().experts;
+  for (std::size_t e = 0; e < loads.size(); ++e) experts[e].count = loads[e];
+  return r;
+}
+
+}  // namespace
+
+TEST_CASE(
+    "entropy is 1 for equal loads, 0 for one expert, and between them what the formula says; dead experts are "
+    "counted") {
+  mo::loss_report<square> const report(
+      {loaded({5, 5, 5, 5}), loaded({0, 7, 0, 0}), loaded({0, 0, 0, 0}), loaded({1, 2, 0, 5}), loaded({3, 0, 3, 0})});
+  CHECK(report.entropy(0) == 1);
+  CHECK(report.entropy(1) == 0);
+  CHECK(report.entropy(2) == 0);
+  double const mixed = (std::log(8.0) + 2 * std::log(4.0) + 5 * std::log(1.6)) / 8 / std::log(4.0);
+  CHECK(report.entropy(3) == doctest::Approx(mixed).epsilon(1e-14));
+  CHECK(report.entropy(4) == doctest::Approx(0.5).epsilon(1e-14));
+  CHECK(report.entropy() == doctest::Approx((1.5 + mixed) / 5).epsilon(1e-14));
+  std::vector<std::int64_t> dead;
+  for (std::size_t l = 0; l < 5; ++l) dead.push_back(report.dead(l));
+  CHECK(dead == std::vector<std::int64_t>{0, 3, 4, 1, 2});
+  for (std::int64_t const load : {1, 3, 7, 1000000007})
+    CHECK(mo::loss_report<square>({loaded({load, load, load, load})}).entropy() == doctest::Approx(1.0).epsilon(1e-15));
+  CHECK(mo::loss_report<square>(std::vector<mo::layer_record<square>>{}).entropy() == 0);
+}
+
+TEST_CASE("entropy of one expert") {
+  struct one : mo::layer_spec<mo::dims{.hidden = 6, .ffn = 4, .experts = 1}> {
+    using router = mo::router<mo::softmax, mo::top_k<1>>;
+  };
+  mo::layer_record<one> r;
+  CHECK(mo::loss_report<one>({r}).entropy(0) == 0);
+  r.statistics.view().experts[0].count = 3;
+  CHECK(mo::loss_report<one>({r}).entropy(0) == 1);
+}
+
+TEST_CASE("layers have their numbers in the model") {
+  mo::loss_report<square> const plain({loaded({1, 1, 0, 0}), loaded({1, 1, 1, 1})}),
+      some({loaded({1, 1, 0, 0}), loaded({1, 1, 1, 1})}, {2, 5});
+  CHECK(plain.number(1) == 1);
+  CHECK(some.number(0) == 2);
+  CHECK(some.number(1) == 5);
+  std::ostringstream out;
+  out << some;
+  CHECK(out.str().find("layer 2: max/mean load 2, entropy 0.5, dead experts 2, slots per expert 1 1 0 0\n") !=
+        std::string::npos);
+  CHECK(out.str().find("layer 5: max/mean load 1, entropy 1, dead experts 0, slots per expert 1 1 1 1\n") !=
+        std::string::npos);
+}
+
 TEST_CASE("a report prints as a table") {
   std::ostringstream out;
   out << mo::loss_report<spec>({record(1.5, 4, 0.5)});

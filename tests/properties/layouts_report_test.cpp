@@ -37,7 +37,8 @@ template <class Spec> std::string words_of(mo::loss_report<Spec> const& report) 
     text << report.template value<Loss>() << ' ' << report.template weighted<Loss>() << ' ';
     for (double const v : report.template per_layer<Loss>()) text << v << ' ';
   });
-  text << report.total() << ' ' << report.tokens() << ' ' << report.states().masked << ' ' << report.max_over_mean();
+  text << report.total() << ' ' << report.tokens() << ' ' << report.states().masked << ' ' << report.max_over_mean()
+       << ' ' << report.entropy();
   for (std::size_t l = 0; l < report.layers(); ++l)
     for (std::int64_t const n : report.counts(l)) text << ' ' << n;
   text << '\n' << report;

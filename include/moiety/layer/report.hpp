@@ -5,12 +5,14 @@
 //   report.weighted<Loss>()     coefficient · value, sum over layers  report.total()    all losses
 //   report.tokens()             unmasked tokens, counted once         report.states()   tokens by state, one layer
 //   report.counts(layer)        slots that asked for each expert      report.max_over_mean()   mean over layers, or of one
-//   report.dropped(layer)       those that its capacity dropped
+//   report.dropped(layer)       those that its capacity dropped       report.entropy()   of loads; mean over layers, or of one
+//   report.dead(layer)          experts that no slot asked for        report.number(layer)   of the layer in its model
 //
 // std::cout << report prints a small table.
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/core/math.hpp>
 #include <moiety/layer/record.hpp>
 #include <moiety/layer/spec.hpp>
 
@@ -37,10 +39,13 @@ template <class Spec> class loss_report {
   }
 
  public:
-  explicit loss_report(std::vector<layer_record<Spec>> layers) : layers_(std::move(layers)) {}
+  /// The numbers of the layers in the model, where these are not all of its layers.
+  explicit loss_report(std::vector<layer_record<Spec>> layers, std::vector<int> numbers = {})
+      : layers_(std::move(layers)), numbers_(std::move(numbers)) {}
 
   std::size_t layers() const { return layers_.size(); }
   layer_record<Spec> const& layer(std::size_t index) const { return layers_.at(index); }
+  int number(std::size_t index) const { return numbers_.empty() ? static_cast<int>(index) : numbers_.at(index); }
 
   template <class Loss> std::vector<double> per_layer() const {
     static_assert(losses_type::template contains<Loss>, "this report is of a spec that does not list the loss.");
@@ -80,9 +85,7 @@ template <class Spec> class loss_report {
 
   /// The largest load of an expert over the mean load, as the mean over layers.
   double max_over_mean() const {
-    double sum = 0;
-    for (std::size_t l = 0; l < layers_.size(); ++l) sum += max_over_mean(l);
-    return layers_.empty() ? 0 : sum / static_cast<double>(layers_.size());
+    return mean([this](std::size_t layer) { return max_over_mean(layer); });
   }
 
   /// The same in one layer; 0 if nothing was routed.
@@ -91,6 +94,27 @@ template <class Spec> class loss_report {
     std::vector<std::int64_t> const loads = counts(layer);
     for (std::int64_t const load : loads) largest = std::max(largest, load), all += load;
     return all == 0 ? 0 : static_cast<double>(largest) * static_cast<double>(loads.size()) / static_cast<double>(all);
+  }
+
+  /// −Σ p log p / log E of the shares p of the E experts in a layer's slots: 1 where loads are equal, 0 where one expert has all
+  /// or there are none.
+  double entropy(std::size_t layer) const {
+    std::int64_t all = 0;
+    std::vector<std::int64_t> const loads = counts(layer);
+    for (std::int64_t const load : loads) all += load;
+    if (all == 0 || loads.size() == 1) return all > 0;
+    double sum = 0;
+    for (std::int64_t const load : loads)
+      if (double const p = static_cast<double>(load) / static_cast<double>(all); load > 0) sum -= p * moiety::log(p);
+    return std::min(1.0, sum / moiety::log(static_cast<double>(loads.size())));
+  }
+  double entropy() const {
+    return mean([this](std::size_t layer) { return entropy(layer); });
+  }
+
+  std::int64_t dead(std::size_t layer = 0) const {
+    std::vector<std::int64_t> const loads = counts(layer);
+    return std::count(loads.begin(), loads.end(), 0);
   }
 
   friend std::ostream& operator<<(std::ostream& out, loss_report const& report) {
@@ -110,8 +134,9 @@ template <class Spec> class loss_report {
       text << ", " << states.sanitised + states.unroutable << " with non-finite logits";
     text << '\n';
     for (std::size_t l = 0; l < report.layers(); ++l) {
-      if (report.layers() > 1) text << "layer " << l << ": ";
-      text << "max/mean load " << report.max_over_mean(l) << ", slots per expert";
+      if (report.layers() > 1) text << "layer " << report.number(l) << ": ";
+      text << "max/mean load " << report.max_over_mean(l) << ", entropy " << report.entropy(l) << ", dead experts "
+           << report.dead(l) << ", slots per expert";
       for (std::int64_t const count : report.counts(l)) text << ' ' << count;
       if constexpr (spec_of<Spec>::capacity_type::drops) {
         text << ", dropped";
@@ -123,7 +148,14 @@ template <class Spec> class loss_report {
   }
 
  private:
+  template <class F> double mean(F const& of_layer) const {
+    double sum = 0;
+    for (std::size_t l = 0; l < layers_.size(); ++l) sum += of_layer(l);
+    return layers_.empty() ? 0 : sum / static_cast<double>(layers_.size());
+  }
+
   std::vector<layer_record<Spec>> layers_;
+  std::vector<int> numbers_;
 };
 
 }  // namespace moiety
