@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/layer/parameters.hpp>
 
+#include "layer/held.hpp"
+
 #include <moiety/moiety.hpp>
 
 #include <doctest/doctest.h>
@@ -192,6 +194,23 @@ TEST_CASE("a router's bias is a parameter in the sum type, its selection bias a 
   auto const plain = mo::moe_layer<gated>{plain_ctx}.make_weights(mo::seed{1});
   CHECK(plain.router_bias() == nullptr);
   CHECK(plain.selection_bias() == nullptr);
+}
+
+TEST_CASE("gradients of another layer are refused, and more than there are weights") {
+  held::parts<float> one, two;
+  one.add("a", 0, 3, false), two.add("a", 0, 3, false), two.add("b", 0, 3, false);
+  std::vector<std::string> seen;
+  auto const see = [&](mo::parameter const& p, auto, auto) { seen.push_back(p.name); };
+  CHECK_THROWS_WITH_AS(mo::for_each_parameter(one, two, see),
+                       "the gradients have 1 parameters behind the last of the weights.", mo::state_error);
+  CHECK_NOTHROW(mo::for_each_parameter(two, two, see));
+  CHECK(seen == std::vector<std::string>{"a", "a", "b"});
+  mo::context<> ctx;
+  auto weights = mo::moe_layer<gated>{ctx}.make_weights(mo::seed{1});
+  auto gradients = mo::moe_layer<with_router_biases>{ctx}.make_gradients();
+  CHECK_THROWS_WITH_AS(mo::for_each_parameter(weights, gradients, [](mo::parameter const&, auto, auto) {}),
+                       "the weights have a parameter experts.gate where the gradients have none of it.",
+                       mo::state_error);
 }
 
 TEST_CASE("tensors that lie otherwise are used where they lie: memory of a framework, without a copy") {

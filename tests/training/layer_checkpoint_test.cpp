@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/training/layer_checkpoint.hpp>
 
+#include "layer/held.hpp"
 #include "training/rank_files.hpp"
 #include "training/two_layers.hpp"
 
@@ -127,6 +128,102 @@ TEST_CASE("adamw that is not sharded saves what sharded_adamw does") {
   // On ranks that hold the same, one saves.
   train<double, mo::adamw<double>>({.data = 4, .expert = 2}, 2, 2, sliced, whole);
   CHECK(contents(whole) == contents(sliced));
+}
+
+namespace {
+
+/// Four layers with a tensor each, and one that the first and the last layer share: those of a rank of a pipeline.
+struct tied_model {
+  explicit tied_model(mo::context<spread<float>>& ctx, std::uint64_t key) {
+    for (int l = 0; l < 4; ++l) {
+      if (l * ctx.pipeline().size() / 4 != ctx.pipeline().rank()) continue;
+      for (auto* const all : {&weights, &gradients}) {
+        all->add("layers." + std::to_string(l) + ".own", l, 9, false, key);
+        if (l == 0 || l == 3) all->add("embedding", l, 21, true, key);
+      }
+      if (l == 3) weights[weights.size() - 1] = first_embedding(key);
+    }
+  }
+  static std::vector<float> first_embedding(std::uint64_t key) {
+    held::parts<float> all;
+    all.add("embedding", 0, 21, true, key);
+    return all[0];
+  }
+  /// A step by gradients that are drawn by step, layer and rank of the stage.
+  void step(mo::context<spread<float>>& ctx, sharded<float>& optimiser, int number) {
+    for (std::size_t i = 0; i < gradients.size(); ++i) {
+      held::parts<float> drawn;
+      mo::parameter const& p = gradients.name(i);
+      auto const key = static_cast<std::uint64_t>(1000 + 10 * number + ctx.stage().rank());
+      drawn.add(p.name, p.layer, p.shape[0], p.tied, key);
+      gradients[i] = drawn[0];
+    }
+    auto const groups = mo::groups_of(ctx);
+    auto const list = mo::gradients_of<float>(mo::parameters_of(weights, gradients));
+    mo::shared_parameters(ctx.pipeline(), gradients).sum(gradients);
+    mo::reduce_gradients(list, groups, {.where = mo::summed::slices});
+    double const norm = mo::global_norm(ctx, gradients);
+    mo::clip_gradients(list, 0.5, norm);
+    REQUIRE(optimiser.step(mo::parameters_of(weights, gradients), 1e-2, norm));
+  }
+
+  held::parts<float> weights{}, gradients{};
+};
+
+/// Steps [from, to) of the tied model, between checkpoints.
+void train_tied(mo::layout const& shape, int from, int to, std::string const& load, std::string const& save) {
+  on<float>(shape, [&](auto& ctx) {
+    tied_model model(ctx, load.empty() ? 1 : 55);
+    sharded<float> optimiser{mo::groups_of(ctx)};
+    optimiser.prepare(mo::parameters_of(model.weights, model.gradients));
+    auto const slices = [&] {
+      auto all = mo::slices_of(ctx, model.weights);
+      auto const states = mo::state_slices_of(ctx, model.weights, optimiser);
+      all.insert(all.end(), states.begin(), states.end());
+      return all;
+    };
+    if (!load.empty()) mo::load_checkpoint(ctx.world(), load, slices());
+    optimiser.resume(from);
+    for (int s = from; s < to; ++s) model.step(ctx, optimiser, s);
+    mo::save_checkpoint(ctx.world(), save, slices());
+  });
+}
+
+}  // namespace
+
+TEST_CASE("a tensor that two stages hold is written once, and holders stay equal whatever ranks they are on") {
+  scratch_folder const folder;
+  std::string const saved = folder.file("saved"), uncut = folder.file("uncut"), again = folder.file("again"),
+                    resumed = folder.file("resumed");
+  for (int const data : {1, 3}) {
+    train_tied({.data = data, .pipeline = 2}, 0, 2, "", saved);
+    train_tied({.data = data, .pipeline = 2}, 0, 4, "", uncut);
+    auto const header = mo::read_safetensors(mo::detail::posix_file::open_to_read(saved));
+    CHECK(header.tensors.size() == 3 * (4 + 1));
+    CHECK(header.tensors.contains("embedding.second_moment"));
+    CHECK(contents(uncut) != contents(saved));
+    for (int const stages : {1, 2, 4}) {
+      INFO(data, ' ', stages);
+      train_tied({.data = data, .pipeline = stages}, 2, 2, saved, again);
+      CHECK(contents(again) == contents(saved));
+      train_tied({.data = data, .pipeline = stages}, 2, 4, saved, resumed);
+      CHECK(contents(resumed) == contents(uncut));
+    }
+  }
+}
+
+TEST_CASE("a rank without layers has nothing to save and nothing against it") {
+  scratch_folder const folder;
+  on<float>({.pipeline = 3}, [&](auto& ctx) {
+    held::parts<float> weights, gradients;
+    if (ctx.pipeline().rank() != 1)
+      for (auto* const all : {&weights, &gradients}) all->add("own", ctx.pipeline().rank(), 4, true);
+    sharded<float> optimiser{mo::groups_of(ctx)};
+    optimiser.prepare(mo::parameters_of(weights, gradients));
+    auto const slices = mo::state_slices_of(ctx, weights, optimiser);
+    CHECK(slices.empty() == (ctx.pipeline().rank() == 1));
+    mo::save_checkpoint(ctx.world(), folder.file("saved"), slices);
+  });
 }
 
 TEST_CASE("an optimiser that is not prepared has nothing to save") {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/training/layer_tensors.hpp>
 
+#include "layer/held.hpp"
 #include "training/two_layers.hpp"
 
 #include <doctest/doctest.h>
@@ -177,6 +178,20 @@ TEST_CASE("stages of a pipeline hold other layers, and all of them count") {
     });
     CHECK(mo::global_norm(model.list(), mo::groups_of(ctx)) == 13);
   });
+}
+
+TEST_CASE("tensors that several stages hold count once, those of equal names that are not tied count each") {
+  for (mo::layout const& shape : {one_rank, mo::layout{.pipeline = 2}, mo::layout{.data = 2, .pipeline = 4},
+                                  mo::layout{.data = 2, .pipeline = 3, .expert = 2}})
+    on<double>(shape, [&](auto& ctx) {
+      int const stage = ctx.pipeline().rank(), last = ctx.pipeline().size() - 1;
+      held::parts<double> mine;
+      if (stage == 0) mine.add("own", 0, 1, false), mine.add("embedding", 0, 1, true);
+      if (stage == last) mine.add("own", 9, 1, false), mine.add("embedding", 9, 1, true);
+      for (std::size_t i = 0; i < mine.size(); ++i)
+        mine[i][0] = mine.name(i).tied ? 4 : mine.name(i).layer == 0 ? 3 : 12;
+      CHECK(mo::global_norm(ctx, mine) == 13);
+    });
 }
 
 TEST_CASE("training on ranks gives the weights of one rank") {

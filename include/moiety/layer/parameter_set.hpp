@@ -33,6 +33,8 @@ struct parameter {
   std::string_view type;            // "float", "bf16", …
   bool trained = true;              // has a gradient; a state has none
   bool of_experts = false;          // each rank of the expert axis has its own slice
+  bool tied = false;                // other places of the model hold it under this name: layer/shared_parameters.hpp
+  int layer = 0;                    // the number of its layer in the model, where there are several
 
   /// This rank's elements.
   std::size_t size() const {

@@ -12,8 +12,9 @@
 //
 // Rows are outputs. for_each_parameter(weights, gradients, f) calls f(parameter, span of weights, span of gradients) for
 // each that is trained: the door for optimisers, clipping and freezing; for_each_parameter(weights, f) visits states too:
-// the door for checkpoints. The spans lie in memory of the back end. Gradients are sum type throughout and know when they
-// are empty: a first backward overwrites, later ones add.
+// the door for checkpoints. Both take whatever has for_each(f) as a layer's have, a stack of layers for one. The spans lie in
+// memory of the back end. Gradients are sum type throughout and know when they are empty: a first backward overwrites, later
+// ones add.
 #pragma once
 
 #include <moiety/backend/arena.hpp>
@@ -34,6 +35,8 @@
 #include <string_view>
 #include <type_traits>
 #include <utility>
+#include <variant>
+#include <vector>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -114,34 +117,39 @@ template <class Spec, scalar T> class layer_gradients : public detail::parameter
   bool empty_ = true;
 };
 
-/// f(parameter, span of weights) for each parameter.
-template <class Spec, scalar T, class Layout, class F>
-void for_each_parameter(layer_weights<Spec, T, Layout>& weights, F&& f) {
-  weights.for_each(std::forward<F>(f));
-}
-template <class Spec, scalar T, class Layout, class F>
-void for_each_parameter(layer_weights<Spec, T, Layout> const& weights, F&& f) {
-  weights.for_each(std::forward<F>(f));
-}
-
 namespace detail {
-template <class Weights, class Gradients, class F> void for_each_pair(Weights& weights, Gradients& gradients, F&& f) {
-  weights.for_each_trained([&](parameter const& p, auto values) {
-    gradients.for_each([&](parameter const& q, auto sums) {
-      if (q.name == p.name) f(p, values, sums);
+/// Gradients of a parameter, of either sum type.
+using sum_span = std::variant<std::span<float>, std::span<double>>;
+
+/// States of a layer in double are float, and nothing that f knows: with a for_each_trained of their own, weights spare f these.
+template <class Weights, class F> void for_each_trained(Weights& weights, F const& f) {
+  if constexpr (requires { weights.for_each_trained(f); })
+    weights.for_each_trained(f);
+  else
+    weights.for_each([&](parameter const& p, auto values) {
+      if (p.trained) f(p, values);
     });
-  });
 }
 }  // namespace detail
 
-/// f(parameter, span of weights, span of gradients) for each trained parameter.
-template <class Spec, scalar T, class Layout, class F>
-void for_each_parameter(layer_weights<Spec, T, Layout>& weights, layer_gradients<Spec, T>& gradients, F&& f) {
-  detail::for_each_pair(weights, gradients, f);
+/// f(parameter, span of weights) for each parameter.
+template <class Weights, class F> void for_each_parameter(Weights& weights, F&& f) {
+  weights.for_each(std::forward<F>(f));
 }
-template <class Spec, scalar T, class Layout, class F>
-void for_each_parameter(layer_weights<Spec, T, Layout> const& weights, layer_gradients<Spec, T>& gradients, F&& f) {
-  detail::for_each_pair(weights, gradients, f);
+
+/// f(parameter, span of weights, span of gradients) for each trained parameter.
+template <class Weights, class Gradients, class F>
+void for_each_parameter(Weights& weights, Gradients& gradients, F&& f) {
+  std::vector<std::pair<std::string, detail::sum_span>> sums;
+  gradients.for_each([&](parameter const& p, auto values) { sums.emplace_back(p.name, values); });
+  auto next = sums.begin();
+  detail::for_each_trained(weights, [&]<class V>(parameter const& p, std::span<V> values) {
+    detail::require<state_error>(next != sums.end() && next->first == p.name, "the weights have a parameter ", p.name,
+                                 " where the gradients have none of it.");
+    f(p, values, std::get<std::span<sum_t<std::remove_const_t<V>>>>((next++)->second));
+  });
+  detail::require<state_error>(next == sums.end(), "the gradients have ", sums.end() - next,
+                               " parameters behind the last of the weights.");
 }
 
 }  // namespace moiety

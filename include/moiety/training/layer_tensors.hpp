@@ -21,6 +21,11 @@
 //   };
 //   auto const list = mo::gradients_of<float>(parameters);
 //
+// A stack of layers (pipeline/moe_stack.hpp), or whatever has for_each(f) as a layer's weights and gradients have, names its
+// parameters itself: `parameters` as in the first example, then gradients_of<float>(parameters). Tensors that several stages
+// hold (layer/shared_parameters.hpp) are summed over these before reduce_gradients, each stage reduces and updates its own, and
+// global_norm(ctx, gradients) counts them once; global_norm(list, groups) would count every stage's.
+//
 // For checkpoints see training/layer_checkpoint.hpp.
 #pragma once
 
@@ -28,11 +33,13 @@
 #include <moiety/core/config.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/layer/parameters.hpp>
+#include <moiety/layer/shared_parameters.hpp>
 #include <moiety/mesh/context.hpp>
 #include <moiety/training/global_norm.hpp>
 #include <moiety/training/replication.hpp>
 
 #include <concepts>
+#include <cstddef>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -84,8 +91,12 @@ gradient_list<sum_t<T>> gradients_of(layer_gradients<Spec, T>& gradients, std::s
 /// The norm of the gradients of a layer, or of all layers of this rank: of whatever has for_each(f) as a layer's have. A
 /// collective of the whole run.
 template <class Deployment, class Gradients> double global_norm(context<Deployment>& ctx, Gradients& gradients) {
-  using S = typename context<Deployment>::sum;
-  return global_norm(detail::list_gradients<S>(gradients, {}), groups_of(ctx));
+  shared_parameters const shared(ctx.pipeline(), gradients);
+  gradient_list<typename context<Deployment>::sum> counted;
+  std::size_t index = 0;
+  for (auto& slice : detail::list_gradients<typename context<Deployment>::sum>(gradients, {}))
+    if (shared.counts(index++)) counted.push_back(std::move(slice));
+  return global_norm(counted, groups_of(ctx));
 }
 
 }  // namespace moiety
