@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The step of a layer's selection bias after a global batch, on any back end: the bias travels to the host and back.
 //
+//   mo::update_selection_biases(ctx, options, weights, report)   of mo::selection_bias in every layer that this rank holds: once a
+//                                                                step, with the report of all layers, on every rank alike.
+//                                                                Weights as in for_each_parameter, with parameter::layer; pack
+//                                                                them afterwards, if they are packed
+//
+// In detail, of one layer:
+//
 //   step_bias_by_counts(memory, router, bias, E, counts)   mo::selection_bias: counts of report.counts()
 //   step_bias_by_tapes(ctx, router, bias, tape, ...)       mo::quantile_bias: the tapes of the batch, each after its forward; a
 //                                                          collective, which reads the scores of all ranks of the stage
@@ -11,6 +18,10 @@
 #include <moiety/batch/row.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
+#include <moiety/layer/options.hpp>
+#include <moiety/layer/parameters.hpp>
+#include <moiety/layer/report.hpp>
+#include <moiety/mesh/context.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -18,7 +29,9 @@
 #include <type_traits>
 #include <vector>
 
-namespace moiety::inline MOIETY_ABI::detail {
+namespace moiety::inline MOIETY_ABI {
+
+namespace detail {
 
 /// Calls f(the bias as a span of floats) and keeps what f made of it.
 template <class F> void change_bias(arena& memory, float* bias, std::int64_t experts, F const& f) {
@@ -82,4 +95,27 @@ void step_bias_by_tapes(Context& ctx, Router const& router, float* bias, Tapes c
   });
 }
 
-}  // namespace moiety::inline MOIETY_ABI::detail
+}  // namespace detail
+
+/// Layers that the report does not have, of another spec, are left alone.
+template <class Deployment, class Spec, class Weights>
+void update_selection_biases(context<Deployment>& ctx, layer_options<Spec> const& options, Weights& weights,
+                             loss_report<Spec> const& report) {
+  static_assert(
+      requires(std::span<std::int64_t const> counts, std::span<float> values) {
+        options.router.bias().update(counts, values);
+      },
+      "update_selection_biases is of routers with mo::selection_bias.");
+  static_assert(!std::is_const_v<Weights>, "update_selection_biases changes weights.");
+  for_each_parameter(weights, [&]<class V>(parameter const& p, std::span<V> values) {
+    if constexpr (std::is_same_v<V, float>) {
+      if (!p.name.ends_with("router.selection_bias")) return;
+      for (std::size_t l = 0; l < report.layers(); ++l)
+        if (report.number(l) == p.layer)
+          detail::step_bias_by_counts(ctx.memory(), options.router, values.data(), std::ssize(values),
+                                      report.counts(l));
+    }
+  });
+}
+
+}  // namespace moiety
