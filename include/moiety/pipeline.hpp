@@ -2,10 +2,16 @@
 // Everything about pipelines: schedules as data that the compiler can check, and how a model is cut into stages.
 #pragma once
 
+#include <moiety/pipeline/block.hpp>
+#include <moiety/pipeline/block_stack.hpp>
 #include <moiety/pipeline/engine.hpp>
 #include <moiety/pipeline/ledger.hpp>
 #include <moiety/pipeline/microbatches.hpp>
+#include <moiety/pipeline/model_report.hpp>
 #include <moiety/pipeline/moe_stack.hpp>
+#include <moiety/pipeline/recomputed.hpp>
+#include <moiety/pipeline/stack_layers.hpp>
+#include <moiety/pipeline/stack_of.hpp>
 #include <moiety/pipeline/stage.hpp>
 #include <moiety/pipeline/timeline.hpp>
 #include <moiety/schedule/action.hpp>

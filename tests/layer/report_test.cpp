@@ -9,6 +9,7 @@
 
 #include <cmath>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -150,6 +151,18 @@ TEST_CASE("a report prints as a table") {
   CHECK(text.find("router_z") != std::string::npos);
   CHECK(text.find("7 tokens, 1 masked") != std::string::npos);
   CHECK(text.find("max/mean load") != std::string::npos);
+}
+
+TEST_CASE("layers are printed by their numbers in the model") {
+  std::ostringstream out;
+  mo::loss_report<spec> const report({record(1.5, 4, 0.5), record(1, 4, 0.5)}, {2, 5});
+  CHECK(report.number(0) == 2);
+  CHECK(report.number(1) == 5);
+  CHECK_THROWS_AS(report.number(2), std::out_of_range);
+  out << report << mo::loss_report<spec>({record(1, 4, 0.5)}, {7});
+  for (char const* line : {"layer 2: max/mean", "layer 5: max/mean", "layer 7: max/mean"})
+    CHECK(out.str().find(line) != std::string::npos);
+  CHECK(mo::loss_report<spec>({record(1, 4, 0.5), record(1, 4, 0.5)}).number(1) == 1);
 }
 
 TEST_CASE("the column of names is as wide as the longest") {

@@ -92,7 +92,9 @@ outcome by_hand(int steps = 1, mo::layer_options<block> const& with = options())
             mo::fill_normal(ctx, rows[0], mo::seed{100}, mo::first_row{before(m)});
             for (std::size_t l = 0; l < layers; ++l) {
               rows.push_back(ctx.matrix(tokens[m], 6));
-              tapes.push_back(layer.forward(weights[l], rows[l], rows[l + 1], {.first_row = before(m), .step = step}));
+              tapes.push_back(
+                  layer.forward(weights[l], rows[l], rows[l + 1],
+                                {.first_row = before(m), .step = step, .layer = static_cast<std::int64_t>(l)}));
               ledger->record(static_cast<std::int64_t>(l), tapes.back());
             }
             auto dy = ctx.matrix(tokens[m], 6);

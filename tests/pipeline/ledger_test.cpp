@@ -77,6 +77,21 @@ TEST_CASE("tapes are recorded by layer; a global-batch loss is that of all token
   CHECK(report.per_layer<balance>()[1] == report.per_layer<global>()[1]);
 }
 
+TEST_CASE("layers by their numbers in a model where others lie between them") {
+  mo::context<> ctx;
+  mo::loss_ledger<spec> ledger{ctx, std::vector<int>{1, 4}}, none{ctx, std::vector<int>{}};
+  ledger.record(4, entry(3));
+  ledger.record(1, entry(2));
+  auto const report = ledger.reduce();
+  CHECK(report.per_layer<balance>() == std::vector<double>{2, 3});
+  CHECK(report.number(1) == 4);
+  CHECK_THROWS_WITH_AS(ledger.record(0, entry(1)), "layer 0 is none of the ledger's 2 layers.", mo::data_error);
+  CHECK_THROWS_AS(ledger.record(2, entry(1)), mo::data_error);
+  CHECK_THROWS_AS((mo::loss_ledger<spec>{ctx, std::vector<int>{4, 1}}), mo::config_error);
+  CHECK(none.reduce().layers() == 0);
+  CHECK(none.reduce().total() == 0);
+}
+
 TEST_CASE("layers that do not exist, tapes that are gone") {
   mo::context<> ctx;
   CHECK_THROWS_AS((mo::loss_ledger<spec>{ctx, 0}), mo::config_error);

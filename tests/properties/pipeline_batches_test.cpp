@@ -104,12 +104,13 @@ template <class Spec> outcome by_hand(std::int64_t step) {
         auto const all = descriptions();
         std::int64_t first = 0;
         for (std::size_t m = 0; m < count; first += tokens[m++]) {
-          mo::batch const about = all[m].about(step, first);
+          mo::batch about = all[m].about(step, first);
           std::vector<mo::matrix<double>> rows;
           std::vector<typename mo::moe_layer<Spec, spread>::tape_type> tapes;
           rows.push_back(ctx.matrix(tokens[m], 6));
           mo::fill_normal(ctx, rows[0], mo::seed{100 + m});
           for (std::size_t l = 0; l < layers; ++l) {
+            about.layer = static_cast<std::int64_t>(l);
             rows.push_back(ctx.matrix(tokens[m], 6));
             tapes.push_back(layer.forward(weights[l], rows[l], rows[l + 1], about));
             ledger.record(static_cast<std::int64_t>(l), tapes.back());

@@ -24,39 +24,6 @@ template <class... Roles> struct of : mo::layer_spec<mo::dims{.hidden = 8, .ffn 
 using noisy = of<mo::constant_logit_noise<>, mo::jitter<std::ratio<1, 2>>, mo::top_k<2>>;
 using drawn = of<mo::forced<2>>;
 
-/// A stack of one layer in each stage, which tells the layer its number.
-template <class Spec> struct numbered {
-  using stack = mo::moe_stack<Spec, spread>;
-  using spec = Spec;
-  using element = float;
-  using weights_type = typename stack::weights_type;
-  using gradients_type = typename stack::gradients_type;
-  using tape_type = typename stack::tape_type;
-  using rows = mo::matrix_view<float const>;
-  stack all;
-
-  mo::batch of_layer(int chunk, mo::batch about) const {
-    about.layer = all.stage_of(chunk);
-    return about;
-  }
-  static std::int64_t width() { return stack::width(); }
-  int chunks() const { return all.chunks(); }
-  int stage_of(int chunk) const { return all.stage_of(chunk); }
-  int layers() const { return all.layers(); }
-  tape_type forward(weights_type const& weights, int chunk, rows x, mo::matrix_view<float> y,
-                    mo::batch const& about) const {
-    return all.forward(weights, chunk, x, y, of_layer(chunk, about));
-  }
-  void infer(weights_type const& weights, int chunk, rows x, mo::matrix_view<float> y, mo::batch const& about) const {
-    all.infer(weights, chunk, x, y, of_layer(chunk, about));
-  }
-  void backward_input(weights_type const& weights, tape_type& tape, rows dy, mo::matrix_view<float> dx) const {
-    all.backward_input(weights, tape, dy, dx);
-  }
-  void backward_weights(tape_type& tape, gradients_type& gradients) const { all.backward_weights(tape, gradients); }
-  void record(tape_type const& tape, mo::loss_ledger<Spec>& ledger) const { all.record(tape, ledger); }
-};
-
 struct outcome {
   std::vector<std::vector<std::int64_t>> counts;
   double loss, norm;
@@ -70,12 +37,12 @@ template <class Spec> outcome step_on(int stages, std::int64_t step) {
         mo::pipeline_shape const shape{.ranks = stages, .chunks = 2 / stages, .microbatches = 4};
         auto const plan = stages == 1 ? mo::make_schedule(mo::interleaved_1f1b{}, shape)
                                       : mo::make_schedule(mo::one_f_one_b{}, shape);
-        numbered<Spec> stage{{ctx, mo::split_by_counts(std::vector{1, 1}, 2)}};
-        auto weights = stage.all.make_weights(mo::seed{1});
+        mo::moe_stack<Spec, spread> stage{ctx, mo::split_by_counts(std::vector{1, 1}, 2)};
+        auto weights = stage.make_weights(mo::seed{1});
         weights.for_each([](mo::parameter const& p, auto values) {
           if (p.name.ends_with("router.weight")) std::fill(values.begin(), values.end(), 0.0f);
         });
-        auto gradients = stage.all.make_gradients();
+        auto gradients = stage.make_gradients();
         mo::pipeline_engine engine{ctx, plan, stage};
         auto const report = engine.step(
             weights, gradients, mo::equal_batches(4, 30), [&](int m, auto x) { mo::fill_normal(ctx, x, mo::seed{m}); },

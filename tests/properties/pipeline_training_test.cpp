@@ -34,17 +34,6 @@ using stack = mo::moe_stack<block, spread>;
 mo::layer_options<block> const options{.router = {mo::selection_bias{.rate = 0.05f}},
                                        .losses = {mo::load_balance<>{.coefficient = 0.02f}}};
 
-/// Weights whose parameters say their layer, as their names do.
-struct by_layer {
-  stack::weights_type& of;
-  template <class F> void for_each(F&& f) {
-    of.for_each([&](mo::parameter p, auto values) {
-      p.layer = std::stoi(p.name.substr(std::string("layers.").size()));
-      f(std::as_const(p), values);
-    });
-  }
-};
-
 /// Whether every rank of the run has the same.
 template <class T> bool common(mo::context<spread>& ctx, std::vector<T> const& mine) {
   auto const all = ctx.world().template all_gather_v<T>(mine);
@@ -86,8 +75,7 @@ class trainer {
     double const norm = mo::global_norm(ctx, gradients);
     mo::clip_gradients(list, 0.1, norm);
     REQUIRE(optimiser.step(parameters(), 1e-2, norm));
-    by_layer biases{weights};
-    mo::update_selection_biases(ctx, options, biases, report);
+    mo::update_selection_biases(ctx, options, weights, report);
     return report;
   }
 

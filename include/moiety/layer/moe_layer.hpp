@@ -67,6 +67,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
  public:
   using spec = Spec;
   using deployment = Deployment;
+  using element = T;
   using weights_type =
       layer_weights<Spec, T, typename detail::weight_layout_of<typename Deployment::weight_layout, backend>::type>;
   using gradients_type = layer_gradients<Spec, T>;
@@ -79,6 +80,9 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     options_.check();
     share_ = detail::share_of<Spec, Deployment>(ctx.shape(), ctx.expert().rank(), ctx.expert_tensor().rank());
   }
+
+  static constexpr std::int64_t input_width() { return read::hidden; }
+  static constexpr std::int64_t output_width() { return read::hidden; }
 
   weights_type make_weights(seed key, std::string_view prefix = {}) const {
     weights_type weights(weights_type::allocate(ctx_->memory(), share_), ctx_->memory());
@@ -183,9 +187,12 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     tape.advance(tape_state::finished);
   }
 
+  /// What one forward found, for a ledger: of this rank.
+  layer_record<Spec> record(tape_type const& tape) const { return layer_record<Spec>(tape); }
+
   /// The losses and loads of one forward. A collective.
   loss_report<Spec> report(tape_type const& tape) const {
-    std::vector<layer_record<Spec>> records{layer_record<Spec>(tape)};
+    std::vector<layer_record<Spec>> records{record(tape)};
     if constexpr (detail::has_ranks<Deployment>) sum_records<Spec>(*ctx_, records);
     return loss_report<Spec>(std::move(records));
   }

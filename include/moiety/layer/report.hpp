@@ -134,7 +134,7 @@ template <class Spec> class loss_report {
       text << ", " << states.sanitised + states.unroutable << " with non-finite logits";
     text << '\n';
     for (std::size_t l = 0; l < report.layers(); ++l) {
-      if (report.layers() > 1) text << "layer " << report.number(l) << ": ";
+      if (report.layers() > 1 || report.number(l) > 0) text << "layer " << report.number(l) << ": ";
       text << "max/mean load " << report.max_over_mean(l) << ", entropy " << report.entropy(l) << ", dead experts "
            << report.dead(l) << ", slots per expert";
       for (std::int64_t const count : report.counts(l)) text << ' ' << count;
