@@ -76,13 +76,6 @@ struct add_to {
   }
 };
 
-/// Where the blocks of all ranks begin in one piece of memory.
-inline std::vector<std::int64_t> starts_of(std::span<std::int64_t const> counts) {
-  std::vector<std::int64_t> starts(counts.size());
-  std::exclusive_scan(counts.begin(), counts.end(), starts.begin(), std::int64_t{0});
-  return starts;
-}
-
 }  // namespace detail
 
 /// The collectives of a communicator, from its start and finish.
@@ -124,10 +117,9 @@ template <class Derived> class collectives {
     auto const count = static_cast<std::int64_t>(mine.size());
     all_gather<std::int64_t>({&count, 1}, counts);
     check_announced(counts, std::numeric_limits<std::ptrdiff_t>::max() / static_cast<std::int64_t>(sizeof(T)));
-    auto const starts = detail::starts_of(counts);
-    std::vector<T> all(static_cast<std::size_t>(starts.back() + counts.back()));
+    std::vector<T> all(static_cast<std::size_t>(std::accumulate(counts.begin(), counts.end(), std::int64_t{0})));
     std::vector<outgoing_rows> const to(ranks(), detail::block_of<std::byte const>(mine.data(), count));
-    run({.name = "all_gather_v", .width = sizeof(T)}, to, blocks<std::byte>(all.data(), counts, starts));
+    run({.name = "all_gather_v", .width = sizeof(T)}, to, blocks<std::byte>(pieces<T>{all.data(), counts}));
     return all;
   }
 
@@ -196,23 +188,18 @@ template <class Derived> class collectives {
   };
 
   template <class T> void exchange(rank_operation const& what, pieces<T const> const& out, pieces<T> const& in) {
-    std::vector<std::int64_t> const none(ranks());
-    auto const to_counts = out.counts.empty() ? std::span(none) : out.counts;
-    auto const from_counts = in.counts.empty() ? std::span(none) : in.counts;
-    run(what, blocks<std::byte const>(out.values, to_counts, detail::starts_of(to_counts)),
-        blocks<std::byte>(in.values, from_counts, detail::starts_of(from_counts)));
+    run(what, blocks<std::byte const>(out), blocks<std::byte>(in));
   }
 
   void run(rank_operation const& what, std::span<outgoing_rows const> to, std::span<incoming_rows const> from) {
     self().finish(self().start(what, to, from));
   }
 
-  template <class Byte, class T>
-  static std::vector<rows_block<Byte>> blocks(T* values, std::span<std::int64_t const> counts,
-                                              std::span<std::int64_t const> starts) {
-    std::vector<rows_block<Byte>> all;
-    for (std::size_t r = 0; r < counts.size(); ++r)
-      all.push_back(detail::block_of<Byte>(values == nullptr ? values : values + starts[r], counts[r]));
+  template <class Byte, class T> std::vector<rows_block<Byte>> blocks(pieces<T> const& of) {
+    std::vector<rows_block<Byte>> all(ranks());
+    T* next = of.values;
+    for (std::size_t r = 0; r < of.counts.size(); next += of.counts[r++])
+      all[r] = detail::block_of<Byte>(next, of.counts[r]);
     return all;
   }
 

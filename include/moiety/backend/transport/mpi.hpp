@@ -76,19 +76,20 @@ class mpi_communicator : public collectives<mpi_communicator> {
                                  " operations of this rank are in flight already.");
     request made;
     made.number_ = group_->started++;
-    made.flight_ = std::make_unique<flight>(group_, what, step_, ranks - 1, ranks - 1);
+    made.flight_ = std::make_unique<flight>(group_, what, step_);
     made.to_me_ = to[static_cast<std::size_t>(rank())];
     made.from_me_ = from[static_cast<std::size_t>(rank())];
     auto const turn = static_cast<int>(made.number_ % window);
     detail::mpi_tags const tags{turn, window + turn};
-    for (int peer : others()) {
+    detail::mpi_header const header(what, 0, 0, made.number_, step_);
+    for_others([&](int peer) {
       incoming_rows const& rows = from[static_cast<std::size_t>(peer)];
-      made.flight_->expect(peer, {what, rows.rows, rows.width, made.number_, step_}, rows, tags);
-    }
-    for (int peer : others()) {
+      made.flight_->expect(peer, header.of(rows), rows, tags);
+    });
+    for_others([&](int peer) {
       outgoing_rows const& rows = to[static_cast<std::size_t>(peer)];
-      made.flight_->send(peer, {what, rows.rows, rows.width, made.number_, step_}, rows, tags);
-    }
+      made.flight_->send(peer, header.of(rows), rows, tags);
+    });
     return made;
   }
 
@@ -98,10 +99,12 @@ class mpi_communicator : public collectives<mpi_communicator> {
     flight& all = *which.flight_;
     detail::require<state_error>(which.number_ == group_->finished, all.what().name,
                                  " was to finish before an operation that began earlier.");
-    detail::mpi_header const out{all.what(), which.to_me_.rows, which.to_me_.width, which.number_, step_};
-    detail::mpi_header const in{all.what(), which.from_me_.rows, which.from_me_.width, which.number_, step_};
-    if (!out.same_rows(in)) disagree(all, rank(), out, in);
-    detail::copy_rows(which.to_me_, which.from_me_);
+    outgoing_rows const& out = which.to_me_;
+    incoming_rows const& in = which.from_me_;
+    if (!out.same_size(in))
+      disagree(all, rank(), {all.what(), out.rows, out.width, which.number_, step_},
+               {all.what(), in.rows, in.width, which.number_, step_});
+    detail::copy_rows(out, in);
     await(all);
     ++group_->finished;
     which.flight_.reset();
@@ -112,7 +115,7 @@ class mpi_communicator : public collectives<mpi_communicator> {
     for (auto const& m : sends) check_message(m.peer, m.channel);
     for (auto const& m : receives) check_message(m.peer, m.channel);
     group_->world->look();
-    flight all(group_, {.name = message_name}, step_, sends.size(), receives.size());
+    flight all(group_, {.name = message_name}, step_);
     for (auto const& m : receives)
       all.expect(m.peer, on_channel(m), {m.data, m.bytes, 1, 1, nullptr}, tags_of(m.channel));
     for (auto const& m : sends) all.send(m.peer, on_channel(m), {m.data, m.bytes, 1, 1, nullptr}, tags_of(m.channel));
@@ -144,7 +147,8 @@ class mpi_communicator : public collectives<mpi_communicator> {
 
   mpi_communicator split(int colour, int key, std::string const& name) {
     std::vector<int> colours(static_cast<std::size_t>(size()));
-    all_gather<int>({&colour, 1}, colours);  // with a deadline, which MPI's own split has not
+    all_gather<int>({&colour, 1}, colours);
+    barrier();  // nobody has given up in the call before: MPI's own split has no deadline
     auto const first = static_cast<int>(std::find(colours.begin(), colours.end(), colour) - colours.begin());
     MPI_Comm part = MPI_COMM_NULL;
     int const code = MPI_Comm_split(group_->comm, first, key, &part);
@@ -166,10 +170,8 @@ class mpi_communicator : public collectives<mpi_communicator> {
   explicit mpi_communicator(std::shared_ptr<detail::mpi_group> group) : group_(std::move(group)) {}
 
   /// Those after this rank first, so that not all ranks send to the same one.
-  std::vector<int> others() const {
-    std::vector<int> ranks;
-    for (int turn = 1; turn < size(); ++turn) ranks.push_back((rank() + turn) % size());
-    return ranks;
+  template <class F> void for_others(F const& f) const {
+    for (int turn = 1; turn < size(); ++turn) f((rank() + turn) % size());
   }
 
   static detail::mpi_tags tags_of(int channel) { return {2 * window + 2 * channel, 2 * window + 2 * channel + 1}; }

@@ -5,12 +5,14 @@
 // begin to communicate and while they wait. The last communicator of a run, where an exception takes it down, tells of that.
 #pragma once
 
+#include <moiety/backend/transport/mpi_parcels.hpp>
 #include <moiety/backend/transport/mpi_session.hpp>
 #include <moiety/backend/transport/run_options.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 
 #include <mpi.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstddef>
@@ -45,6 +47,12 @@ class mpi_world {
     MPI_Comm_set_errhandler(control_, MPI_ERRORS_RETURN);
     MPI_Comm_rank(control_, &rank_);
     MPI_Comm_size(control_, &size_);
+    MPI_Comm here = MPI_COMM_NULL;
+    MPI_Comm_split_type(control_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &here);
+    int neighbours = 0;
+    MPI_Comm_size(here, &neighbours);
+    MPI_Comm_free(&here);
+    if (neighbours > ::sysconf(_SC_NPROCESSORS_ONLN)) awake_ = {};
   }
   mpi_world(mpi_world const&) = delete;
   mpi_world& operator=(mpi_world const&) = delete;
@@ -106,16 +114,18 @@ class mpi_world {
 
   /// Polls until all is there; false if nothing has come for the length of the deadline.
   template <class Poll> bool wait(Poll const& poll) {
-    auto begin = options_.now();
+    std::optional<std::chrono::steady_clock::time_point> begin;
     for (int turn = 1;; ++turn) {
       mpi_progress const now = poll();
       if (now == mpi_progress::all) return true;
-      if (now == mpi_progress::some) turn = 0;
-      if (turn == 0) begin = options_.now();
-      if (turn % 32 != 0 && turn < awake_turns) continue;
+      if (now == mpi_progress::some) turn = 0, begin.reset();
+      if (turn % turns != turns - 1) continue;
       if (has_control()) look();
-      auto const waited = options_.now() - begin;
+      auto const time = options_.now();
+      auto const waited = time - begin.value_or(time);
+      begin = time - waited;
       if (waited >= options_.deadline) return false;
+      if (waited < awake_) continue;
       waited < std::chrono::milliseconds(100) ? std::this_thread::yield()
                                               : std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
@@ -142,7 +152,7 @@ class mpi_world {
 
  private:
   static constexpr std::int64_t largest_piece = std::int64_t{1} << 30;
-  static constexpr int awake_turns = 64;
+  static constexpr int turns = 16;  // polls before a look at the clock
 
   struct last_words {
     std::int32_t fault, rank;
@@ -163,6 +173,7 @@ class mpi_world {
   std::int64_t piece_;
   MPI_Comm control_ = MPI_COMM_NULL;
   int rank_ = 0, size_ = 0;
+  std::chrono::microseconds awake_{1000};  // of waiting, where every rank has a processor
   int exceptions_ = std::uncaught_exceptions();
   std::optional<failure_record> failure_;
   std::chrono::steady_clock::time_point failed_at_;
@@ -199,6 +210,7 @@ struct mpi_group {
   int rank = 0, size = 0;
   std::vector<int> world_ranks;
   std::int64_t started = 0, finished = 0;
+  mpi_spare spare;
 };
 
 }  // namespace detail
