@@ -177,10 +177,7 @@ class mpi_flight {
       if (std::chrono::steady_clock::now() > group_->world->grace()) break;
       std::this_thread::yield();
     }
-    if (done != 0) return;
-    for (MPI_Request& request : requests)
-      if (request != MPI_REQUEST_NULL) MPI_Request_free(&request);
-    keep_for_ever(std::move(all_));
+    if (done == 0) keep_for_ever(std::move(all_));
   }
 
   std::shared_ptr<mpi_group> group_;
