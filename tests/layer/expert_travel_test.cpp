@@ -5,10 +5,12 @@
 #include "properties/ranks.hpp"
 
 #include <moiety/dispatcher/all_to_all.hpp>
+#include <moiety/dispatcher/padded.hpp>
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <ratio>
 #include <vector>
 
 namespace mo = moiety;
@@ -19,15 +21,19 @@ struct weighted : ranks::small<mo::router<mo::sigmoid, mo::top_k<2>, mo::on_acti
   using experts = mo::mlp<mo::gelu, mo::biased>;
 };
 
-template <class Dispatcher> void check_bits() {
+struct limited : weighted {
+  using capacity = mo::capacity<std::ratio<3, 4>>;
+};
+
+template <class Dispatcher, class Spec = weighted> void check_bits() {
   for (mo::layout const& shape :
        {mo::layout{.data = 4, .expert = 4}, mo::layout{.data = 2}, mo::layout{.data = 2, .tensor = 2, .expert = 2}})
     for (ranks::share const how : {ranks::share::even, ranks::share::uneven}) {
       INFO(mo::detail::sentence(shape), " ", static_cast<int>(how));
       std::vector<ranks::cut> const tokens{ranks::tokens_of(shape.stage(), how)};
-      auto const options = ranks::trained<weighted>();
-      auto const at_once = ranks::step_on<weighted, float>(shape, tokens, options);
-      auto const other = ranks::step_on<weighted, float, Dispatcher>(shape, tokens, options);
+      auto const options = ranks::trained<Spec>();
+      auto const at_once = ranks::step_on<Spec, float>(shape, tokens, options);
+      auto const other = ranks::step_on<Spec, float, Dispatcher>(shape, tokens, options);
       CHECK(ranks::same_bits(other.y, at_once.y));
       CHECK(ranks::same_bits(other.inferred, at_once.inferred));
       CHECK(ranks::same_bits(other.dx, at_once.dx));
@@ -42,3 +48,4 @@ template <class Dispatcher> void check_bits() {
 TEST_CASE("two parts") { check_bits<mo::chunked<2>>(); }
 TEST_CASE("more parts than experts on a rank, rows kept") { check_bits<mo::keep_rows<mo::chunked<9>>>(); }
 TEST_CASE("rows kept") { check_bits<mo::keep_rows<mo::all_to_all>>(); }
+TEST_CASE("blocks of one size") { check_bits<mo::padded_all_to_all<64>, limited>(); }

@@ -28,28 +28,11 @@ class arrived_rows {
   template <communicator C>
   arrived_rows(C& group, permutation_view const& order, std::int64_t experts, int copies,
                std::pmr::memory_resource& memory)
-      : ranks_(group.size()),
-        share_(experts * copies / group.size()),
-        arrived_(static_cast<std::size_t>(ranks_ * share_), &memory),
-        begins_(arrived_.size(), &memory),
-        offsets_(static_cast<std::size_t>(share_ + 1), &memory),
-        copies_(copies),
-        starts_(order.starts, order.starts + experts + 1, &memory) {
+      : arrived_rows(group.size(), order, experts, copies, memory) {
     std::pmr::vector<std::int64_t> asked(arrived_.size(), &memory);
-    for (int r = 0; r < ranks_; ++r)
-      for (std::int64_t e = 0; e < share_; ++e) asked[at(r, e)] = sent(r, {e, 1}).count;
+    for (int r = 0; r < ranks_; ++r) list_sent(r, asked.data() + r * share_);
     group.template all_to_all<std::int64_t>(asked, arrived_);
-    for (std::int64_t const n : arrived_)
-      if (n < 0 || n > std::numeric_limits<std::int32_t>::max())
-        group.fail(comm_fault::mismatch, "all_to_all", detail::sentence("a rank announced ", n, " rows of an expert"));
-    std::int64_t all = 0;
-    for (std::int64_t e = 0; e < share_; ++e) {
-      offsets_[static_cast<std::size_t>(e)] = all;
-      for (int r = 0; r < ranks_; all += arrived_[at(r++, e)]) begins_[at(r, e)] = all;
-    }
-    offsets_.back() = all;
-    detail::require<resource_error>(all <= std::numeric_limits<std::int32_t>::max(), "the experts of a rank got ", all,
-                                    " rows, which do not fit a row index of 32 bits.");
+    settle(group, std::numeric_limits<std::int32_t>::max());
   }
   arrived_rows(arrived_rows const&) = delete;
   arrived_rows& operator=(arrived_rows const&) = delete;
@@ -59,6 +42,8 @@ class arrived_rows {
   std::int64_t experts() const { return share_; }
   std::int64_t const* offsets() const { return offsets_.data(); }
   std::int64_t rows() const { return offsets_.back(); }
+  /// What rows() is at most, which is known before they come.
+  std::int64_t most_rows() const { return rows(); }
   /// Rows of this rank's permutation that travel: those of experts that have an MLP.
   std::int64_t own_rows() const { return starts_.back(); }
   /// Offsets of a call of some of these experts: others have no row.
@@ -71,6 +56,38 @@ class arrived_rows {
   }
 
  protected:
+  /// Before it is known what comes: no rows.
+  arrived_rows(int ranks, permutation_view const& order, std::int64_t experts, int copies,
+               std::pmr::memory_resource& memory)
+      : ranks_(ranks),
+        share_(experts * copies / ranks),
+        arrived_(static_cast<std::size_t>(ranks_ * share_), &memory),
+        begins_(arrived_.size(), &memory),
+        offsets_(static_cast<std::size_t>(share_ + 1), &memory),
+        copies_(copies),
+        starts_(order.starts, order.starts + experts + 1, &memory) {}
+
+  /// Rows that go to each expert of a rank; and room for those that come from it.
+  void list_sent(int rank, std::int64_t* counts) const {
+    for (std::int64_t e = 0; e < share_; ++e) counts[e] = sent(rank, {e, 1}).count;
+  }
+  std::int64_t* arrived_from(int rank) { return arrived_.data() + rank * share_; }
+
+  /// Once it is known what comes, at most so many rows of an expert from one rank.
+  template <communicator C> void settle(C& group, std::int64_t most) {
+    for (std::int64_t const n : arrived_)
+      if (n < 0 || n > most)
+        group.fail(comm_fault::mismatch, "all_to_all", detail::sentence("a rank announced ", n, " rows of an expert"));
+    std::int64_t all = 0;
+    for (std::int64_t e = 0; e < share_; ++e) {
+      offsets_[static_cast<std::size_t>(e)] = all;
+      for (int r = 0; r < ranks_; all += arrived_[at(r++, e)]) begins_[at(r, e)] = all;
+    }
+    offsets_.back() = all;
+    detail::require<resource_error>(all <= std::numeric_limits<std::int32_t>::max(), "the experts of a rank got ", all,
+                                    " rows, which do not fit a row index of 32 bits.");
+  }
+
   std::size_t at(std::int64_t rank, std::int64_t expert) const {
     return static_cast<std::size_t>(rank * share_ + expert);
   }
@@ -88,6 +105,10 @@ class arrived_rows {
     return std::accumulate(first, first + part.count, std::int64_t{0});
   }
   std::int64_t from(int rank) const { return from(rank, all()); }
+  /// Where the rows that come from a rank for an expert here begin; they lie together.
+  range_of place(int rank, std::int64_t expert) const {
+    return {begins_[at(rank, expert)], arrived_[at(rank, expert)]};
+  }
   /// Appends the places of the rows that come from a rank, in the order in which it has them.
   void list_places(int rank, std::pmr::vector<std::int32_t>& places) const {
     for (std::int64_t e = 0; e < share_; ++e)

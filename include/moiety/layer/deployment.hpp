@@ -76,6 +76,16 @@ template <class Spec, class Deployment>
 inline constexpr bool counts_rows = has_ranks<Deployment> &&
                                     (Deployment::dispatcher::travels || spec_of<Spec>::capacity_type::drops);
 
+/// Whether messages between ranks have one size, which a capacity bounds.
+template <class Deployment> inline constexpr bool pads_rows = requires { Deployment::dispatcher::most_tokens; };
+template <class Spec, class Deployment> consteval bool check_padding() {
+  static_assert(
+      !pads_rows<Deployment> || spec_of<Spec>::capacity_type::drops,
+      "mo::padded_all_to_all needs a spec with 'using capacity = mo::capacity<...>', which bounds the rows of an "
+      "expert.");
+  return true;
+}
+
 /// Rows of several ranks are exchanged in memory of the host.
 template <class Deployment> consteval bool check_ranks() {
   static_assert(!has_ranks<Deployment> || std::is_same_v<typename context<Deployment>::backend, host>,

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <moiety/backend/transport/communicator.hpp>
+#include <moiety/batch/batch.hpp>
 #include <moiety/batch/permutation.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
@@ -39,19 +40,34 @@ template <class Spec, class Deployment> class expert_travel {
   using dispatcher = typename Deployment::dispatcher;
   using exchange_type = typename dispatcher::exchange;
   using tape_type = layer_tape<Spec, T>;
+  using capacity = typename read::capacity_type;
   static constexpr bool travels = dispatcher::travels;
+  static constexpr bool pads = detail::pads_rows<Deployment> && capacity::drops;
 
  public:
   using context_type = context<Deployment>;
   /// What rows travel through, made once for a layer.
   using links = typename dispatcher::exchange::template links<typename context_type::communicator>;
 
-  /// Counts the rows of this rank's experts, where the tokens of several ranks meet; a collective of those that hold experts.
+  /// Throws data_error where a call has more tokens than the dispatcher has room for.
+  static void check_room([[maybe_unused]] std::int64_t tokens, [[maybe_unused]] batch const& about) {
+    if constexpr (pads) dispatcher::template check<capacity>(tokens, about);
+  }
+
+  /// Counts the rows of this rank's experts, where the tokens of several ranks meet: a collective of those that hold experts,
+  /// but where messages are padded.
   static void arrive(context_type& ctx, links& through, tape_type& tape, bool keep) {
     if constexpr (travels) {
-      tape.dispatch(std::make_unique<exchange_type>(through, tape.permutation(), read::mlp_experts,
-                                                    ctx.shape().expert_tensor, ctx.memory()));
-      tape.arrive(tape.dispatched().rows(), keep);
+      auto const make = [&](auto const&... limits) {
+        tape.dispatch(std::make_unique<exchange_type>(through, tape.permutation(), read::mlp_experts,
+                                                      ctx.shape().expert_tensor, ctx.memory(), limits...));
+      };
+      if constexpr (pads)
+        make(dispatcher::template limits<capacity>(read::slots, read::experts, ctx.stage().size(),
+                                                   ctx.expert_group().size()));
+      else
+        make();
+      tape.arrive(exchange_of(tape).most_rows(), keep);
     } else {
       tape.arrive(tape.permutation().rows(), keep);
     }
@@ -64,9 +80,7 @@ template <class Spec, class Deployment> class expert_travel {
     buffer memory;
   };
 
-  static exchange_type const& exchange_of(tape_type const& tape) {
-    return static_cast<exchange_type const&>(tape.dispatched());
-  }
+  static exchange_type& exchange_of(tape_type const& tape) { return static_cast<exchange_type&>(tape.dispatched()); }
 
   static expert_rows rows_of(tape_type const& tape) {
     permutation_view const& order = tape.permutation();
@@ -127,7 +141,8 @@ template <class Spec, class Deployment> class expert_travel {
     } else {
       (results.make_room(ctx.memory()), ...);
       if constexpr (dispatcher::chunks > 1) return visit_in_chunks(ctx, through, tape, own, room, work, results...);
-      work(rows_of(tape), bring(ctx, through, tape, own, room));
+      kernels::rows_of<T> const arrived = bring(ctx, through, tape, own, room);  // then their number is known
+      work(rows_of(tape), arrived);
       (exchange_of(tape).give_back(through, results.rows, results.width, results.own, ctx.memory()), ...);
     }
   }

@@ -61,7 +61,8 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using latent = latent_stage<Spec, Deployment>;
   using router_type = typename read::router_type;
   using range = typename backend::engine::range;
-  static_assert(detail::check_ranks<Deployment>() && sizeof(routing) > 0 && sizeof(experts) > 0,
+  static_assert(detail::check_ranks<Deployment>() && detail::check_padding<Spec, Deployment>() && sizeof(routing) > 0 &&
+                    sizeof(experts) > 0,
                 "stages check the policies that they use, once a layer is named");
 
  public:
@@ -214,6 +215,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     auto const choose = [&] {
       detail::check_call(ctx_->engine(), call, read::hidden, "x", x, "y", y);
       weights.expect_packed(call);
+      experts::check_room(x.rows(), about);
       detail::check_batch(ctx_->engine(), options_.router, about, x.rows(), read::experts);
       tokens size(x.rows(), about.units());
       if (detail::counts_rows<Spec, Deployment>) size.arrived = 0, size.ffn = share_.ffn.count;

@@ -151,7 +151,7 @@ template <class Spec, scalar T> class layer_tape {
     arrived_ = buffer(values * static_cast<std::int64_t>(sizeof(T)), *memory_);
     pre_activation_ = static_cast<T*>(arrived_.data());
   }
-  arrived_rows const& dispatched() const { return *dispatched_; }
+  arrived_rows& dispatched() const { return *dispatched_; }
 
   matrix_view<T const> x{};
   matrix_view<T const> dy{};
