@@ -4,6 +4,11 @@
 // they give travels back row by row, so that a token's sum keeps its order.
 //
 //   using dispatcher = mo::all_gather_tokens;
+//
+// Where a token has more experts than there are ranks, sums of its rows on each rank, added by a reduce_scatter, would be
+// less to send than the rows. They are another sum, though: with w o₀ and w o₂ on rank 0, (w o₀ + w o₂) + w o₁ in place of
+// (w o₀ + w o₁) + w o₂, so the bits of y and dx would change with the layout, which mo::numerics::invariant does not allow. The
+// order of slots needs each row by itself where the sum is made.
 #pragma once
 
 #include <moiety/backend/transport/communicator.hpp>
