@@ -2,6 +2,8 @@
 // Layers and pipelines on the processes of a job, against one rank in each of them.
 #include "properties/ranks.hpp"
 
+#include <moiety/dispatcher/padded.hpp>
+#include <moiety/dispatcher/two_level.hpp>
 #include <moiety/moiety.hpp>
 #include <moiety/mpi.hpp>
 #include <moiety/pipeline.hpp>
@@ -10,6 +12,7 @@
 
 #include <array>
 #include <cstdint>
+#include <ratio>
 #include <utility>
 #include <vector>
 
@@ -27,16 +30,31 @@ std::vector<mo::layout> layouts(int ranks) {
   return all;
 }
 
-template <class Spec, class Dispatcher> void same_as_one_rank() {
+/// Those in which the ranks that share experts are nodes of two.
+std::vector<mo::layout> layouts_of_nodes(int ranks) {
+  std::vector<mo::layout> all;
+  if (ranks % 2 == 0) all.push_back({.data = ranks, .expert = ranks});
+  if (ranks % 4 == 0) all.push_back({.data = ranks / 2, .tensor = 2, .expert = ranks});
+  if (ranks % 4 == 0) all.push_back({.data = ranks, .expert = 2});
+  return all;
+}
+
+template <class Spec, class Dispatcher> void same_as_one_rank(std::vector<mo::layout> const& shapes) {
   using T = float;
   auto const options = ranks::trained<Spec>();
-  for (mo::layout const& shape : layouts(processes())) {
+  for (mo::layout const& shape : shapes) {
+    INFO(mo::detail::sentence(shape));
     ranks::cut tokens;
     for (std::int64_t r = 0; r < shape.stage(); ++r) tokens.push_back(r == 1 ? 0 : 9 + 4 * r);
     auto const one = ranks::step_on<Spec, T>({}, {ranks::cut{ranks::total(tokens)}}, options);
     ranks::check_same(ranks::step_on<Spec, T, Dispatcher, mo::mpi>(shape, {tokens}, options), one, shape);
   }
 }
+
+using plain = ranks::small<mo::router<mo::softmax, mo::top_k<2>>>;
+struct limited : plain {
+  using capacity = mo::capacity<std::ratio<3, 4>>;
+};
 
 struct block : mo::layer_spec<mo::dims{.hidden = 12, .ffn = 10, .experts = 4}> {
   using router = mo::router<mo::softmax, mo::top_k<2>>;
@@ -68,9 +86,13 @@ template <class Transport> std::pair<std::vector<double>, double> step(mo::layou
 }  // namespace
 
 TEST_CASE("layers on processes give what one rank gives") {
-  using plain = ranks::small<mo::router<mo::softmax, mo::top_k<2>>>;
-  same_as_one_rank<plain, mo::all_to_all>();
-  same_as_one_rank<plain, mo::keep_rows<mo::chunked<2>>>();
+  same_as_one_rank<plain, mo::all_to_all>(layouts(processes()));
+  same_as_one_rank<plain, mo::keep_rows<mo::chunked<2>>>(layouts(processes()));
+}
+
+TEST_CASE("layers whose rows cross between nodes of two processes first, or travel in blocks of one size") {
+  same_as_one_rank<plain, mo::two_level<2>>(layouts_of_nodes(processes()));
+  same_as_one_rank<limited, mo::keep_rows<mo::padded_all_to_all<60>>>(layouts(processes()));
 }
 
 TEST_CASE("a pipeline of processes has the losses and gradients of one rank") {
