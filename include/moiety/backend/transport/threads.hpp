@@ -97,7 +97,7 @@ class thread_communicator : public collectives<thread_communicator> {
                                  " was to finish before an operation that began earlier.");
     std::int64_t coming = 0;
     for (incoming_rows const& in : which.from_) coming += in.bytes();
-    stores const how = stores_for(coming * size());  // ranks share the last cache
+    stores const how = stores_for(2 * coming * size());  // ranks share the last cache, for what they read too
     for (int turn = 1; turn <= size(); ++turn) {
       int const peer = (rank() + turn) % size();
       me_.await(which.what_, peer, [&](int of) { return me_.group().of(of).posted.load() > which.number_; });
