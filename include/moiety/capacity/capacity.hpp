@@ -17,7 +17,8 @@
 //   per::sequence         a unit is a sequence, with a C of its own
 //   rounded_up, rounded_down   ⌈ ⌉ (the default) or ⌊ ⌋                     at_least<N>      a floor for C, 0 by default
 //   renormalise_after_drop     the weights that a token keeps are divided by their sum; times the router's scale
-//   padded                     asks dispatchers between ranks for C rows an expert, so that counts are known beforehand
+//   padded                     says that the model's own code fills each expert up to C rows; rows of padding change no result
+//                              and are not computed here (messages of one size between ranks: dispatcher/padded.hpp)
 //
 // Of equal slots the lower token is kept. What is kept is a function of the unit alone, so it does not depend on layouts.
 // Losses see the experts that tokens asked for, dropped or not; the report counts drops for each expert.
