@@ -8,10 +8,12 @@
 //   auto weights = stage.make_weights(mo::seed{3});            the same logical weights whatever the split
 //
 // It models pipeline_stage (pipeline/stage.hpp): each stage of the schedule that stands on this rank is a chunk. Parameters are
-// named layers.N.…, N counted in the whole model; one that is tied keeps its own name, under which any other layer may hold it too:
-// an embedding's matrix that is the head's (layer/shared_parameters.hpp). Under mo::placement::bidirectional two ranks hold each
-// stage. Gradients of what is held more than once are summed at the end of a step. What blocks with losses of one spec find is reported as loss_report<spec>, of
-// several specs as model_report (pipeline/model_report.hpp); a model without losses has no report.
+// named layers.N.…, N counted in the whole model; one that is tied keeps its own name, under which other layers hold it too, as
+// a head the matrix of an embedding (layer/shared_parameters.hpp). Under placement::bidirectional two ranks hold each stage.
+// Gradients of what is held more than once are summed at the end of a step.
+//
+// What blocks with losses of one spec find is reported as loss_report<spec>, of several as model_report
+// (pipeline/model_report.hpp); a model without losses has no report.
 //
 // Made by every rank of the run together: which block each layer is, and of which widths, is then known to all. Throws
 // config_error where split, placement and blocks do not fit the pipeline or one another, see pipeline/stack_layers.hpp.
