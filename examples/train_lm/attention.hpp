@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Causal multi-head attention with rotary positions (Vaswani et al. 2017; Su et al. 2021).
+// Causal multi-head attention with rotary positions (Vaswani et al. 2017).
 //
 //   [q k v] = x Wᵀ;   q, k turned by their position;   p = softmax over j ≤ i of q_i · k_j / √d;   y = (p v) Woᵀ
 //
 // x, y [T × H], T = sequences · length, d = H / heads even. Each (sequence, head) is one group of the grouped products. The
 // queries of a group are cut into blocks, which products take one after another, each with the keys up to its end: those
-// behind are not seen. k and v are [groups · length × …]; q, p and heads are [blocks · groups · length / blocks × …]. The
-// tape keeps q, k, v, p and the heads' merged output; x is the caller's. Backward overwrites dx.
+// behind are not seen. k and v are [groups · length × …]; q, p and heads are [blocks · groups · length / blocks × …].
+//
+// Backward has two halves: of dx, which leaves the gradient of [q k v] where forward had [q k v]; and of the weights. x, dy
+// and the tape live until the second.
 #pragma once
 
 #include "gemm.hpp"
-#include "linear.hpp"
-#include "parameter.hpp"
+#include "rotary.hpp"
 #include "row_math.hpp"
+#include "tensors.hpp"
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -26,70 +29,74 @@ template <class Context> class attention {
  public:
   using real = typename Context::element;
   using matrix = mo::matrix<real>;
-  /// cos and sin of position · base^(−2i/d), the angle of the pair (i, i + d/2).
-  struct turn {
-    real cos, sin;
-  };
   struct tape {
     std::int64_t length = 0, blocks = 1;
     std::vector<std::int64_t> groups;  // of the rows of one block
-    std::vector<turn> turns;           // [length × d/2]
-    matrix qkv, q, k, v, p, heads, merged;
+    matrix qkv, q, k, v, p, merged;
   };
 
-  attention(Context& ctx, std::string const& name, std::int64_t hidden, std::int64_t heads, mo::seed seed)
-      : ctx_(&ctx),
-        hidden_(hidden),
-        heads_(heads),
-        size_(hidden / heads),
-        qkv_(ctx, name + ".qkv", hidden, 3 * hidden, 1 / std::sqrt(static_cast<double>(hidden)), seed),
-        out_(ctx, name + ".out", hidden, hidden, 1 / std::sqrt(static_cast<double>(hidden)), seed) {
+  attention(Context& ctx, std::int64_t hidden, std::int64_t heads)
+      : ctx_(&ctx), hidden_(hidden), heads_(heads), size_(hidden / heads), rotary_(size_) {
     if (heads < 1 || hidden % (2 * heads) != 0)
       throw mo::config_error("attention needs heads of an even size: heads must divide hidden / 2.");
   }
 
-  void forward(const_view<Context> x, view<Context> y, std::int64_t length, tape& saved) const {
+  /// Names and first values of W and Wo.
+  std::vector<dense> tensors_of(std::string const& name) const {
+    double const deviation = 1 / std::sqrt(static_cast<double>(hidden_));
+    return {{name + ".qkv", 3 * hidden_, hidden_, hidden_, 0.0, deviation},
+            {name + ".out", hidden_, hidden_, hidden_, 0.0, deviation}};
+  }
+
+  void forward(const_view<Context> w, const_view<Context> wo, const_view<Context> x, view<Context> y,
+               std::int64_t length, tape& saved) const {
     shape(saved, x.rows(), length);
-    qkv_.forward(x, saved.qkv);
+    multiply_nt(*ctx_, one_group(x), x, w, saved.qkv);
     split(saved);
     for (std::int64_t b = 0; b < saved.blocks; ++b)
       multiply_nt(*ctx_, saved.groups, block(saved, saved.q, b), saved.k, seen_by(saved, saved.p, b));
     causal_softmax(saved);
     for (std::int64_t b = 0; b < saved.blocks; ++b)
-      multiply_nn(*ctx_, saved.groups, seen_by(saved, saved.p, b), saved.v, block(saved, saved.heads, b));
+      multiply_nn(*ctx_, saved.groups, seen_by(saved, saved.p, b), saved.v, block(saved, work_.heads, b));
     merge(saved);
-    out_.forward(saved.merged, y);
+    multiply_nt(*ctx_, one_group(x), saved.merged, wo, y);
   }
 
-  void backward(const_view<Context> x, tape const& saved, const_view<Context> dy, view<Context> dx) {
-    shape(d_, x.rows(), saved.length);
-    out_.backward(saved.merged, dy, d_.merged);
-    split_gradient();
+  void backward_input(const_view<Context> w, const_view<Context> wo, tape& saved, const_view<Context> dy,
+                      view<Context> dx) const {
+    make_room(saved);
+    multiply_nn(*ctx_, one_group(dy), dy, wo, work_.merged);
+    split_gradient(saved);
     // The last block sees all keys, so it overwrites their gradients, and the others add.
     for (std::int64_t b = saved.blocks - 1; b >= 0; --b) {
       bool const add = b + 1 < saved.blocks;
-      multiply_tn(*ctx_, saved.groups, seen_by(saved, saved.p, b), block(saved, d_.heads, b), d_.v, add);
-      multiply_nt(*ctx_, saved.groups, block(saved, d_.heads, b), saved.v, seen_by(saved, d_.p, b));
+      multiply_tn(*ctx_, saved.groups, seen_by(saved, saved.p, b), block(saved, work_.heads, b), work_.v, add);
+      multiply_nt(*ctx_, saved.groups, block(saved, work_.heads, b), saved.v, seen_by(saved, work_.p, b));
     }
     softmax_backward(saved);
     for (std::int64_t b = saved.blocks - 1; b >= 0; --b) {
       bool const add = b + 1 < saved.blocks;
-      multiply_nn(*ctx_, saved.groups, seen_by(saved, d_.p, b), saved.k, block(saved, d_.q, b));
-      multiply_tn(*ctx_, saved.groups, seen_by(saved, d_.p, b), block(saved, saved.q, b), d_.k, add);
+      multiply_nn(*ctx_, saved.groups, seen_by(saved, work_.p, b), saved.k, block(saved, work_.q, b));
+      multiply_tn(*ctx_, saved.groups, seen_by(saved, work_.p, b), block(saved, saved.q, b), work_.k, add);
     }
-    merge_gradient();
-    qkv_.backward(x, d_.qkv, dx);
+    merge_gradient(saved);
+    multiply_nn(*ctx_, one_group(dy), saved.qkv, w, dx);
   }
 
-  template <class Function> void for_each_parameter(Function&& f) {
-    qkv_.for_each_parameter(f);
-    out_.for_each_parameter(f);
+  void backward_weights(const_view<Context> x, const_view<Context> dy, tape const& saved, view<Context> dw,
+                        view<Context> dwo) const {
+    multiply_tn(*ctx_, one_group(dy), dy, saved.merged, dwo, /*accumulate=*/true);
+    multiply_tn(*ctx_, one_group(x), saved.qkv, x, dw, /*accumulate=*/true);
   }
 
  private:
+  /// What lives within a call: the heads' outputs, and gradients of what a tape holds.
+  struct workspace {
+    matrix heads, merged, q, k, v, p;
+  };
+
   void shape(tape& saved, std::int64_t tokens, std::int64_t length) const {
     std::int64_t const groups = tokens / length * heads_, rows = groups * length;
-    if (saved.length != length) saved.turns = turns(length);
     saved.length = length;
     saved.blocks = length % query_block == 0 ? length / query_block : 1;
     saved.groups.resize(static_cast<std::size_t>(groups + 1));
@@ -98,20 +105,14 @@ template <class Context> class attention {
     reshape(*ctx_, saved.qkv, tokens, 3 * hidden_);
     reshape(*ctx_, saved.merged, tokens, hidden_);
     reshape(*ctx_, saved.p, rows, length);
-    for (matrix* m : {&saved.q, &saved.k, &saved.v, &saved.heads}) reshape(*ctx_, *m, rows, size_);
+    for (matrix* m : {&saved.q, &saved.k, &saved.v, &work_.heads}) reshape(*ctx_, *m, rows, size_);
+    rotary_.reach(length);
   }
 
-  std::vector<turn> turns(std::int64_t length) const {
-    std::int64_t const half = size_ / 2;
-    std::vector<turn> table;
-    table.reserve(static_cast<std::size_t>(length * half));
-    for (std::int64_t position = 0; position < length; ++position)
-      for (std::int64_t i = 0; i < half; ++i) {
-        double const exponent = -static_cast<double>(i) / static_cast<double>(half);
-        double const angle = static_cast<double>(position) * std::pow(rotary_base, exponent);
-        table.push_back({static_cast<real>(std::cos(angle)), static_cast<real>(std::sin(angle))});
-      }
-    return table;
+  void make_room(tape const& saved) const {
+    reshape(*ctx_, work_.merged, saved.merged.rows(), hidden_);
+    reshape(*ctx_, work_.p, saved.p.rows(), saved.length);
+    for (matrix* m : {&work_.q, &work_.k, &work_.v, &work_.heads}) reshape(*ctx_, *m, saved.q.rows(), size_);
   }
 
   /// The rows of block b of q, p or heads.
@@ -131,68 +132,48 @@ template <class Context> class attention {
     return row / (saved.p.rows() / saved.blocks) * each + row % each;
   }
 
-  /// Calls f(token, first column of the head, row of q, row of k, turns of the position) for every row of the groups.
+  /// Calls f(token, its position, first column of the head, row of q, row of k) for every row of the groups.
   template <class Function> void for_each_head_row(tape const& saved, Function&& f) const {
     std::int64_t const length = saved.length;
     ctx_->engine().parallel(count(saved.groups), [&](std::int64_t group, int) {
       std::int64_t const head = group % heads_, first = group / heads_ * length, each = length / saved.blocks;
       for (std::int64_t i = 0; i < length; ++i)
-        f(first + i, head * size_, (i / each * count(saved.groups) + group) * each + i % each, group * length + i,
-          saved.turns.data() + i * (size_ / 2));
+        f(first + i, i, head * size_, (i / each * count(saved.groups) + group) * each + i % each, group * length + i);
     });
-  }
-
-  void rotate(real const* in, real* out, turn const* turns, real scale) const {
-    std::int64_t const half = size_ / 2;
-    for (std::int64_t i = 0; i < half; ++i) {
-      real const a = in[i] * scale, b = in[i + half] * scale;
-      out[i] = a * turns[i].cos - b * turns[i].sin;
-      out[i + half] = a * turns[i].sin + b * turns[i].cos;
-    }
-  }
-
-  /// The transpose of rotate.
-  void rotate_back(real const* in, real* out, turn const* turns, real scale) const {
-    std::int64_t const half = size_ / 2;
-    for (std::int64_t i = 0; i < half; ++i) {
-      real const a = in[i] * scale, b = in[i + half] * scale;
-      out[i] = a * turns[i].cos + b * turns[i].sin;
-      out[i + half] = b * turns[i].cos - a * turns[i].sin;
-    }
   }
 
   real scale() const { return real{1} / std::sqrt(static_cast<real>(size_)); }
 
   void split(tape& saved) const {
-    for_each_head_row(saved,
-                      [&](std::int64_t t, std::int64_t column, std::int64_t row, std::int64_t key, turn const* turns) {
-                        real const* const in = saved.qkv.row(t) + column;
-                        rotate(in, saved.q.row(row), turns, scale());
-                        rotate(in + hidden_, saved.k.row(key), turns, real{1});
-                        std::copy_n(in + 2 * hidden_, size_, saved.v.row(key));
-                      });
+    for_each_head_row(
+        saved, [&](std::int64_t t, std::int64_t position, std::int64_t column, std::int64_t row, std::int64_t key) {
+          real const* const in = saved.qkv.row(t) + column;
+          rotary_.turn(position, in, saved.q.row(row), scale());
+          rotary_.turn(position, in + hidden_, saved.k.row(key), real{1});
+          std::copy_n(in + 2 * hidden_, size_, saved.v.row(key));
+        });
   }
 
   void merge(tape& saved) const {
-    for_each_head_row(saved, [&](std::int64_t t, std::int64_t column, std::int64_t row, std::int64_t, turn const*) {
-      std::copy_n(saved.heads.row(row), size_, saved.merged.row(t) + column);
+    for_each_head_row(saved, [&](std::int64_t t, std::int64_t, std::int64_t column, std::int64_t row, std::int64_t) {
+      std::copy_n(work_.heads.row(row), size_, saved.merged.row(t) + column);
     });
   }
 
-  void split_gradient() {
-    for_each_head_row(d_, [&](std::int64_t t, std::int64_t column, std::int64_t row, std::int64_t, turn const*) {
-      std::copy_n(d_.merged.row(t) + column, size_, d_.heads.row(row));
+  void split_gradient(tape const& saved) const {
+    for_each_head_row(saved, [&](std::int64_t t, std::int64_t, std::int64_t column, std::int64_t row, std::int64_t) {
+      std::copy_n(work_.merged.row(t) + column, size_, work_.heads.row(row));
     });
   }
 
-  void merge_gradient() {
-    for_each_head_row(d_,
-                      [&](std::int64_t t, std::int64_t column, std::int64_t row, std::int64_t key, turn const* turns) {
-                        real* const out = d_.qkv.row(t) + column;
-                        rotate_back(d_.q.row(row), out, turns, scale());
-                        rotate_back(d_.k.row(key), out + hidden_, turns, real{1});
-                        std::copy_n(d_.v.row(key), size_, out + 2 * hidden_);
-                      });
+  void merge_gradient(tape& saved) const {
+    for_each_head_row(
+        saved, [&](std::int64_t t, std::int64_t position, std::int64_t column, std::int64_t row, std::int64_t key) {
+          real* const out = saved.qkv.row(t) + column;
+          rotary_.turn_back(position, work_.q.row(row), out, scale());
+          rotary_.turn_back(position, work_.k.row(key), out + hidden_, real{1});
+          std::copy_n(work_.v.row(key), size_, out + 2 * hidden_);
+        });
   }
 
   void causal_softmax(tape& saved) const {
@@ -210,13 +191,13 @@ template <class Context> class attention {
     });
   }
 
-  /// d_.p, the gradient of p, becomes that of the scores.
-  void softmax_backward(tape const& saved) {
+  /// work_.p, the gradient of p, becomes that of the scores.
+  void softmax_backward(tape const& saved) const {
     std::int64_t const each = saved.length / saved.blocks;
     ctx_->engine().for_blocks(saved.p.rows(), block_rows, [&](std::int64_t first, std::int64_t last, int) {
       for (std::int64_t row = first; row < last; ++row) {
         real const* const p = saved.p.row(row);
-        real* const d = d_.p.row(row);
+        real* const d = work_.p.row(row);
         std::int64_t const seen = position(saved, row) + 1;
         real const mean = dot(p, d, seen);
         for (std::int64_t j = 0; j < seen; ++j) d[j] = p[j] * (d[j] - mean);
@@ -225,14 +206,13 @@ template <class Context> class attention {
     });
   }
 
-  static constexpr double rotary_base = 10000;
   static constexpr std::int64_t block_rows = 64;   // of a task of softmax
   static constexpr std::int64_t query_block = 64;  // fewer would leave the products few rows
 
   Context* ctx_;
   std::int64_t hidden_, heads_, size_;
-  linear<Context> qkv_, out_;
-  tape d_;  // gradients of what a tape holds
+  mutable rotary<real> rotary_;
+  mutable workspace work_;
 };
 
 }  // namespace lm

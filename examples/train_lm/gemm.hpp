@@ -3,7 +3,7 @@
 // operands, and the g-th of equal blocks of rows of the other.
 #pragma once
 
-#include "parameter.hpp"
+#include "tensors.hpp"
 
 #include <moiety/kernels/grouped_gemm.hpp>
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // train_lm: see README.md, or train_lm --help.
 #include "options.hpp"
+#include "ranks.hpp"
 #include "text.hpp"
-#include "train.hpp"
 
 #include <cctype>
 #include <cstddef>
@@ -24,15 +24,29 @@ std::string printable(std::string text) {
 void print(lm::summary const& s, lm::options const& o) {
   std::cout << std::fixed << std::setprecision(3) << "\nvalidation  " << s.validation << " bits per byte\n"
             << "bigram      " << s.bigram << '\n'
-            << "unigram     " << s.unigram << '\n'
-            << "max/mean    " << s.load << " expert load, balance loss " << s.balance
-            << (o.balance ? "" : " (measured, not trained)") << ", at the end of training\n"
-            << std::setprecision(0) << "training    " << s.steps << " steps of " << o.batch * o.context << " bytes in "
+            << "unigram     " << s.unigram << '\n';
+  if (s.steps > 0)
+    std::cout << "max/mean    " << s.load << " expert load, balance loss " << s.balance
+              << (o.balance ? "" : " (measured, not trained)") << ", at the end of training\n";
+  std::cout << std::setprecision(0) << "training    " << s.steps << " steps of " << o.batch * o.context << " bytes in "
             << s.seconds << " s, " << s.tokens_per_second << " bytes/s, " << s.parameters << " parameters\n";
   if (!o.csv.empty()) std::cout << "csv         " << o.csv << '\n';
+  if (!o.html.empty()) std::cout << "page        " << o.html << '\n';
+  if (!o.checkpoint.empty()) std::cout << "checkpoint  " << o.checkpoint << '\n';
   if (o.sample > 0)
     std::cout << "\nsample, after the prompt in brackets:\n[" << printable(s.prompt) << ']' << printable(s.sample)
               << '\n';
+}
+
+/// Whether one rank and the layout agree.
+bool compare_layouts(lm::text const& corpus, lm::options const& o) {
+  lm::comparison const found = lm::compare(corpus, o);
+  if (found.speaks)
+    std::cout << o.compared << " steps on one rank, and on " << lm::layout_words(o) << ", " << lm::schedule_name(o)
+              << ":\n\n"
+              << found << '\n'
+              << (found.agrees() ? "All agree.\n" : "They do NOT agree.\n");
+  return found.agrees();
 }
 
 }  // namespace
@@ -46,7 +60,13 @@ int main(int argc, char** argv) try {
     lm::print_help(std::cout, defaults);
     return 0;
   }
-  print(lm::train(lm::split(lm::read_file(o.text), o.context), o), o);
+#if !defined(TRAIN_LM_MPI)
+  command_line::require(!o.mpi, "--mpi: this program was built without MPI.");
+#endif
+  lm::text const corpus = lm::split(lm::read_file(o.text), o.context);
+  if (o.compare) return compare_layouts(corpus, o) ? 0 : 1;
+  lm::summary const found = lm::train(corpus, o);
+  if (found.speaks) print(found, o);
   return 0;
 } catch (command_line::usage_error const& error) {
   std::cerr << "train_lm: " << error.what() << " See --help.\n";

@@ -14,12 +14,17 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace lm {
 
 struct step_record {
   std::int64_t step = 0;
   double bits = 0, balance = 0, z = 0, load = 0, rate = 0, norm = 0, seconds = 0, tokens_per_second = 0, left = 0;
+  double validation = 0;                           // bits of a sample of held-out windows; 0 where none were scored
+  std::vector<std::vector<std::int64_t>> loads{};  // bytes that chose each expert, layer by layer
+  std::string report{};                            // of all layers, where it was asked for
 };
 
 class reporter {
@@ -39,12 +44,12 @@ class reporter {
     if (csv_.is_open())
       csv_ << r.step << ',' << r.bits << ',' << r.balance << ',' << r.z << ',' << r.load << ',' << r.rate << ','
            << r.norm << ',' << r.seconds << ',' << r.tokens_per_second << '\n';
-    if (quiet_) return;
-    if (live_ && (last || r.seconds - shown_ > 0.2)) {
-      std::cout << '\r' << line(r) << "\033[K" << (last ? "\n" : "") << std::flush;
-      shown_ = r.seconds;
-    }
-    if (!live_ && (last || r.step % every_ == 0)) std::cout << line(r) << std::endl;
+    bool const shown = last || !r.report.empty() || (live_ ? r.seconds - shown_ > 0.2 : r.step % every_ == 0);
+    if (quiet_ || !shown) return;
+    bool const ends = !live_ || last || !r.report.empty();
+    std::cout << (live_ ? "\r" : "") << line(r) << (live_ ? "\033[K" : "") << (ends ? "\n" : "") << r.report
+              << std::flush;
+    shown_ = r.seconds;
   }
 
  private:

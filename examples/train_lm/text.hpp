@@ -46,9 +46,20 @@ inline std::vector<byte> read_file(std::string const& path) {
   return bytes;
 }
 
-/// Windows of a batch, one after the other: inputs, and targets one byte later.
+/// Windows of one length, one after another: inputs, and targets one byte later. A target of −1 is not scored.
 struct windows {
-  std::vector<byte> inputs, targets;
+  std::vector<std::int32_t> inputs, targets;
+  std::vector<std::int64_t> sequences{0};  // where each begins, and the end
+
+  /// The window that begins at `first`, of which the first `skipped` targets are not scored.
+  void add(text_view text, std::int64_t first, std::int64_t length, std::int64_t skipped = 0) {
+    for (std::int64_t i = first; i < first + length; ++i) {
+      inputs.push_back(text[static_cast<std::size_t>(i)]);
+      targets.push_back(i < first + skipped ? -1 : text[static_cast<std::size_t>(i + 1)]);
+    }
+    sequences.push_back(sequences.back() + length);
+  }
+  std::int64_t tokens() const { return static_cast<std::int64_t>(inputs.size()); }
 };
 
 /// Window number `index` of a seed starts at a place that depends on nothing else.
@@ -59,9 +70,7 @@ inline windows draw_windows(text_view text, std::int64_t count, std::int64_t len
   for (std::int64_t w = 0; w < count; ++w) {
     auto const number = static_cast<std::uint64_t>(index + w);
     std::uint64_t const word = mo::random_word(seed, mo::stream_of("windows"), number);
-    auto const first = text.begin() + static_cast<std::ptrdiff_t>(word * places >> 32);
-    drawn.inputs.insert(drawn.inputs.end(), first, first + length);
-    drawn.targets.insert(drawn.targets.end(), first + 1, first + length + 1);
+    drawn.add(text, static_cast<std::int64_t>(word * places >> 32), length);
   }
   return drawn;
 }

@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// Training, validation and sampling; train() is the whole job, from options to a summary.
+// The whole job, from options to a summary and a page: training, validation, sampling, baselines, on the ranks of a layout.
 #pragma once
 
-#include "adamw.hpp"
-#include "experts.hpp"
-#include "model.hpp"
+#include "gathered.hpp"
+#include "html.hpp"
 #include "ngram.hpp"
 #include "options.hpp"
 #include "report.hpp"
+#include "saved.hpp"
 #include "text.hpp"
+#include "trainer.hpp"
 
 #include <moiety/moiety.hpp>
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <numbers>
+#include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace lm {
@@ -29,9 +30,10 @@ struct summary {
   double load = 0;                                 // max/mean load, mean over the last tenth of the steps
   double balance = 0;                              // the balance loss, over the same steps
   double seconds = 0, tokens_per_second = 0;       // of training
-  std::int64_t steps = 0, parameters = 0;
-  std::uint64_t fingerprint = 0;  // of all weights
+  std::int64_t steps = 0, parameters = 0;          // steps: of this run
+  std::uint64_t fingerprint = 0;                   // of all weights
   std::string prompt, sample;
+  bool speaks = true;  // not on the other processes of a job
 };
 
 class stopwatch {
@@ -48,96 +50,24 @@ inline double progress(options const& o, std::int64_t step, double seconds) {
   return o.minutes > 0 ? std::max(steps, seconds / (60 * o.minutes)) : steps;
 }
 
-/// Busiest expert over mean, averaged over the layers.
-template <class Block> double load_of(mo::loss_report<Block> const& report) {
-  double sum = 0;
-  for (std::size_t l = 0; l < report.layers(); ++l) sum += report.max_over_mean(l);
-  return sum / static_cast<double>(report.layers());
-}
-
-/// One optimiser step: the step's windows, forward and backward, update.
-template <class Block, class Model, class Optimiser, class Context>
-step_record train_step(Context& ctx, Model& model, Optimiser& optimiser, text_view training, options const& o,
-                       std::int64_t step, double rate) {
-  windows const drawn = draw_windows(training, o.batch, o.context, mo::seed{o.seed}, step * o.batch);
-  std::vector<std::int64_t> sequences;
-  for (std::int64_t s = 0; s <= o.batch; ++s) sequences.push_back(s * o.context);
-  std::int64_t const tokens = o.batch * o.context;
-  mo::batch const batch{.sequences = sequences, .first_row = step * tokens, .step = step};
-
-  mo::loss_ledger<Block> ledger{ctx, o.layers};
-  model.clear_gradients();
-  double const nats = model.accumulate(drawn.inputs, drawn.targets, batch, ledger);
-  double const norm = optimiser.step(model, rate, 1 / static_cast<double>(tokens));
-  mo::loss_report<Block> const report = ledger.reduce();
-  return {.step = step + 1,
-          .bits = nats / static_cast<double>(tokens) / std::numbers::ln2,
-          .balance = report.template value<mo::load_balance<>>(),
-          .z = report.template value<mo::router_z>(),
-          .load = load_of(report),
-          .rate = rate,
-          .norm = norm};
-}
-
-/// Mean bits of the bytes that follow the first. Windows overlap by half, so that all but the first half-window of
-/// bytes are predicted from at least half a context.
-template <class Model> double validate(Model& model, text_view text, std::int64_t context) {
-  std::int64_t const size = static_cast<std::int64_t>(text.size()) - 1, stride = std::max<std::int64_t>(1, context / 2);
-  double nats = 0;
-  for (std::int64_t done = 0; done < size;) {
+/// Windows that overlap by half, so that all but the first half-window of bytes are predicted from at least half a context.
+/// Every byte that follows the first is scored once.
+inline std::vector<scored_window> all_windows(text_view text, std::int64_t context) {
+  std::int64_t const size = std::ssize(text) - 1, stride = std::max<std::int64_t>(1, context / 2);
+  std::vector<scored_window> all;
+  for (std::int64_t done = 0; done < size; done = all.back().first + all.back().length) {
     std::int64_t const first = std::max<std::int64_t>(0, std::min(done - (context - stride), size - context));
-    std::int64_t const length = std::min(context, size - first);
-    auto const& logits =
-        model.infer(text.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(length)), length);
-    for (; done < first + length; ++done) {
-      auto const* const row = logits.row(done - first);
-      nats += log_sum_exp(row, logits.cols()) - static_cast<double>(row[text[static_cast<std::size_t>(done + 1)]]);
-    }
+    all.push_back({first, std::min(context, size - first), done - first});
   }
-  return nats / static_cast<double>(size) / std::numbers::ln2;
+  return all;
 }
 
-/// A byte drawn from softmax(logits / temperature) by a number in [0, 1).
-template <class Real> byte draw_byte(Real const* logits, double temperature, double uniform) {
-  std::vector<double> p(static_cast<std::size_t>(vocabulary));
-  double const top = static_cast<double>(largest(logits, vocabulary));
-  double total = 0;
-  for (std::size_t v = 0; v < p.size(); ++v)
-    total += p[v] = mo::exp((static_cast<double>(logits[v]) - top) / temperature);
-  double left = uniform * total;
-  std::size_t v = 0;
-  while (v + 1 < p.size() && left >= p[v]) left -= p[v++];
-  return static_cast<byte>(v);
-}
-
-/// Continues the prompt, one byte at a time; each byte sees the last `context` bytes.
-template <class Model> std::string sample(Model& model, std::string const& prompt, options const& o) {
-  std::vector<byte> bytes(prompt.begin(), prompt.end());
-  mo::seed const seed = seed_of(mo::seed{o.seed}, "sample");
-  for (std::int64_t i = 0; i < o.sample; ++i) {
-    std::size_t const seen = std::min(bytes.size(), static_cast<std::size_t>(o.context));
-    auto const& logits = model.infer(text_view(bytes).last(seen), static_cast<std::int64_t>(seen));
-    double const uniform = mo::random_word(seed, 0, static_cast<std::uint64_t>(i)) * 0x1p-32;
-    bytes.push_back(draw_byte(logits.row(logits.rows() - 1), o.temperature, uniform));
-  }
-  return {bytes.begin() + static_cast<std::ptrdiff_t>(prompt.size()), bytes.end()};
-}
-
-/// FNV-1a over the bits of all weights.
-template <class Model> std::uint64_t fingerprint(Model& model) {
-  std::uint64_t hash = 0xcbf29ce484222325u;
-  model.for_each_parameter([&](auto const&, auto values, auto, bool) {
-    for (std::byte const b : std::as_bytes(std::span(values)))
-      hash = (hash ^ static_cast<std::uint64_t>(b)) * 0x100000001b3u;
-  });
-  return hash;
-}
-
-template <class Model> std::int64_t parameters(Model& model) {
-  std::int64_t count = 0;
-  model.for_each_parameter(
-      [&](auto const&, auto values, auto, bool) { count += static_cast<std::int64_t>(values.size()); });
-  return count;
+/// A few whole windows, spread over the text.
+inline std::vector<scored_window> some_windows(text_view text, std::int64_t context, std::int64_t count) {
+  std::int64_t const places = std::ssize(text) - context;
+  std::vector<scored_window> some;
+  for (std::int64_t w = 0; w < count; ++w) some.push_back({w * places / count, context, 0});
+  return some;
 }
 
 /// The first bytes of the held-out text.
@@ -146,64 +76,104 @@ inline std::string prompt_of(text_view validation) {
   return {first.begin(), first.end()};
 }
 
-/// All steps, until they or the time are over.
-template <class Block, class Model, class Context>
-std::vector<step_record> train_steps(Context& ctx, Model& model, text_view training, options const& o) {
-  adamw<Context> optimiser(ctx);
-  reporter reporter(o);
+/// All steps from `begin` on, until they or the time are over, by rank 0's clock.
+template <class Trainer>
+std::vector<step_record> train_steps(Trainer& t, text const& corpus, options const& o, std::int64_t begin) {
+  auto& world = t.ctx().world();
+  std::optional<reporter> out;
+  if (world.rank() == 0) out.emplace(o);
   stopwatch const clock;
+  auto const seconds = [&] {
+    double now = clock.seconds();
+    world.broadcast(std::span(&now, 1), 0);
+    return now;
+  };
+  auto const scored = some_windows(corpus.validation(), o.context, std::min<std::int64_t>(32, 2 * o.batch));
+  std::int64_t const last = o.until > 0 ? std::min(o.until, o.steps) : o.steps;
+  std::int64_t const often = std::max<std::int64_t>(1, o.steps / 20);
   std::vector<step_record> records;
   double behind = 0;
-  for (std::int64_t step = 0; behind < 1; ++step) {
-    double const rate = learning_rate(o.rate, progress(o, step + 1, clock.seconds()));
-    step_record r = train_step<Block>(ctx, model, optimiser, training, o, step, rate);
-    r.seconds = clock.seconds();
-    r.tokens_per_second = static_cast<double>(r.step * o.batch * o.context) / r.seconds;
+  for (std::int64_t step = begin; behind < 1 && step < last; ++step) {
+    step_record r = t.step(step, learning_rate(o.rate, progress(o, step + 1, seconds())));
+    r.seconds = seconds();
+    r.tokens_per_second = static_cast<double>((r.step - begin) * o.batch * o.context) / r.seconds;
     behind = progress(o, r.step, r.seconds);
+    bool const ends = behind >= 1 || r.step == last;
+    if (r.step % often == 0 || ends) r.validation = t.score(corpus.validation(), scored);
     r.left = r.seconds * std::max(0.0, 1 - behind) / behind;
-    reporter.step(r, behind >= 1);
-    records.push_back(r);
+    if (out) out->step(r, ends);
+    records.push_back(std::move(r));
   }
   return records;
 }
 
 inline summary summarise(std::vector<step_record> const& records) {
   summary result;
+  if (records.empty()) return result;
   std::size_t const last = (records.size() + 9) / 10;
   for (step_record const& r : std::span(records).last(last)) {
     result.load += r.load / static_cast<double>(last);
     result.balance += r.balance / static_cast<double>(last);
   }
-  result.steps = records.back().step;
+  result.steps = std::ssize(records);
   result.seconds = records.back().seconds;
   result.tokens_per_second = records.back().tokens_per_second;
   return result;
 }
 
-template <class Block, class Context> summary train_model(Context& ctx, text const& corpus, options const& o) {
-  model_settings const settings{.layers = o.layers, .hidden = o.hidden, .heads = o.heads};
-  language_model<Block, Context> model(ctx, settings, expert_options<Block>(o.balance), mo::seed{o.seed});
-  summary result = summarise(train_steps<Block>(ctx, model, corpus.training(), o));
-  result.parameters = parameters(model);
-  result.fingerprint = fingerprint(model);
-  result.validation = validate(model, corpus.validation(), o.context);
+inline std::string layout_words(options const& o) {
+  return std::to_string(o.pipeline) + " pipeline x " + std::to_string(o.expert) + " expert x " +
+         std::to_string(o.data) + " data " + (o.mpi ? "processes" : "thread ranks");
+}
+
+inline page page_of(summary const& s, options const& o, std::vector<step_record> steps) {
+  auto const words = [](double x) { return svg::number(x, 3); };
+  page made{.title = "train_lm: a language model with Mixture-of-Experts layers"};
+  made.facts = {{"text", o.text},
+                {"layout", layout_words(o)},
+                {"step", std::to_string(o.batch) + " windows of " + std::to_string(o.context) + " bytes, in " +
+                             std::to_string(micro_batches_of(o)) + " micro-batches"},
+                {"model", std::to_string(o.layers) + " layers of width " + std::to_string(o.hidden) + ", " +
+                              std::to_string(o.heads) + " heads, 16 experts of which a byte takes 2; " +
+                              std::to_string(s.parameters) + " parameters"},
+                {"learning rate", svg::short_number(o.rate) + (o.balance ? "" : "; not trained on the balance loss")},
+                {"steps", std::to_string(s.steps) + " in " + svg::number(s.seconds) + " s, " +
+                              svg::number(s.tokens_per_second, 0) + " bytes/s"},
+                {"validation",
+                 words(s.validation) + " bits per byte; bigram " + words(s.bigram) + ", unigram " + words(s.unigram)},
+                {"max/mean load", words(s.load) + ", balance loss " + words(s.balance) + ", at the end"}};
+  made.steps = std::move(steps);
+  made.ranks = o.pipeline;
+  made.prompt = s.prompt, made.sample = s.sample;
+  return made;
+}
+
+/// The job of one rank.
+template <class Trainer> summary train_rank(Trainer& t, text const& corpus, options const& o) {
+  std::int64_t const begin = o.resume.empty() ? 0 : load(t, o.resume);
+  std::vector<step_record> records = train_steps(t, corpus, o, begin);
+  if (!o.checkpoint.empty()) save(t, o.checkpoint, records.empty() ? begin : records.back().step);
+  summary result = summarise(records);
+  result.speaks = t.ctx().world().rank() == 0;
+  timed const measured = from_zero(t.times());
+  auto const weights = gathered(t.ctx(), t.weights());
+  result.parameters = count(weights);
+  result.fingerprint = fingerprint(weights);
+  result.validation = t.score(corpus.validation(), all_windows(corpus.validation(), o.context));
   result.prompt = prompt_of(corpus.validation());
-  result.sample = sample(model, result.prompt, o);
+  result.sample = t.sample(result.prompt);
+  if (!result.speaks) return result;
   ngram const baseline(corpus.training());
   result.unigram = baseline.unigram_bits(corpus.validation());
   result.bigram = baseline.bigram_bits(corpus.validation());
-  return result;
-}
-
-/// The whole job for a text that is split already.
-inline summary train(text const& corpus, options const& o) {
-  mo::context<> ctx{mo::host{.threads = o.threads}};
-  switch (o.hidden) {
-    case 64: return train_model<expert_block<64>>(ctx, corpus, o);
-    case 128: return train_model<expert_block<128>>(ctx, corpus, o);
-    case 256: return train_model<expert_block<256>>(ctx, corpus, o);
-    default: throw command_line::usage_error("--hidden is 64, 128 or 256.");
+  if (o.html.empty()) return result;
+  page made = page_of(result, o, std::move(records));
+  if (!measured.empty()) {
+    made.schedule = t.plan().name();
+    made.measured = measured, made.planned = planned(t.plan(), measured);
   }
+  write_page(o.html, made);
+  return result;
 }
 
 }  // namespace lm

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import xml.etree.ElementTree
 from pathlib import Path
 
 BITS = 0.5
@@ -32,13 +33,14 @@ def number(word, text):
 
 
 with tempfile.TemporaryDirectory() as folder:
-    csv = Path(folder) / "steps.csv"
+    csv, html = Path(folder) / "steps.csv", Path(folder) / "page.html"
     start, busy = time.monotonic(), busy_seconds()
-    run = subprocess.run([sys.argv[1], "--csv", str(csv)], capture_output=True, check=True)
+    run = subprocess.run([sys.argv[1], "--csv", str(csv), "--html", str(html)], capture_output=True, check=True)
     seconds, own = time.monotonic() - start, own_seconds()
     others = busy_seconds() - busy - own
     text = run.stdout.decode(errors="replace")
     lines = csv.read_text(encoding="utf-8").splitlines()
+    page = html.read_text(encoding="utf-8")
 
 validation, bigram = number("validation", text), number("bigram", text)
 steps = int(number("training", text))
@@ -48,6 +50,7 @@ print(f"{validation} bits per byte, bigram {bigram}, {steps} steps, {seconds:.0f
 assert validation <= bigram - BITS, text
 assert bigram < number("unigram", text), text
 assert len(lines) == steps + 1, lines[-1]
+xml.etree.ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>"))
 assert "\nsample, after the prompt in brackets:\n[" in text, text
 assert own <= SECONDS * processors, f"{own:.0f} processor seconds"
 # A clock says nothing where other programs have the processors.

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 COMMAND = [sys.argv[1], "--steps", "40", "--batch", "2", "--context", "16", "--layers", "1", "--hidden", "64", "--heads",
-           "2", "--sample", "20", "--csv", ""]
+           "2", "--sample", "20", "--csv", "", "--html", ""]
 SHOWN = ("bits/byte", "balance", " z ", "max/mean load", "tokens/s", "s left")
 
 

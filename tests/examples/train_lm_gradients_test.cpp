@@ -1,221 +1,165 @@
 // SPDX-License-Identifier: Apache-2.0
-// The parts of train_lm that are not the library's, against directional finite differences in double.
-#include "../../examples/train_lm/attention.hpp"
+// The blocks of train_lm, and the model that they make, against finite differences.
 #include "../../examples/train_lm/cross_entropy.hpp"
+#include "../../examples/train_lm/decoder.hpp"
 #include "../../examples/train_lm/embedding.hpp"
 #include "../../examples/train_lm/experts.hpp"
-#include "../../examples/train_lm/linear.hpp"
+#include "../../examples/train_lm/head.hpp"
 #include "../../examples/train_lm/model.hpp"
-#include "../../examples/train_lm/norm.hpp"
+
+#include "differences.hpp"
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
+
+using namespace differences;
 
 namespace {
 
-namespace mo = moiety;
+using spec = lm::expert_block<64>;
+static_assert(mo::model_block<lm::embedding_block<in_double>> && mo::model_block<lm::head_block<in_double>>);
+static_assert(mo::block_with_losses<lm::decoder_block<spec, in_double>>);
 
-struct in_double : mo::deployment<> {
-  using element = double;
-};
-using context = mo::context<in_double>;
-using matrix = mo::matrix<double>;
+mo::layer_options<spec> const strong{
+    .losses = {mo::load_balance<>{.coefficient = 0.5f}, mo::router_z{.coefficient = 0.1f}}};
 
-matrix normal(context& ctx, std::int64_t rows, std::int64_t cols, int seed) {
-  matrix m = ctx.matrix(rows, cols);
-  mo::fill_normal(ctx, m, mo::seed{seed});
-  return m;
-}
-
-double product(std::span<double const> a, std::span<double const> b) {
-  return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
-}
-std::span<double const> all(matrix const& m) { return {m.data(), m.size()}; }
-
-/// (f(w + εv) − f(w − εv)) / 2ε along a random direction v, which is returned by `along`.
-template <class Function>
-double difference(Function const& f, std::span<double> w, std::vector<double>& along, std::uint64_t stream) {
-  constexpr double epsilon = 1e-5;
-  along.resize(w.size());
-  for (std::size_t i = 0; i < w.size(); ++i) along[i] = mo::normal(mo::seed{99}, stream, i);
-  std::vector<double> const start(w.begin(), w.end());
-  auto const at = [&](double sign) {
-    for (std::size_t i = 0; i < w.size(); ++i) w[i] = start[i] + sign * epsilon * along[i];
-    return f();
-  };
-  double const slope = (at(1) - at(-1)) / (2 * epsilon);
-  std::copy(start.begin(), start.end(), w.begin());
-  return slope;
-}
-
-template <class Function>
-void check_gradient(Function const& f, std::span<double> w, std::span<double const> gradient) {
-  double const norm = std::sqrt(product(gradient, gradient));
-  REQUIRE(norm > 0);
-  for (std::uint64_t stream = 0; stream < 3; ++stream) {
-    std::vector<double> along;
-    double const slope = difference(f, w, along, stream);
-    CHECK(std::abs(slope - product(gradient, along)) <= 1e-7 * norm * std::sqrt(static_cast<double>(w.size())));
+/// Every parameter of a set, for a loss that reads the weights; gradients are copied first, as the loss may write them.
+template <class Function, class Weights, class Gradients>
+int check_parameters(Function const& loss, Weights& weights, Gradients& gradients) {
+  std::vector<std::pair<std::string, std::vector<double>>> sums;
+  gradients.for_each([&](mo::parameter const& p, auto values) {
+    sums.emplace_back(p.name, std::vector<double>(values.begin(), values.end()));
+  });
+  std::vector<std::span<double>> places;
+  weights.for_each([&](mo::parameter const&, auto values) { places.push_back(values); });
+  REQUIRE(places.size() == sums.size());
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    CAPTURE(sums[i].first);
+    check_gradient(loss, places[i], sums[i].second);
   }
+  return static_cast<int>(sums.size());
 }
 
-/// Input and every parameter of a module, for the loss ⟨c, y⟩; backward(dy, dx) is called once.
-template <class Module, class Forward, class Backward>
-void check_module(context& ctx, Module& module, matrix& x, std::int64_t outputs, Forward const& forward,
-                  Backward const& backward) {
-  matrix y = ctx.matrix(x.rows(), outputs), dx = ctx.matrix(x.rows(), x.cols());
-  matrix const c = normal(ctx, x.rows(), outputs, 7);
-  auto const loss = [&] { return forward(y), product(all(c), all(y)); };
-  loss();
-  backward(c, dx);
-  check_gradient(loss, {x.data(), x.size()}, all(dx));
-  module.for_each_parameter([&](lm::parameter<double>& p, bool) { check_gradient(loss, p.values(), p.gradients()); });
+/// Input and every parameter of a block, for the loss ⟨c, y⟩ and `more` of the tape; gradients are added to.
+template <class Block, class More>
+int check_block(context& ctx, Block const& block, matrix& x, mo::batch const& about, More const& more) {
+  auto weights = block.make_weights(mo::seed{4}, "layers.3.");
+  auto gradients = block.make_gradients();
+  matrix y = ctx.matrix(x.rows(), block.output_width()), dx = ctx.matrix(x.rows(), x.cols());
+  matrix const c = normal(ctx, x.rows(), block.output_width(), 7);
+  auto const loss = [&] {
+    auto const tape = block.forward(weights, x, y, about);
+    return product(all(c), all(y)) + more(tape);
+  };
+  gradients.reset();
+  for (int twice = 0; twice < 2; ++twice) {
+    auto tape = block.forward(weights, x, y, about);
+    block.backward_input(weights, tape, c, dx);
+    block.backward_weights(tape, gradients);
+  }
+  gradients.for_each([](mo::parameter const&, auto values) {
+    for (double& g : values) g /= 2;
+  });
+  matrix kept = ctx.matrix(x.rows(), block.output_width());
+  std::copy(y.begin(), y.end(), kept.begin());
+  block.infer(weights, x, y, about);
+  CHECK(std::equal(y.begin(), y.end(), kept.begin()));
+  if (x.cols() > 0) check_gradient(loss, {x.data(), x.size()}, all(dx));
+  return check_parameters(loss, weights, gradients);
 }
+
+double nothing_more(auto const&) { return 0; }
 
 }  // namespace
 
-TEST_CASE("the gradients of linear are those of y = x W^T") {
+TEST_CASE("the gradient of the embedding sums over equal ids; every token needs one") {
   context ctx;
-  lm::linear<context> map(ctx, "map", 12, 20, 0.3, mo::seed{1});
-  matrix x = normal(ctx, 9, 12, 2);
-  check_module(
-      ctx, map, x, 20, [&](matrix& y) { map.forward(x, y); },
-      [&](matrix const& dy, matrix& dx) { map.backward(x, dy, dx); });
-}
-
-TEST_CASE("the gradients of rms_norm; dx is added") {
-  context ctx;
-  lm::rms_norm<context> norm(ctx, "norm", 24);
-  lm::rms_norm<context>::tape tape;
-  matrix x = normal(ctx, 70, 24, 3);
-  norm.for_each_parameter([](auto& p, bool) {
-    for (std::uint64_t i = 0; double& gain : p.values()) gain += 0.3 * mo::normal(mo::seed{4}, 0, i++);
-  });
-  check_module(
-      ctx, norm, x, 24, [&](matrix& y) { norm.forward(x, y, tape); },
-      [&](matrix const& dy, matrix& dx) { norm.backward(x, tape, dy, dx); });
-}
-
-TEST_CASE("the gradients of attention, two sequences") {
-  context ctx;
-  for (std::int64_t const length : {1, 7, 33, 192}) {  // the last in three blocks of queries
-    CAPTURE(length);
-    lm::attention<context> attention(ctx, "attention", 16, 2, mo::seed{5});
-    lm::attention<context>::tape tape;
-    matrix x = normal(ctx, 2 * length, 16, 6);
-    auto const forward = [&](matrix& y) { attention.forward(x, y, length, tape); };
-    matrix y = ctx.matrix(2 * length, 16), dx = ctx.matrix(2 * length, 16);
-    matrix const c = normal(ctx, 2 * length, 16, 7);
-    auto const loss = [&] { return forward(y), product(all(c), all(y)); };
-    loss();
-    attention.backward(x, tape, c, dx);
-    check_gradient(loss, {x.data(), x.size()}, all(dx));
-    attention.for_each_parameter(
-        [&](lm::parameter<double>& p, bool) { check_gradient(loss, p.values(), p.gradients()); });
-  }
-}
-
-TEST_CASE("blocks of queries change nothing that a query sees") {
-  context ctx;
-  lm::attention<context> attention(ctx, "attention", 16, 2, mo::seed{5});
-  lm::attention<context>::tape whole, part;
-  matrix x = normal(ctx, 192, 16, 8), y = ctx.matrix(192, 16);
-  attention.forward(x, y, 192, whole);
-  CHECK(whole.blocks == 3);
-  for (std::int64_t const length : {33, 100, 191}) {
-    matrix alone = ctx.matrix(length, 16);
-    attention.forward(x.rows(0, length), alone, length, part);
-    CHECK(part.blocks == 1);
-    CHECK(std::equal(alone.begin(), alone.end(), y.begin()));
-  }
-}
-
-TEST_CASE("attention is causal, and positions enter by their distance only") {
-  context ctx;
-  lm::attention<context> attention(ctx, "attention", 16, 2, mo::seed{5});
-  lm::attention<context>::tape tape;
-  matrix x = normal(ctx, 8, 16, 8), y = ctx.matrix(8, 16), changed = ctx.matrix(8, 16);
-  attention.forward(x, y, 8, tape);
-  for (double& value : std::span(x.row(5), 3 * 16)) value += 1;
-  attention.forward(x, changed, 8, tape);
-  CHECK(std::equal(y.row(0), y.row(5), changed.row(0)));
-  CHECK(y(5, 0) != changed(5, 0));
-
-  for (std::int64_t t = 0; t < 8; ++t) std::copy_n(x.row(t % 2), 16, x.row(t));  // a period of two …
-  attention.forward(x, y, 8, tape);
-  double const score = tape.p(4, 3) / tape.p(4, 1), shifted = tape.p(6, 5) / tape.p(6, 3);
-  CHECK(score == doctest::Approx(shifted));  // … so equal distances give equal ratios
-}
-
-TEST_CASE("cross entropy is a sum over rows, and leaves its gradient in the logits") {
-  context ctx;
-  matrix logits = normal(ctx, 40, lm::vocabulary, 9), gradient = normal(ctx, 40, lm::vocabulary, 9);
-  std::vector<lm::byte> targets;
-  for (int t = 0; t < 40; ++t) targets.push_back(static_cast<lm::byte>(t * 37));
-  auto const total = [&](matrix& m) {
-    auto const nats = lm::cross_entropy(ctx, lm::view<context>(m), targets);
-    return std::accumulate(nats.begin(), nats.end(), 0.0);
-  };
-  auto const loss = [&] {
-    matrix copy = ctx.matrix(40, lm::vocabulary);
-    std::copy(logits.begin(), logits.end(), copy.begin());
-    return total(copy);
-  };
-  CHECK(total(gradient) == doctest::Approx(loss()));
-  check_gradient(loss, {logits.data(), logits.size()}, all(gradient));
-}
-
-TEST_CASE("the gradient of the embedding sums over equal bytes") {
-  context ctx;
-  lm::embedding<context> table(ctx, "embedding", 8, mo::seed{1});
-  std::vector<lm::byte> const bytes{3, 255, 3, 0};
+  lm::embedding_block<in_double> const block(ctx, 8);
+  std::vector<std::int32_t> const ids{3, 255, 3, 0};
+  matrix x = ctx.matrix(4, 0);
+  CHECK(check_block(ctx, block, x, {.ids = ids}, [](auto const& tape) { return nothing_more(tape); }) == 1);
   matrix y = ctx.matrix(4, 8);
-  matrix const c = normal(ctx, 4, 8, 7);
-  auto const loss = [&] { return table.forward(bytes, y), product(all(c), all(y)); };
-  loss();
-  table.backward(bytes, c);
-  table.for_each_parameter([&](lm::parameter<double>& p, bool) { check_gradient(loss, p.values(), p.gradients()); });
+  CHECK_THROWS_AS(block.infer(block.make_weights(mo::seed{1}, ""), x, y, {}), mo::data_error);
+}
+
+TEST_CASE("the gradients of the head") {
+  context ctx;
+  matrix x = normal(ctx, 9, 24, 2);
+  CHECK(check_block(ctx, lm::head_block<in_double>(ctx, 24), x, {}, [](auto const& t) { return nothing_more(t); }) ==
+        2);
+}
+
+TEST_CASE("the gradients of a decoder, with those of its experts' losses; sequences see themselves alone") {
+  context ctx;
+  lm::decoder_block<spec, in_double> const block(ctx, 2, strong);
+  // With these values no token is so near a tie that a step of the differences crosses it, where the loss jumps.
+  matrix x = normal(ctx, 24, 64, 12);
+  std::vector<std::int64_t> const sequences{0, 12, 24};
+  auto const losses = [&](auto const& tape) {
+    mo::loss_ledger<spec> ledger(ctx, 1);
+    ledger.record(0, block.record(tape));
+    return 24 * ledger.reduce().total();
+  };
+  CHECK(check_block(ctx, block, x, {.sequences = sequences}, losses) == 8);
+
+  auto const weights = block.make_weights(mo::seed{4}, "");
+  matrix y = ctx.matrix(24, 64), alone = ctx.matrix(12, 64);
+  block.infer(weights, x, y, {.sequences = sequences});
+  block.infer(weights, std::as_const(x).rows(12, 12), alone, {});
+  CHECK(std::equal(alone.begin(), alone.end(), y.row(12)));
+  std::vector<std::int64_t> const uneven{0, 8, 24};
+  CHECK_THROWS_AS(block.infer(weights, x, y, {.sequences = uneven}), mo::data_error);
+}
+
+TEST_CASE("a decoder without tokens does nothing, and takes its gradients") {
+  context ctx;
+  lm::decoder_block<spec, in_double> const block(ctx, 2, strong);
+  auto const weights = block.make_weights(mo::seed{4}, "");
+  auto gradients = block.make_gradients();
+  gradients.reset();
+  matrix x = ctx.matrix(0, 64), y = ctx.matrix(0, 64), dy = ctx.matrix(0, 64), dx = ctx.matrix(0, 64);
+  auto tape = block.forward(weights, x, y, {});
+  block.backward_input(weights, tape, dy, dx);
+  block.backward_weights(tape, gradients);
+  gradients.for_each([](mo::parameter const& p, auto values) {
+    CAPTURE(p.name);
+    CHECK(std::all_of(values.begin(), values.end(), [](double g) { return g == 0; }));
+  });
 }
 
 TEST_CASE("the whole model: every gradient is that of the cross entropies' sum plus tokens times the experts' losses") {
-  using block = lm::expert_block<64>;
-  mo::layer_options<block> const strong{
-      .losses = {mo::load_balance<>{.coefficient = 0.5f}, mo::router_z{.coefficient = 0.1f}}};
   context ctx;
-  // With this seed no token is so near a tie that a step of the differences crosses it, where the loss jumps.
-  lm::language_model<block, context> model(ctx, {.layers = 2, .hidden = 64, .heads = 2}, strong, mo::seed{4});
-  std::vector<lm::byte> inputs, targets;
+  auto stage = lm::make_stage<spec, in_double>(ctx, {.layers = 2, .heads = 2}, strong, 1, mo::placement::loop);
+  auto weights = stage.make_weights(mo::seed{4});
+  auto gradients = stage.make_gradients();
+  mo::schedule const plan = mo::make_schedule(mo::gpipe{}, {.ranks = 1, .microbatches = 2});
+  mo::pipeline_engine engine{ctx, plan, stage};
+  std::vector<std::int32_t> inputs[2], targets[2];
   for (std::uint64_t i = 0; i < 24; ++i) {
-    inputs.push_back(static_cast<lm::byte>(mo::random_word(mo::seed{2}, 0, i)));
-    targets.push_back(static_cast<lm::byte>(mo::random_word(mo::seed{3}, 0, i)));
+    inputs[i / 12].push_back(static_cast<std::int32_t>(mo::random_word(mo::seed{2}, 0, i) % 256));
+    targets[i / 12].push_back(static_cast<std::int32_t>(mo::random_word(mo::seed{3}, 0, i) % 256));
   }
-  std::vector<std::int64_t> const sequences{0, 12, 24};
+  std::vector<std::int64_t> const sequences{0, 6, 12};
+  mo::microbatches batches = mo::equal_batches(2, 12);
+  batches.describe([&](int m) { return mo::batch{.sequences = sequences, .ids = inputs[m]}; });
   auto const loss = [&] {
-    mo::loss_ledger<block> ledger(ctx, 2);
-    double const nats = model.accumulate(inputs, targets, {.sequences = sequences}, ledger);
-    return nats + 24 * ledger.reduce().total();
+    auto const report = engine.step(weights, gradients, batches, mo::no_inputs,
+                                    [&](int m, lm::view<context> logits, lm::view<context> gradient) {
+                                      auto const nats = lm::cross_entropy(ctx, logits, targets[m], gradient);
+                                      return mo::task_loss{std::accumulate(nats.begin(), nats.end(), 0.0), 12};
+                                    });
+    return engine.task().sum + 24 * report.total();
   };
-  model.clear_gradients();
+  gradients.reset();
   loss();
-  struct copied {
-    std::string name;
-    std::span<double> values;
-    std::vector<double> gradients;
-  };
-  std::vector<copied> parameters;
-  model.for_each_parameter([&](auto const& name, auto values, auto gradients, bool) {
-    parameters.push_back({name, values, {gradients.begin(), gradients.end()}});
-  });
-  CHECK(parameters.size() == 3 + 2 * 8);
-  for (copied& p : parameters) {
-    CAPTURE(p.name);
-    check_gradient(loss, p.values, p.gradients);
-  }
+  CHECK(check_parameters(loss, weights, gradients) == 3 + 2 * 8);
 }

@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// train_lm at a smaller size: its options, text, baselines and optimiser; that it learns, gives the same bits for every
-// number of threads, and that its experts stay balanced because of the balance loss and not without it.
-#include "../../examples/train_lm/train.hpp"
+// train_lm at a smaller size: that it learns, gives the same bits for every number of threads and of pipeline ranks, agrees
+// on every layout, goes on from a checkpoint on another one, and that its experts stay balanced because of the balance loss
+// and not without it.
+#include "../../examples/train_lm/ranks.hpp"
 
 #include "instrumented.hpp"
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
-#include <span>
 #include <sstream>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,10 +21,6 @@
 namespace {
 
 namespace mo = moiety;
-
-lm::options parse(std::vector<char const*> const& arguments) { return lm::parse(arguments); }
-
-std::vector<lm::byte> bytes_of(std::string const& text) { return {text.begin(), text.end()}; }
 
 lm::text austen(std::int64_t window, std::size_t size) {
   auto const path = std::filesystem::path(__FILE__).parent_path() / "../../examples/train_lm/data/austen.txt";
@@ -37,105 +31,50 @@ lm::text austen(std::int64_t window, std::size_t size) {
 
 lm::options small() {
   lm::options o;
-  o.csv = "";
-  o.steps = 4, o.batch = 4, o.context = 32, o.layers = 1, o.hidden = 64, o.heads = 2, o.sample = 8;
+  o.csv = o.html = "";
+  o.steps = 4, o.batch = 8, o.context = 32, o.layers = 2, o.hidden = 64, o.heads = 2, o.sample = 8;
   o.quiet = true;
   return o;
 }
 
-struct three_weights {
-  std::vector<float> value{1, -2, 3}, gradient{40, -0.5f, 0};
-  template <class Function> void for_each_parameter(Function&& f) {
-    f(std::string("w"), std::span<float>(value), std::span<float>(gradient), /*decayed=*/true);
-  }
+lm::options spread(lm::options o, int pipeline, int expert, int data, int chunks = 1,
+                   std::string const& schedule = "") {
+  o.pipeline = pipeline, o.expert = expert, o.data = data, o.chunks = chunks, o.schedule = schedule;
+  o.micro_batches = 4;
+  return o;
+}
+
+/// A file that is gone with this object.
+struct temporary {
+  std::string path = (std::filesystem::temp_directory_path() /
+                      ("train_lm_test." + std::to_string(reinterpret_cast<std::uintptr_t>(this))))
+                         .string();
+  temporary() = default;
+  temporary(temporary const&) = delete;
+  temporary& operator=(temporary const&) = delete;
+  ~temporary() { std::filesystem::remove(path); }
 };
 
 }  // namespace
 
-TEST_CASE("options: values, switches, and clear errors") {
-  lm::options const o = parse({"--steps", "12", "--no-balance", "--lr", "1e-3", "--csv", "x.csv"});
-  CHECK(o.steps == 12);
-  CHECK(!o.balance);
-  CHECK(o.rate == 1e-3);
-  CHECK(o.csv == "x.csv");
-  CHECK(o.batch == lm::options{}.batch);
-  CHECK(parse({"--help", "--steps", "0"}).help);
-  CHECK_THROWS_WITH_AS(parse({"--stepz", "1"}), "unknown option --stepz.", command_line::usage_error);
-  CHECK_THROWS_WITH_AS(parse({"--steps"}), "--steps needs a value.", command_line::usage_error);
-  CHECK_THROWS_WITH_AS(parse({"--steps", "1x"}), "--steps needs a number, not \"1x\".", command_line::usage_error);
-  CHECK_THROWS_WITH_AS(parse({"--hidden", "96"}), "--hidden is 64, 128 or 256.", command_line::usage_error);
-  CHECK_THROWS_WITH_AS(parse({"--heads", "3"}), "--heads must divide half of --hidden.", command_line::usage_error);
-  CHECK_THROWS_AS(parse({"--steps", "0"}), command_line::usage_error);
-  CHECK_THROWS_AS(parse({"--threads", "-1"}), command_line::usage_error);
-}
-
-TEST_CASE("help names every option and its default") {
-  std::ostringstream help;
-  lm::print_help(help, {});
-  for (char const* expected : {"--text FILE", "--no-balance", "--minutes X", "optimiser steps [1000]"})
-    CHECK(help.str().find(expected) != std::string::npos);
-}
-
-TEST_CASE("the last twentieth of the text is held out; a text too short for the window is refused") {
-  lm::text const t = lm::split(bytes_of(std::string(1000, 'a') + std::string(60, 'b')), 20);
-  CHECK(t.training().size() == 1007);
-  CHECK(t.validation().size() == 53);
-  CHECK(t.validation().front() == 'b');
-  CHECK_THROWS_AS(lm::split(bytes_of(std::string(400, 'a')), 20), std::runtime_error);
-  CHECK_THROWS_AS(lm::read_file("no such file"), std::runtime_error);
-}
-
-TEST_CASE("windows: targets are the inputs one byte later, and a window depends on its number alone") {
-  std::vector<lm::byte> text(5000);
-  for (std::size_t i = 0; i < text.size(); ++i) text[i] = static_cast<lm::byte>(i % 251);
-  lm::windows const two = lm::draw_windows(text, 2, 16, mo::seed{3}, 10);
-  for (std::size_t i = 0; i < 32; ++i) CHECK((two.inputs[i] + 1) % 251 == two.targets[i]);
-  lm::windows const second = lm::draw_windows(text, 1, 16, mo::seed{3}, 11);
-  CHECK(std::equal(second.inputs.begin(), second.inputs.end(), two.inputs.begin() + 16));
-  CHECK(lm::draw_windows(text, 2, 16, mo::seed{4}, 10).inputs != two.inputs);
-}
-
-TEST_CASE("baselines by hand") {
-  std::vector<lm::byte> const training = bytes_of("abab"), held_out = bytes_of("ab");
-  lm::ngram const counted(training);
-  CHECK(counted.unigram('a') == doctest::Approx(3.0 / 260));
-  CHECK(counted.bigram('a', 'b') == doctest::Approx((2 + 3.0 / 260) / 3));
-  CHECK(counted.bigram('b', 'c') == doctest::Approx(1.0 / 260 / 2));
-  CHECK(counted.unigram_bits(held_out) == doctest::Approx(std::log2(260 / 3.0)));
-  double total = 0;
-  for (int b = 0; b < 256; ++b) total += counted.bigram('b', static_cast<lm::byte>(b));
-  CHECK(total == doctest::Approx(1));
-}
-
-TEST_CASE("the learning rate warms up, peaks, and falls to a tenth") {
-  CHECK(lm::learning_rate(2, 0.025) == doctest::Approx(1));
-  CHECK(lm::learning_rate(2, 0.05) == doctest::Approx(2));
-  CHECK(lm::learning_rate(2, 0.525) == doctest::Approx(1.1));
-  CHECK(lm::learning_rate(2, 1) == doctest::Approx(0.2));
-}
-
-TEST_CASE("the first step of AdamW moves every weight by the rate, against the sign of its gradient") {
-  mo::context<> ctx;
-  three_weights model;
-  lm::adamw<mo::context<>> optimiser(ctx);
-  CHECK(optimiser.step(model, 0.1, 0.5) == doctest::Approx(std::sqrt(400 + 0.0625)));
-  CHECK(model.value[0] == doctest::Approx(1 * 0.99 - 0.1));
-  CHECK(model.value[1] == doctest::Approx(-2 * 0.99 + 0.1));
-  CHECK(model.value[2] == doctest::Approx(3 * 0.99));
-}
-
 TEST_CASE("what follows changes no bit of an earlier byte's logits") {
+  using spec = lm::expert_block<64>;
   mo::context<> ctx;
-  using block = lm::expert_block<64>;
-  lm::language_model<block, mo::context<>> model(ctx, {.layers = 2, .hidden = 64, .heads = 2},
-                                                 lm::expert_options<block>(true), mo::seed{1});
-  std::vector<lm::byte> const text = bytes_of("It is a truth universally acknowledged, that a single man");
-  auto const size = static_cast<std::int64_t>(text.size());
-  mo::matrix<float> const& logits = model.infer(text, size);
-  std::vector<float> const together(logits.begin(), logits.end());
-  for (std::int64_t const length : {1, 16, 33}) {
+  auto const stage = lm::make_stage<spec, mo::deployment<>>(ctx, {.layers = 2, .heads = 2},
+                                                            lm::expert_options<spec>(true), 1, mo::placement::loop);
+  auto const weights = stage.make_weights(mo::seed{1});
+  std::string const text = "It is a truth universally acknowledged, that a single man";
+  std::vector<std::int32_t> const ids(text.begin(), text.end());
+  auto const logits = [&](std::size_t length) {
+    auto const rows = static_cast<std::int64_t>(length);
+    auto x = ctx.matrix(rows, 0), y = ctx.matrix(rows, lm::vocabulary);
+    stage.infer(weights, 0, x, y, {.ids = std::span(ids).first(length)});
+    return y;
+  };
+  auto const together = logits(ids.size());
+  for (std::size_t const length : {1u, 16u, 33u}) {
     CAPTURE(length);
-    mo::matrix<float> const& alone = model.infer(lm::text_view(text).first(static_cast<std::size_t>(length)), length);
+    auto const alone = logits(length);
     CHECK(std::equal(alone.begin(), alone.end(), together.begin()));
   }
 }
@@ -146,6 +85,7 @@ TEST_CASE("same seed, same bits: any number of threads, and a second run") {
   o.threads = 1;
   lm::summary const first = lm::train(text, o);
   CHECK(first.steps == 4);
+  CHECK(first.sample.size() == 8);
   for (int const threads : {1, 2, 3}) {
     CAPTURE(threads);
     o.threads = threads;
@@ -158,24 +98,123 @@ TEST_CASE("same seed, same bits: any number of threads, and a second run") {
   CHECK(lm::train(text, o).fingerprint != first.fingerprint);
 }
 
-TEST_CASE("a run that is out of time stops after the step it is in") {
+TEST_CASE("pipelines give the bits of one rank: weights, validation, sample") {
+  lm::text const text = austen(32, 20000);
+  lm::options const o = small();
+  lm::summary const one = lm::train(text, spread(o, 1, 1, 1));
+  for (lm::options const& split :
+       {spread(o, 2, 1, 1), spread(o, 4, 1, 1, 1, "zb_h1"), spread(o, 2, 1, 1, 2, "zb_v"), spread(o, 2, 1, 1, 2)}) {
+    CAPTURE(lm::schedule_name(split));
+    lm::summary const found = lm::train(text, split);
+    CHECK(found.fingerprint == one.fingerprint);
+    CHECK(found.validation == one.validation);
+    CHECK(found.sample == one.sample);
+    CHECK(found.parameters == one.parameters);
+  }
+}
+
+TEST_CASE("layouts agree: the first forward to the bit, what follows within tolerances") {
+  lm::text const text = austen(32, 20000);
+  lm::options o = small();
+  o.compared = 3;
+  for (lm::options const& split : {spread(o, 1, 2, 1), spread(o, 1, 1, 2), spread(o, 2, 2, 1), spread(o, 2, 1, 2, 2),
+                                   spread(o, 2, 1, 1, 2, "looped_bfs")}) {
+    lm::comparison const found = lm::compare(text, split);
+    std::ostringstream table;
+    table << found;
+    INFO(lm::layout_words(split), '\n', table.str());
+    CHECK(found.agrees());
+    REQUIRE(found.lines.size() == 2 + 3 * 5);
+    for (std::size_t i = 0; i < 5; ++i) CHECK(found.lines[i].bits);
+    CHECK(!found.lines.back().bits);
+    CHECK(table.str().find("to the bit") != std::string::npos);
+  }
+  lm::comparison const pipeline = lm::compare(text, spread(o, 2, 1, 1));
+  CHECK(std::all_of(pipeline.lines.begin(), pipeline.lines.end(), [](auto const& l) { return l.bits; }));
+}
+
+TEST_CASE("a layout that does something else is found out") {
+  lm::text const text = austen(32, 20000);
+  lm::options o = small();
+  o.compared = 2;
+  lm::options const split = spread(o, 1, 1, 2);
+  lm::trace const one = lm::trace_on<lm::of_threads>(text, lm::alone(split));
+  auto const agrees = [&](auto const& change) {
+    lm::trace many = one;
+    change(many);
+    return lm::compared(one, many, split).agrees();
+  };
+  CHECK(agrees([](lm::trace&) {}));
+  CHECK(!agrees([](lm::trace& t) { t.steps[0].bits += 1e-9; }));
+  CHECK(!agrees([](lm::trace& t) { t.steps[0].loads[1][3] += 1; }));
+  CHECK(!agrees([](lm::trace& t) { t.steps[1].balance *= 1.01; }));
+  CHECK(!agrees([](lm::trace& t) { t.steps[1].norm *= 1.01; }));
+  CHECK(!agrees([](lm::trace& t) { t.before.begin()->second[0] += 1e-6f; }));
+  CHECK(!agrees([](lm::trace& t) { t.after.begin()->second.resize(1); }));
+  CHECK(!agrees([](lm::trace& t) { t.after.erase(t.after.begin()); }));
+  CHECK(!agrees([](lm::trace& t) {
+    for (float& w : t.after["layers.1.experts.up"]) w *= 1.01f;
+  }));
+  lm::options const half = [&] {
+    lm::options other = lm::alone(split);
+    other.seed = 2;
+    return other;
+  }();
+  CHECK(!lm::compared(one, lm::trace_on<lm::of_threads>(text, half), split).agrees());
+}
+
+TEST_CASE("a checkpoint of one layout goes on on another, with the same bits") {
+  lm::text const text = austen(32, 20000);
+  temporary const file, second;
+  lm::options o = spread(small(), 1, 1, 1);
+  lm::summary const whole = lm::train(text, o);
+  o.until = 2, o.checkpoint = file.path;
+  lm::summary const half = lm::train(text, o);
+  CHECK(half.steps == 2);
+  CHECK(half.fingerprint != whole.fingerprint);
+  o.checkpoint = "", o.resume = file.path;
+  for (lm::options const& split : {spread(o, 2, 2, 1), spread(o, 1, 2, 2), spread(o, 4, 1, 1)}) {
+    lm::summary const loaded = lm::train(text, split);  // no step is left to do
+    CHECK(loaded.steps == 0);
+    CHECK(loaded.fingerprint == half.fingerprint);
+    CHECK(loaded.validation == half.validation);
+  }
+  o.until = 0;
+  CHECK(lm::train(text, spread(o, 2, 1, 1)).fingerprint == whole.fingerprint);
+  lm::options uneven = spread(o, 2, 2, 2);
+  uneven.batch = 16, uneven.checkpoint = second.path;
+  lm::summary const spread_out = lm::train(text, uneven);
+  uneven = spread(uneven, 1, 1, 1), uneven.resume = second.path, uneven.checkpoint = "";
+  CHECK(lm::train(text, uneven).fingerprint == spread_out.fingerprint);
+  o.layers = 3;
+  CHECK_THROWS_AS(lm::train(text, o), mo::data_error);
+}
+
+TEST_CASE("a run that is out of time stops after the step it is in, on all ranks") {
   lm::options o = small();
   o.minutes = 1e-9;
   CHECK(lm::train(austen(32, 20000), o).steps == 1);
+  CHECK(lm::train(austen(32, 20000), spread(o, 2, 2, 1)).steps == 1);
 }
 
-TEST_CASE("the CSV has a line for every step") {
-  auto const path = std::filesystem::temp_directory_path() / "train_lm_test.csv";
-  lm::options o = small();
-  o.csv = path.string();
+TEST_CASE("the CSV has a line for every step; the page shows the run") {
+  temporary const csv, html;
+  lm::options o = spread(small(), 2, 2, 1);
+  o.csv = csv.path, o.html = html.path;
   lm::train(austen(32, 20000), o);
-  std::ifstream file(path);
+  std::ifstream file(csv.path);
   std::vector<std::string> lines;
   for (std::string line; std::getline(file, line);) lines.push_back(line);
-  std::filesystem::remove(path);
   REQUIRE(lines.size() == 5);
   CHECK(lines[0].starts_with("step,bits_per_byte,load_balance,router_z,max_over_mean_load,"));
   CHECK(lines[4].starts_with("4,"));
+  std::ostringstream page;
+  page << std::ifstream(html.path).rdbuf();
+  for (char const* expected : {"2 pipeline x 2 expert x 1 data thread ranks", "layer 2", "one_f_one_b: measured",
+                               "Sample", "expert 15", "1B3"})
+    CHECK(page.str().find(expected) != std::string::npos);
+  o.html = "/no/such/folder/page.html";
+  CHECK_THROWS(lm::train(austen(32, 20000), o));
 }
 
 TEST_CASE("it learns, and without the balance loss the load is at least twice as uneven" *

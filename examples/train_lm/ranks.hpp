@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// The two things that ranks do, training and being compared, on threads and, where it is built, on the processes of mpirun.
+#pragma once
+
+#include "compare.hpp"
+#include "experts.hpp"
+#include "options.hpp"
+#include "text.hpp"
+#include "train.hpp"
+
+#include <moiety/moiety.hpp>
+
+#include <chrono>
+
+namespace lm {
+
+struct of_threads : mo::deployment<mo::dynamic> {};
+
+/// body(trainer) on every rank of the layout; what it returned on rank 0, or in this process.
+template <class Deployment, class Body> auto on_ranks(text const& corpus, options const& o, Body const& body) {
+  auto const with = [&]<class Spec>(Spec const&) {
+    auto const rank = [&](mo::context<Deployment>& ctx) {
+      trainer<Spec, Deployment> t(ctx, o, corpus);
+      return body(t);
+    };
+    return mo::run<Deployment>(rank, {.deadline = std::chrono::minutes(10)}, layout_of(o),
+                               mo::host{.threads = o.threads});
+  };
+  switch (o.hidden) {
+    case 64: return with(expert_block<64>{});
+    case 128: return with(expert_block<128>{});
+    case 256: return with(expert_block<256>{});
+    default: throw command_line::usage_error("--hidden is 64, 128 or 256.");
+  }
+}
+
+template <class Deployment> summary train_on(text const& corpus, options const& o) {
+  return on_ranks<Deployment>(corpus, o, [&](auto& t) { return train_rank(t, corpus, o); });
+}
+template <class Deployment> trace trace_on(text const& corpus, options const& o) {
+  return on_ranks<Deployment>(corpus, o, [&](auto& t) { return trace_rank(t, o); });
+}
+
+/// The same on processes: processes.cpp.
+summary train_on_processes(text const& corpus, options const& o);
+trace trace_on_processes(text const& corpus, options const& o);
+
+/// The whole job for a text that is split already.
+inline summary train(text const& corpus, options const& o) {
+#if defined(TRAIN_LM_MPI)
+  if (o.mpi) return train_on_processes(corpus, o);
+#endif
+  return train_on<of_threads>(corpus, o);
+}
+
+/// A few steps on one rank of this process and on the layout.
+inline comparison compare(text const& corpus, options const& o) {
+  trace const one = trace_on<of_threads>(corpus, alone(o));
+#if defined(TRAIN_LM_MPI)
+  if (o.mpi) return compared(one, trace_on_processes(corpus, o), o);
+#endif
+  return compared(one, trace_on<of_threads>(corpus, o), o);
+}
+
+}  // namespace lm
