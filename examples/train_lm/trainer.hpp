@@ -176,7 +176,7 @@ template <class Spec, class Deployment> class trainer {
     auto const groups = mo::groups_of(ctx_);
     auto const list = mo::gradients_of<real>(parameters());
     mo::reduce_gradients(list, groups, {.where = mo::summed::slices});
-    double const norm = mo::global_norm(list, groups) / tokens;
+    double const norm = mo::global_norm(ctx_, gradients_) / tokens;
     auto const factor = static_cast<real>(1 / (tokens * std::max(1.0, norm)));
     for (auto const& gradient : list)
       ctx_.engine().for_blocks(std::ssize(gradient.values), 8192, [&](std::int64_t first, std::int64_t last, int) {
