@@ -95,12 +95,11 @@ inline void check_layout(options const& o) {
   require(o.pipeline <= 256 && o.expert <= 16 && o.data <= 256 && o.chunks <= 256,
           "--pipeline, --data and --chunks end at 256, --expert at 16.");
   require(16 % o.expert == 0, "--expert must divide the 16 experts.");
-  require(o.pipeline * o.chunks <= o.layers + 2,
-          "--pipeline times --chunks is more stages than the model has blocks: its layers, embedding and head.");
   require(o.batch % (std::int64_t{micro_batches_of(o)} * o.expert * o.data) == 0,
           "--batch must be a multiple of micro-batches x expert x data ranks (micro-batches are 2 P in a pipeline).");
   try {
-    plan_of(o);
+    require(mo::schedule_view(plan_of(o).schedule).stages() <= o.layers + 2,
+            "--pipeline and --chunks make more stages than the model has blocks: its layers, embedding and head.");
   } catch (mo::schedule_error const& error) {
     throw command_line::usage_error(error.what());
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The orders of a pipeline's work, by name. Left out is dual_pipe, which keeps two copies of every stage.
+// The orders of a pipeline's work, by name.
 #pragma once
 
 #include <moiety/pipeline.hpp>
@@ -22,7 +22,7 @@ struct pipeline_plan {
 template <class... Orders> struct orders {};
 using known_orders =
     orders<mo::gpipe, mo::one_f_one_b, mo::zb_h1, mo::zb_h2, mo::zb_v, mo::looped_bfs, mo::interleaved_1f1b,
-           mo::interleaved_1f1b_overlapped, mo::interleaved_zb1p, mo::dual_pipe_v>;
+           mo::interleaved_1f1b_overlapped, mo::interleaved_zb1p, mo::dual_pipe, mo::dual_pipe_v>;
 
 template <class... Orders> std::string names_of(orders<Orders...>) {
   std::string names;

@@ -118,7 +118,7 @@ TEST_CASE("layouts agree: the first forward to the bit, what follows within tole
   lm::options o = small();
   o.compared = 3;
   for (lm::options const& split : {spread(o, 1, 2, 1), spread(o, 1, 1, 2), spread(o, 2, 2, 1), spread(o, 2, 1, 2, 2),
-                                   spread(o, 2, 1, 1, 2, "looped_bfs")}) {
+                                   spread(o, 2, 1, 1, 2, "looped_bfs"), spread(o, 2, 2, 1, 2, "dual_pipe")}) {
     lm::comparison const found = lm::compare(text, split);
     std::ostringstream table;
     table << found;
@@ -173,7 +173,8 @@ TEST_CASE("a checkpoint of one layout goes on on another, with the same bits") {
   CHECK(half.steps == 2);
   CHECK(half.fingerprint != whole.fingerprint);
   o.checkpoint = "", o.resume = file.path;
-  for (lm::options const& split : {spread(o, 2, 2, 1), spread(o, 1, 2, 2), spread(o, 4, 1, 1)}) {
+  for (lm::options const& split :
+       {spread(o, 2, 2, 1), spread(o, 1, 2, 2), spread(o, 4, 1, 1), spread(o, 2, 1, 1, 2, "dual_pipe")}) {
     lm::summary const loaded = lm::train(text, split);  // no step is left to do
     CHECK(loaded.steps == 0);
     CHECK(loaded.fingerprint == half.fingerprint);
@@ -181,7 +182,7 @@ TEST_CASE("a checkpoint of one layout goes on on another, with the same bits") {
   }
   o.until = 0;
   CHECK(lm::train(text, spread(o, 2, 1, 1)).fingerprint == whole.fingerprint);
-  lm::options uneven = spread(o, 2, 2, 2);
+  lm::options uneven = spread(o, 2, 2, 2, 2, "dual_pipe");
   uneven.batch = 16, uneven.checkpoint = second.path;
   lm::summary const spread_out = lm::train(text, uneven);
   uneven = spread(uneven, 1, 1, 1), uneven.resume = second.path, uneven.checkpoint = "";
