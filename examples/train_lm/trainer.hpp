@@ -105,9 +105,10 @@ template <class Spec, class Deployment> class trainer {
     return r;
   }
 
+  /// Mean bits of the windows' scored bytes; about 2048 bytes at a time.
   double score(text_view text, std::span<scored_window const> all) {
     std::vector<windows> micro;
-    auto const each = static_cast<std::size_t>(options_.batch);
+    auto const each = static_cast<std::size_t>(std::max<std::int64_t>(1, 2048 / options_.context));
     for (std::size_t first = 0; first < all.size(); first += each) {
       auto const some = all.subspan(first, std::min(each, all.size() - first));
       auto const mine = mo::slice_of(std::ssize(some), ctx_.stage().rank(), ctx_.stage().size());
