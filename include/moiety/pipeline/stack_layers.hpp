@@ -100,8 +100,9 @@ class stack_layers {
     for (std::size_t l = 0; l < all_.size(); ++l) {
       require<config_error>(all_[l].input >= 0 && all_[l].output >= 1, "layer ", l, " makes rows of ", all_[l].output,
                             " columns from rows of ", all_[l].input, '.');
-      require<config_error>(l == 0 || all_[l].input == all_[l - 1].output, "layer ", l, " takes rows of ",
-                            all_[l].input, " columns, but layer ", l - 1, " gives rows of ", all_[l - 1].output, '.');
+      std::int64_t const given = all_[l == 0 ? 0 : l - 1].output;
+      require<config_error>(l == 0 || all_[l].input == given, "layer ", l, " takes rows of ", all_[l].input,
+                            " columns, but layer ", l - 1, " gives rows of ", given, '.');
     }
     for (std::size_t s = 1; s < bounds_.size(); ++s)
       require<config_error>(width_before(s) == width(), "rows between stages have one width, but stage 1 takes ",
