@@ -9,11 +9,10 @@
 //   layer.backward_weights(tape, gradients);                             gradients are added to, or overwritten if empty
 //   layer.infer(weights, x, y, batch);                                   the same bits of y, nothing kept
 //
-// Gradients are those of the sum Σ ⟨dy, y⟩ + loss_scale · Σ_losses coefficient · weight · value (see losses/loss.hpp): sums over
-// tokens, nothing averaged. A layer is a function of explicit state; layers and calls share nothing but the context. Faults
-// throw before y, dx or gradients are written: data_error (shapes, null or misaligned memory, aliasing, non-finite logits, a
-// router that gives too few experts), state_error (tapes), config_error (options).
-// On a device the faults of a token come out of the next ctx.synchronize() instead, and values were written.
+// Gradients are those of the sum Σ ⟨dy, y⟩ + loss_scale · Σ_losses coefficient · weight · value (see losses/loss.hpp), nothing
+// averaged. Layers and calls share nothing but the context. Faults throw before y, dx or gradients are written: data_error
+// (shapes, memory, aliasing, non-finite logits, a router that gives too few experts), state_error (tapes), config_error
+// (options). On a device the faults of a token come out of the next ctx.synchronize() instead, and values were written.
 #pragma once
 
 #include <moiety/batch/batch.hpp>
