@@ -183,7 +183,7 @@ template <class Spec, class Deployment> class trainer {
       ctx_.engine().for_blocks(std::ssize(gradient.values), 8192, [&](std::int64_t first, std::int64_t last, int) {
         for (std::int64_t i = first; i < last; ++i) gradient.values[static_cast<std::size_t>(i)] *= factor;
       });
-    optimiser_.step(parameters(), rate, norm);
+    optimiser_.step(parameters(), rate, norm, ctx_.engine());
     return norm;
   }
 

@@ -3,6 +3,8 @@
 
 #include "thread_ranks.hpp"
 
+#include <moiety/backend/host.hpp>
+
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -39,6 +41,27 @@ template <class Optimiser> std::map<std::string, std::vector<double>> states_of(
 }
 
 }  // namespace
+
+TEST_CASE("threads of a context take the same step, to the bit") {
+  auto const after = [](auto element, auto const& step) {
+    using T = decltype(element);
+    one_tensor<T> p{};
+    for (double const w : ranks::normals<double>(20001, 3)) p.weights.push_back(static_cast<T>(static_cast<float>(w)));
+    p.gradients = ranks::normals<mo::sum_t<T>>(20001, 4);
+    mo::adamw<mo::sum_t<T>> optimiser;
+    for (int t = 0; t < 3; ++t) CHECK(step(optimiser, p));
+    auto all = states_of(optimiser);
+    for (T const w : p.weights) all["w"].push_back(static_cast<double>(static_cast<float>(w)));
+    return all;
+  };
+  auto const here = [](auto& optimiser, auto const& p) { return optimiser.step(p, 0.1, 1); };
+  for (int const threads : {1, 2, 5}) {
+    mo::host_engine engine{mo::host{.threads = threads}};
+    auto const spread = [&](auto& optimiser, auto const& p) { return optimiser.step(p, 0.1, 1, engine); };
+    CHECK(after(float{}, here) == after(float{}, spread));
+    CHECK(after(mo::bf16{}, here) == after(mo::bf16{}, spread));
+  }
+}
 
 TEST_CASE("steps have the published formula, with and without decay") {
   mo::adamw_options const o{.beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-6, .weight_decay = 0.2};

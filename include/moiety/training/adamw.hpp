@@ -7,6 +7,7 @@
 //
 //   mo::adamw<float> optimiser{{.weight_decay = 0.1}};
 //   bool const taken = optimiser.step(parameters, rate, norm);       parameters as in training/replication.hpp
+//   optimiser.step(parameters, rate, norm, ctx.engine());            the same bits, by all threads of the host
 //
 // Weights of 16 bits have a master copy of 32, which is what a step changes; they are its rounding. A norm that is not finite
 // skips the step: nothing has changed when step returns false. Arithmetic is element by element, the same for any slice.
@@ -70,6 +71,13 @@ constexpr double power(double b, std::int64_t t) {
   return result;
 }
 
+/// Runs for_blocks of an engine here, in one piece.
+struct in_one_piece {
+  template <class F> void for_blocks(std::int64_t count, std::int64_t, F const& f) const {
+    if (count > 0) f(0, count, 0);
+  }
+};
+
 /// The coefficients of one step, and the arithmetic of one element.
 template <std::floating_point S> struct adamw_rule {
   S beta1, rest1, beta2, rest2, rate, unbias, epsilon, decay;
@@ -119,12 +127,12 @@ template <std::floating_point S> class adamw_states {
     tensors_ = std::move(made);
   }
 
-  template <class Parameters> void step(Parameters const& parameters, double rate) {
+  template <class Parameters, class Engine> void step(Parameters const& parameters, double rate, Engine& engine) {
     std::size_t index = 0;
     adamw_rule<S> const decayed(options_, rate, steps_ + 1);
     adamw_rule<S> whole = decayed;
     whole.decay = 0;
-    parameters([&](auto const& t) { update(t, tensors_[index++], t.decays ? decayed : whole); });
+    parameters([&](auto const& t) { update(t, tensors_[index++], t.decays ? decayed : whole, engine); });
     ++steps_;
   }
 
@@ -166,17 +174,21 @@ template <std::floating_point S> class adamw_states {
                          tensors_.size(), '.');
   }
 
-  template <class T> static void update(trained_tensor<T> const& t, states& s, adamw_rule<S> const& rule) {
-    T* const weights = t.weights.data() + s.range.first;
-    S const* const gradients = t.gradients.data() + s.range.first;
-    for (std::size_t i = 0; i < s.first.size(); ++i) {
-      if constexpr (std::is_same_v<T, S>) {
-        weights[i] = rule(weights[i], gradients[i], s.first[i], s.second[i]);
-      } else {
-        s.master[i] = rule(s.master[i], gradients[i], s.first[i], s.second[i]);
-        weights[i] = T(s.master[i]);
+  template <class T, class Engine>
+  static void update(trained_tensor<T> const& t, states& s, adamw_rule<S> const& rule, Engine& engine) {
+    engine.for_blocks(s.range.count, 8192, [&](std::int64_t begin, std::int64_t end, int) {
+      T* const weights = t.weights.data() + s.range.first;
+      S const* const gradients = t.gradients.data() + s.range.first;
+      S *const first = s.first.data(), *const second = s.second.data(), *const master = s.master.data();
+      for (std::int64_t i = begin; i < end; ++i) {
+        if constexpr (std::is_same_v<T, S>) {
+          weights[i] = rule(weights[i], gradients[i], first[i], second[i]);
+        } else {
+          master[i] = rule(master[i], gradients[i], first[i], second[i]);
+          weights[i] = T(master[i]);
+        }
       }
-    }
+    });
   }
 
   adamw_options options_;
@@ -201,10 +213,15 @@ template <std::floating_point S> class adamw {
 
   /// Whether the step was taken; not where the norm is not finite.
   template <class Parameters> bool step(Parameters const& parameters, double rate, double norm) {
+    detail::in_one_piece here;
+    return step(parameters, rate, norm, here);
+  }
+  template <class Parameters, class Engine>
+  bool step(Parameters const& parameters, double rate, double norm, Engine& engine) {
     detail::check_rate(rate);
     if (!std::isfinite(norm)) return false;
     prepare(parameters);
-    states_.step(parameters, rate);
+    states_.step(parameters, rate, engine);
     return true;
   }
 

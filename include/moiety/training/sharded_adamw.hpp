@@ -10,7 +10,7 @@
 // same on all, so all take it or, where the norm is not finite, none does and nothing has changed. A comm_error within a step
 // ends the run: weights may then be of either step, and are to be loaded again.
 //
-// prepare, for_each_state, steps and resume are those of adamw; states are this rank's. prepare is a collective; where ranks
+// step may be given an engine, as that of adamw. prepare, for_each_state, steps and resume are those of adamw; states are this rank's. prepare is a collective; where ranks
 // of a group list different tensors it throws config_error on all of them.
 #pragma once
 
@@ -96,10 +96,15 @@ template <std::floating_point S, communicator C> class sharded_adamw {
 
   /// Whether the step was taken; not where the norm is not finite.
   template <class Parameters> bool step(Parameters const& parameters, double rate, double norm) {
+    detail::in_one_piece here;
+    return step(parameters, rate, norm, here);
+  }
+  template <class Parameters, class Engine>
+  bool step(Parameters const& parameters, double rate, double norm, Engine& engine) {
     detail::check_rate(rate);
     if (!std::isfinite(norm)) return false;
     prepare(parameters);
-    states_.step(parameters, rate);
+    states_.step(parameters, rate, engine);
     for (replicated const over : replications) gather(parameters, over);
     return true;
   }
