@@ -83,7 +83,6 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
 
   static constexpr std::int64_t input_width() { return read::hidden; }
   static constexpr std::int64_t output_width() { return read::hidden; }
-
   weights_type make_weights(seed key, std::string_view prefix = {}) const {
     weights_type weights(weights_type::allocate(ctx_->memory(), share_), ctx_->memory());
     initialise(weights, key, prefix);

@@ -10,8 +10,8 @@
 // same on all, so all take it or, where the norm is not finite, none does and nothing has changed. A comm_error within a step
 // ends the run: weights may then be of either step, and are to be loaded again.
 //
-// step may be given an engine, as that of adamw. prepare, for_each_state, steps and resume are those of adamw; states are this rank's. prepare is a collective; where ranks
-// of a group list different tensors it throws config_error on all of them.
+// step may be given an engine, as that of adamw. prepare, for_each_state, steps and resume are those of adamw; states are this
+// rank's. prepare is a collective; where ranks of a group list different tensors it throws config_error on all of them.
 #pragma once
 
 #include <moiety/backend/transport/communicator.hpp>
