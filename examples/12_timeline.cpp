@@ -19,8 +19,8 @@ struct block : mo::layer_spec<mo::dims{.hidden = 32, .ffn = 64, .experts = 8}> {
 struct two_stages : mo::deployment<mo::layout{.pipeline = 2}> {};
 
 /// Two sequences of 32 tokens in every micro-batch; the last eight of the second are padding.
-std::array<std::int64_t, 3> const offsets{0, 32, 64};
-std::vector<std::uint8_t> const mask = [] {
+std::array<std::int64_t, 3> const two_sequences{0, 32, 64};
+std::vector<std::uint8_t> const without_padding = [] {
   std::vector<std::uint8_t> real(64, 1);
   for (std::size_t t = 56; t < 64; ++t) real[t] = 0;
   return real;
@@ -37,7 +37,7 @@ std::string traced_step(mo::context<two_stages>& ctx) {
   mo::pipeline_engine engine{ctx, plan, stage};
 
   mo::microbatches batches = mo::equal_batches(4, 64);
-  batches.describe([](int) { return mo::batch{.sequences = offsets, .mask = mask}; });
+  batches.describe([](int) { return mo::batch{.sequences = two_sequences, .mask = without_padding}; });
 
   mo::timeline times;  // mo::timeline{clock}: by a clock of yours
   engine.record(times);

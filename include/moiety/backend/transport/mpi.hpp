@@ -126,7 +126,7 @@ class mpi_communicator : public collectives<mpi_communicator> {
     for (auto const& m : sends) check_message(m.peer, m.channel);
     group_->world->look();
     sending made;
-    made.flight_ = std::make_unique<flight>(group_, rank_operation{.name = message_name}, step_, sends.size(), 0);
+    made.flight_ = std::make_unique<flight>(group_, rank_operation{.name = message_name}, step_);
     for (auto const& m : sends)
       made.flight_->send(m.peer, on_channel(m), {m.data, m.bytes, 1, 1, nullptr}, tags_of(m.channel));
     return made;

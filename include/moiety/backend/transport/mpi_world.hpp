@@ -114,16 +114,17 @@ class mpi_world {
 
   /// Polls until all is there; false if nothing has come for the length of the deadline.
   template <class Poll> bool wait(Poll const& poll) {
-    std::optional<std::chrono::steady_clock::time_point> begin;
+    std::chrono::steady_clock::time_point begin{};
+    bool begun = false;
     for (int turn = 1;; ++turn) {
       mpi_progress const now = poll();
       if (now == mpi_progress::all) return true;
-      if (now == mpi_progress::some) turn = 0, begin.reset();
+      if (now == mpi_progress::some) turn = 0, begun = false;
       if (turn % turns != turns - 1) continue;
       if (has_control()) look();
       auto const time = options_.now();
-      auto const waited = time - begin.value_or(time);
-      begin = time - waited;
+      if (!begun) begin = time, begun = true;
+      auto const waited = time - begin;
       if (waited >= options_.deadline) return false;
       if (waited < awake_) continue;
       waited < std::chrono::milliseconds(100) ? std::this_thread::yield()
