@@ -76,15 +76,16 @@ inline std::string prompt_of(text_view validation) {
   return {first.begin(), first.end()};
 }
 
-/// All steps from `begin` on, until they or the time are over, by rank 0's clock.
+/// All steps from `begin` on, until they or the time are over, by rank 0's clock, which stands still while windows are scored.
 template <class Trainer>
 std::vector<step_record> train_steps(Trainer& t, text const& corpus, options const& o, std::int64_t begin) {
   auto& world = t.ctx().world();
   std::optional<reporter> out;
   if (world.rank() == 0) out.emplace(o);
   stopwatch const clock;
+  double scoring = 0;
   auto const seconds = [&] {
-    double now = clock.seconds();
+    double now = clock.seconds() - scoring;
     world.broadcast(std::span(&now, 1), 0);
     return now;
   };
@@ -99,7 +100,11 @@ std::vector<step_record> train_steps(Trainer& t, text const& corpus, options con
     r.tokens_per_second = static_cast<double>((r.step - begin) * o.batch * o.context) / r.seconds;
     behind = progress(o, r.step, r.seconds);
     bool const ends = behind >= 1 || r.step == last;
-    if (r.step % often == 0 || ends) r.validation = t.score(corpus.validation(), scored);
+    if (r.step % often == 0 || ends) {
+      double const start = clock.seconds();
+      r.validation = t.score(corpus.validation(), scored);
+      scoring += clock.seconds() - start;
+    }
     r.left = r.seconds * std::max(0.0, 1 - behind) / behind;
     if (out) out->step(r, ends);
     records.push_back(std::move(r));
