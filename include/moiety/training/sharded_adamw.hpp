@@ -95,12 +95,8 @@ template <std::floating_point S, communicator C> class sharded_adamw {
   }
 
   /// Whether the step was taken; not where the norm is not finite.
-  template <class Parameters> bool step(Parameters const& parameters, double rate, double norm) {
-    detail::in_one_piece here;
-    return step(parameters, rate, norm, here);
-  }
-  template <class Parameters, class Engine>
-  bool step(Parameters const& parameters, double rate, double norm, Engine& engine) {
+  template <class Parameters, class Engine = detail::in_one_piece>
+  bool step(Parameters const& parameters, double rate, double norm, Engine&& engine = {}) {
     detail::check_rate(rate);
     if (!std::isfinite(norm)) return false;
     prepare(parameters);
