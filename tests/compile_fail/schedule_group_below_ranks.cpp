@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // expect: group size must be at least the number of ranks.
-#include <moiety/pipeline.hpp>
+#include <moiety/schedule/orders/interleaved_1f1b.hpp>
+#include <moiety/schedule/schedule.hpp>
+#include <moiety/schedule/shape.hpp>
 
 namespace mo = moiety;
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // expect: a step needs at least one micro-batch.
-#include <moiety/pipeline.hpp>
+#include <moiety/schedule/orders/gpipe.hpp>
+#include <moiety/schedule/schedule.hpp>
+#include <moiety/schedule/shape.hpp>
 
 namespace mo = moiety;
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // expect: this order needs an even number of ranks.
-#include <moiety/pipeline.hpp>
+#include <moiety/schedule/orders/dual_pipe.hpp>
+#include <moiety/schedule/schedule.hpp>
+#include <moiety/schedule/shape.hpp>
 
 namespace mo = moiety;
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // expect: an order has name, placed, gradients, fault(shape) and generate(shape, rank, actions).
-#include <moiety/pipeline.hpp>
+#include <moiety/schedule/orders/gpipe.hpp>
+#include <moiety/schedule/schedule.hpp>
+#include <moiety/schedule/shape.hpp>
 
 namespace mo = moiety;
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // expect: this order needs at least two chunks a rank.
-#include <moiety/pipeline.hpp>
+#include <moiety/schedule/orders/interleaved_1f1b_overlapped.hpp>
+#include <moiety/schedule/schedule.hpp>
+#include <moiety/schedule/shape.hpp>
 
 namespace mo = moiety;
 

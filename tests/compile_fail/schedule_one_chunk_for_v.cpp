@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // expect: this order needs exactly two chunks a rank.
-#include <moiety/pipeline.hpp>
+#include <moiety/schedule/orders/zb_v.hpp>
+#include <moiety/schedule/schedule.hpp>
+#include <moiety/schedule/shape.hpp>
 
 namespace mo = moiety;
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // expect: the last group must be full or hold at least as many micro-batches as there are ranks.
-#include <moiety/pipeline.hpp>
+#include <moiety/schedule/orders/interleaved_1f1b.hpp>
+#include <moiety/schedule/schedule.hpp>
+#include <moiety/schedule/shape.hpp>
 
 namespace mo = moiety;
 

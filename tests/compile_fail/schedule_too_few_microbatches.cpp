@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // expect: this order needs at least 2 * ranks micro-batches.
-#include <moiety/pipeline.hpp>
+#include <moiety/schedule/orders/dual_pipe_v.hpp>
+#include <moiety/schedule/schedule.hpp>
+#include <moiety/schedule/shape.hpp>
 
 namespace mo = moiety;
 
