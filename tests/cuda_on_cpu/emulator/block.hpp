@@ -2,6 +2,7 @@
 // A block of CUDA threads on one CPU thread. Each CUDA thread is a fiber: it runs until it has to wait, then picks the
 // next one that can go on and switches to it. The last thread to arrive at a barrier or at a warp function completes it
 // for all and goes on itself. Who is picked is drawn from the seed: a lane of the warp that runs, or of another warp.
+// What happens by itself, as a copy that arrives, happens late: when nobody can go on, or when the seed says so.
 #pragma once
 
 #include <cxxabi.h>
@@ -13,9 +14,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "language.hpp"
 
@@ -87,15 +90,37 @@ __attribute__((naked, noinline)) inline void switch_stacks(void** /*from: rdi*/,
       "jmpq *%rcx");
 }
 
-enum class waits { no, for_warp, for_block, ended };
+enum class waits { no, for_warp, for_block, for_phase, ended };
+
+struct mbarrier;
 
 struct thread : context {
   uint3 index;
   unsigned number, lane;
   waits state;
-  unsigned mask;          // waits::for_warp: the lanes that must come,
-  void const* operation;  // the function they must call,
-  void* operand;          // and what this one brings
+  unsigned mask;            // waits::for_warp: the lanes that must come,
+  void const* operation;    // the function they must call,
+  void* operand;            // and what this one brings
+  mbarrier const* awaited;  // waits::for_phase: until that is no longer in the phase of this parity
+  unsigned parity;
+};
+
+/// A barrier of shared memory that counts arrivals, and bytes that copies bring, phase by phase.
+struct mbarrier {
+  unsigned arrivals;       // in a phase
+  unsigned missing;        // of this phase
+  std::int64_t bytes = 0;  // that have still to come before the phase is complete; negative if they came first
+  unsigned phase = 0;
+  thread const* maker;
+  bool published = false;
+  std::uint64_t made = 0;  // how many barriers of the block were before
+};
+
+/// What will have happened to the shared memory [first, last) some time after a thread asked for it.
+struct arrival {
+  thread const* by;
+  std::byte const *first, *last;
+  std::function<void()> happen;
 };
 
 struct warp {
@@ -133,7 +158,39 @@ class block {
   warp& warp_of(thread const& t) { return warps_[t.number / 32]; }
   thread& in_warp_of(thread const& t, int lane) { return threads_[(t.number & ~31u) + static_cast<unsigned>(lane)]; }
   launch_record const& launch() const { return *launch_; }
-  std::byte* shared() const { return shared_.get(); }
+  std::byte* shared() const { return shared_; }
+  std::uint64_t number() const { return number_; }  // of this block among all that ever ran
+  std::uint64_t barriers() const { return barriers_; }
+  unsigned threads() const { return count_; }
+  thread const& thread_of(unsigned number) const { return threads_[number]; }
+
+  /// The 32-bit address of what lies in dynamic shared memory, as the device has it.
+  unsigned shared_address(void const* pointer) const {
+    auto const at = static_cast<std::byte const*>(pointer);
+    if (at < shared_ || at > shared_ + launch_->shared_bytes)
+      fail(*self_, "it asks for the shared address of what is not in the dynamic shared memory");
+    return static_cast<unsigned>(at - window_.get()) + kept_by_device;
+  }
+  /// Where the bytes at such an address are; null if not all of them are in dynamic shared memory.
+  std::byte* shared_at(unsigned address, unsigned bytes) const {
+    auto const offset = std::int64_t{address} - kept_by_device - (shared_ - window_.get());
+    bool const inside = offset >= 0 && offset + bytes <= static_cast<std::int64_t>(launch_->shared_bytes);
+    return inside ? shared_ + offset : nullptr;
+  }
+
+  std::map<std::uint64_t*, mbarrier> mbarriers;
+  std::vector<arrival> arriving;
+  std::vector<std::function<void()>> at_end;  // checks, when all threads of the block have ended
+
+  /// Wakes who waits for a phase that is complete.
+  void wake_waiters(mbarrier const& of) {
+    for (unsigned i = 0; i < count_; ++i) {
+      thread& t = threads_[i];
+      if (t.awaited != &of || t.parity == (of.phase & 1)) continue;
+      t.awaited = nullptr;
+      wake(warp_of(t), 1u << t.lane);
+    }
+  }
 
   /// All blocks of a grid, one after another in an order drawn from the seed.
   void run_grid(launch_record const& launch, std::uint64_t seed, std::uint64_t number) {
@@ -141,11 +198,12 @@ class block {
     host_ = {};
     launch_ = &launch;
     random_ = random_bits(seed, number);
-    shared_ = std::make_unique_for_overwrite<std::byte[]>(launch.shared_bytes);
+    unsigned const drawn = random_();
+    allocate_shared(128 * (1 + drawn / 8 % 7));
     gridDim = launch.grid;
     blockDim = launch.block;
     auto const blocks = std::uint64_t{gridDim.x} * gridDim.y * gridDim.z;
-    std::uint64_t const first = random_() % blocks;
+    std::uint64_t const first = drawn % blocks;
     std::uint64_t const step = seed == 0 ? 1 : step_through(blocks);
     for (std::uint64_t i = 0, at = first; i < blocks; ++i, at = (at + step) % blocks) {
       auto const yz = at / gridDim.x;
@@ -153,7 +211,7 @@ class block {
                   static_cast<unsigned>(yz / gridDim.y)};
       run();
     }
-    shared_.reset();
+    window_.reset();
   }
 
   /// Wakes the lanes of a warp function that has been completed.
@@ -184,6 +242,7 @@ class block {
     barrier_result_ = barrier_sum_;
     barrier_sum_ = 0;
     arrived_ = 0;
+    ++barriers_;
     for (unsigned w = 0; w * 32 < count_; ++w) wake(warps_[w], warps_[w].lanes);
     warp_of(me).ready &= ~(1u << me.lane);
     if (warp_of(me).ready == 0) ready_warps_ &= ~(1u << me.number / 32);
@@ -196,13 +255,28 @@ class block {
   unsigned count_ = 0, ended_ = 0, arrived_ = 0;  // threads of the block
   unsigned ready_warps_ = 0, at_ = 0;             // at_: the warp that runs
   unsigned stay_ = 0;                             // how likely the next thread is one of the same warp
+  unsigned late_ = 0;                             // how likely nothing arrives by itself at a switch
+  std::uint64_t number_ = 0, barriers_ = 0;
   int barrier_sum_ = 0, barrier_result_ = 0;
   random_bits random_;
   context host_;
   warp warps_[block_limit / 32];
   thread threads_[block_limit];
   std::byte* stacks_ = nullptr;
-  std::unique_ptr<std::byte[]> shared_;  // exactly as large as asked, so that the address sanitizer sees an overrun
+  struct freed {
+    void operator()(std::byte* memory) const { ::operator delete(memory, window_alignment); }
+  };
+  static constexpr std::align_val_t window_alignment{1024};
+  static constexpr unsigned kept_by_device = 1024;  // shared memory in front of a block's
+  std::unique_ptr<std::byte, freed> window_;  // ends where shared memory does, so the address sanitizer sees an overrun
+  std::byte* shared_ = nullptr;
+
+  /// At a multiple of 128 bytes that is none of 256 ... 1024: a device promises no more.
+  void allocate_shared(std::size_t offset) {
+    window_.reset(static_cast<std::byte*>(::operator new(offset + launch_->shared_bytes, window_alignment)));
+    ASAN_POISON_MEMORY_REGION(window_.get(), offset);
+    shared_ = window_.get() + offset;
+  }
 
   void allocate_stacks() {
     auto const bytes = block_limit * stack_bytes;
@@ -227,7 +301,11 @@ class block {
     count_ = blockDim.x * blockDim.y * blockDim.z;
     ended_ = arrived_ = ready_warps_ = at_ = 0;
     constexpr unsigned likely[] = {~0u, 63, 0};  // until the warp stalls, for some lanes, never
-    stay_ = likely[random_() % 3];
+    unsigned const drawn = random_();
+    stay_ = likely[drawn % 3];
+    late_ = likely[drawn / 3 % 3];
+    ++number_;
+    barriers_ = 0;
     std::memset(shared(), 0xff, launch_->shared_bytes);
     for (unsigned i = 0; i < count_; ++i) prepare(i);
     for (unsigned w = 0; w * 32 < count_; ++w) {
@@ -236,6 +314,12 @@ class block {
       wake(warps_[w], lanes);
     }
     go_on(host_);
+    if (!arriving.empty()) fail(*arriving.front().by, "its block ended before a copy that it asked for had arrived");
+    for (auto const& [at, counter] : mbarriers)
+      if (counter.bytes != 0) fail(*counter.maker, "its block ended when a barrier was " + missing(counter));
+    for (auto const& check : at_end) check();
+    mbarriers.clear();
+    at_end.clear();
   }
 
   void prepare(unsigned i) {
@@ -244,6 +328,7 @@ class block {
     t.lane = i % 32;
     t.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
     t.state = waits::no;
+    t.awaited = nullptr;
     // At different places in their page and pages: else all stacks would share a few sets of the caches.
     std::byte* const end = stacks_ + (i + 1) * stack_bytes - i % 16 * 256 - i / 16 % 16 * 4096;
     ASAN_UNPOISON_MEMORY_REGION(end - 4096, 4096);  // what the thread before left here when it ended
@@ -268,15 +353,27 @@ class block {
 
   /// Leaves `from` for a thread that can go on, or for the host when all have ended.
   void go_on(context& from, bool ends = false) {
+    if (!arriving.empty() && ended_ != count_) let_arrive();
     if (ready_warps_ != 0) {
       self_ = &pick();
       threadIdx = self_->index;
+      if (self_ == &from) return;  // what has arrived woke it
       leave(from, *self_, ends);
     } else if (ended_ == count_) {
       leave(from, host_, ends);
     } else {
       report_deadlock();
     }
+  }
+
+  void let_arrive() {
+    if (ready_warps_ != 0 && (random_.state == 0 || (random_() >> 16 & late_) != 0)) return;
+    do {
+      std::size_t const drawn = random_() % arriving.size();
+      std::function<void()> const happen = std::move(arriving[drawn].happen);
+      arriving.erase(arriving.begin() + static_cast<std::ptrdiff_t>(drawn));
+      happen();
+    } while (ready_warps_ == 0 && !arriving.empty());
   }
 
   thread& pick() {
@@ -312,13 +409,16 @@ class block {
   }
 
   [[noreturn]] void report_deadlock() {
-    thread const* stuck = threads_;
-    while (stuck->state != waits::for_warp && stuck + 1 < threads_ + count_) ++stuck;
-    if (stuck->state != waits::for_warp) stuck = std::find_if(threads_, threads_ + count_, at_barrier);
+    thread const* const end = threads_ + count_;
+    thread const* stuck = end;
+    for (waits reason : {waits::for_warp, waits::for_block, waits::for_phase})
+      if (stuck == end)
+        stuck = std::find_if(std::as_const(threads_), end, [&](thread const& t) { return t.state == reason; });
+    if (stuck->state == waits::for_phase) fail(*stuck, "deadlock: it waits " + doing(*stuck));
     thread const* missed = threads_;
-    for (; missed < threads_ + count_; ++missed) {
+    for (; missed < end; ++missed) {
       bool const named = missed->number / 32 == stuck->number / 32 && (stuck->mask >> missed->lane & 1) != 0;
-      if (stuck->state == waits::for_block ? !at_barrier(*missed)
+      if (stuck->state == waits::for_block ? missed->state != waits::for_block
                                            : named && (missed->state != waits::for_warp || missed->mask != stuck->mask))
         break;
     }
@@ -326,9 +426,14 @@ class block {
                      (missed->state == waits::ended ? "has ended" : "waits " + doing(*missed)));
   }
 
-  static bool at_barrier(thread const& t) { return t.state == waits::for_block; }
+  static std::string missing(mbarrier const& of) {
+    return std::to_string(of.missing) + " arrivals and " + std::to_string(of.bytes) + " bytes short of its phase " +
+           std::to_string(of.phase);
+  }
   static std::string doing(thread const& t) {
-    return at_barrier(t) ? "at the barrier of the block" : "in a warp function of lanes " + hexadecimal(t.mask);
+    if (t.state == waits::for_phase) return "at a barrier that is " + missing(*t.awaited);
+    return t.state == waits::for_block ? "at the barrier of the block"
+                                       : "in a warp function of lanes " + hexadecimal(t.mask);
   }
 };
 

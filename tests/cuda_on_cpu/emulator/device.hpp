@@ -22,6 +22,7 @@ struct settings {
   int devices = 1;
   int compute_major = 9, compute_minor = 0;
   int multiprocessors = 4;
+  unsigned driver_version = 13000;
   std::size_t shared_limit = 232448;  // dynamic shared bytes of one block, with cudaFuncSetAttribute
   std::size_t device_bytes = std::size_t{4} << 30;
   std::uint64_t seed = default_seed();  // of the order of lanes, warps and blocks; 0 is the natural order

@@ -108,10 +108,12 @@ struct pending_copies {
   void wait(std::int64_t youngest) {
     std::size_t kept = 0;
     for (one const& copy : copies)
-      if (copy.group < group - youngest)
+      if (copy.group < group - youngest) {
         std::memcpy(copy.to, copy.bytes, 16);
-      else
+        cuda_on_cpu::unpublished_chunks::of_block().add(copy.to);
+      } else {
         copies[kept++] = copy;
+      }
     copies.resize(kept);
   }
 };
@@ -139,6 +141,7 @@ inline void copy_async_16(void* shared, void const* global, int bytes) {
 inline void commit_copies() { ++emulated::pending_copies::of_thread().group; }
 template <int N> void wait_copies() { emulated::pending_copies::of_thread().wait(N); }
 
+inline unsigned shared_address(void const* shared) { return cuda_on_cpu::block::running.shared_address(shared); }
 inline std::byte* dynamic_shared() { return cuda_on_cpu::block::running.shared(); }
 
 }  // namespace moiety::inline MOIETY_ABI::kernels
