@@ -23,7 +23,7 @@ using testing::device_values;
 namespace {
 
 constexpr auto k_first = tile_order::k_first, outer_first = tile_order::outer_first;
-constexpr int panels(int outer) { return (outer + 63) / 64; }
+MOIETY_HD constexpr int panels(int outer) { return (outer + 63) / 64; }
 
 __device__ void fill(std::byte* to, std::uint16_t const* from, int bytes) {
   auto* const elements = reinterpret_cast<std::uint16_t*>(to);
