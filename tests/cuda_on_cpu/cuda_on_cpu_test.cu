@@ -3,10 +3,8 @@
 #include <cuda_runtime.h>
 
 #include <doctest/doctest.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include <cuda_on_cpu/last_words.hpp>
 
-#include <csignal>
 #include <cstring>
 #include <numeric>
 #include <set>
@@ -14,28 +12,6 @@
 #include <vector>
 
 namespace emulator_tests {
-
-using cuda_on_cpu::counters;
-using cuda_on_cpu::knobs;
-
-struct fresh {
-  fresh() { cuda_on_cpu::reset(); }
-  ~fresh() {
-    cuda_on_cpu::reset();
-    cudaGetLastError();
-  }
-};
-
-template <class... P, class... A>
-cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared, cudaStream_t stream,
-                   A... arguments) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, kernel, arguments...);
-}
 
 /// Device memory that is read and written by copies.
 template <class T> struct buffer {
@@ -63,34 +39,12 @@ std::vector<T> run(void (*kernel)(T*, A...), std::size_t count, dim3 block, std:
   return out.read();
 }
 
-/// What a child process that does this writes as it dies; nothing if it lives.
-template <class F> std::string last_words(F const& body) {
-  int ends[2];
-  REQUIRE(pipe(ends) == 0);
-  pid_t const child = fork();
-  if (child == 0) {
-    for (int signal : {SIGABRT, SIGSEGV, SIGBUS}) std::signal(signal, SIG_DFL);
-    dup2(ends[1], STDERR_FILENO);
-    body();
-    _exit(0);
-  }
-  close(ends[1]);
-  std::string text;
-  char piece[4096];
-  for (ssize_t n; (n = read(ends[0], piece, sizeof piece)) > 0;) text.append(piece, static_cast<std::size_t>(n));
-  close(ends[0]);
-  int status = 0;
-  waitpid(child, &status, 0);
-  return status == 0 ? "" : "died: " + text;
-}
 template <class... P, class... A> std::string fate(void (*kernel)(P...), dim3 block, A... arguments) {
   return last_words([=] {
     launch(kernel, 1, block, 0, nullptr, arguments...);
     cudaDeviceSynchronize();
   });
 }
-bool contains(std::string const& text, std::string const& part) { return text.find(part) != std::string::npos; }
-
 __global__ void shuffles(long long* out) {
   int const lane = static_cast<int>(threadIdx.x % 32);
   double const value = 100 + lane;
