@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What the compiler gives each kernel: no spilled register, and not more registers than registers.json says.
+"""What the compiler gives each kernel: no spilled register, no asynchronous products in sequence, and not more registers
+than registers.json says.
 
 resources.py NVCC INCLUDE ARCH... [--update]   compiles SOURCES for each ARCH (80, 90a, ...) and compares; or writes what it
                                                finds into registers.json, for these ARCHs
@@ -21,6 +22,7 @@ OURS = "6moiety"
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'")
 SPILL = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
+SERIAL = re.compile(r"\(C75\d\d\)")  # products that ptxas makes wait for each other
 
 
 def base_name(mangled):
@@ -49,6 +51,10 @@ def read(report):
             registers[entry] = max(registers.get(entry, 0), int(found[1]))
             entry = None
     return registers, spills
+
+
+def serial(report):
+    return [line.strip() for line in report.splitlines() if SERIAL.search(line)]
 
 
 def compare(registers, spills, table):
@@ -91,6 +97,7 @@ def self_test():
     assert "no such kernel" in compare(registers, spills, {"sm_80": {"fm": 40, "g": 1}})[0]
     assert "spills 8 bytes" in compare(*read(report.format(8)), {"sm_80": {"fm": 40}})[0]
     assert base_name("_Z5plainv") == "plain"
+    assert serial(report) == [] and len(serial("ptxas info : (C7510) Potential Performance Loss: wgmma\n" + report)) == 1
 
 
 def main(arguments):
@@ -98,13 +105,14 @@ def main(arguments):
         return self_test()
     update = "--update" in arguments
     nvcc, include, *architectures = (a for a in arguments if a != "--update")
-    registers, spills = read("".join(compile_for(nvcc, include, architectures, source) for source in SOURCES))
+    report = "".join(compile_for(nvcc, include, architectures, source) for source in SOURCES)
+    registers, spills = read(report)
     table = json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
     if update:
         for arch in {arch for arch, _ in registers}:
             table[arch] = {kernel: used for (of, kernel), used in sorted(registers.items()) if of == arch}
         TABLE.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    faults = compare(registers, spills, table)
+    faults = compare(registers, spills, table) + serial(report)
     print("\n".join(faults) if faults else f"{len(registers)} kernels, none spills or takes more registers than the table says")
     return 1 if faults or not registers else 0
 

@@ -98,7 +98,8 @@ std::string first_wrong(int rows, Left const& a, Right const& b, bool add) {
 }
 
 template <class T, int N, tile_order A, tile_order B> void check_tile() {
-  INFO("N ", N, ", A ", A == k_first ? "k" : "outer", " first, B ", B == k_first ? "k" : "outer", " first");
+  auto const named = [](tile_order order) { return std::string(order == k_first ? "k first" : "outer first"); };
+  INFO("N ", N, ", A ", named(A), ", B ", named(B));
   auto const identity = [](int outer, int k) { return outer % 64 == k ? 1 : 0; };
   auto const by_outer = [](int outer, int) { return outer; };
   auto const by_k = [](int, int k) { return k; };
@@ -151,46 +152,48 @@ __global__ void __launch_bounds__(128, 1) two_groups(std::uint16_t const* a, std
   }
 }
 
-/// A warpgroup that only copies, by boxes, and one that multiplies and sums: A [64 x k] B [96 x k] in a ring of two stages.
-__global__ void __launch_bounds__(256, 1)
+/// A warpgroup that only copies, by boxes, and two that multiply and sum: A [128 x k] B [96 x k], two stages in a ring.
+__global__ void __launch_bounds__(384, 1)
     ring(tensor_map const __grid_constant__ a, tensor_map const __grid_constant__ b, int steps, float* out) {
-  constexpr int stage_bytes = 64 * 128 + 96 * 128;
+  constexpr int a_bytes = 128 * 128, stage_bytes = a_bytes + 96 * 128;
   std::byte* const tiles = testing::tiles();
   auto* const full = reinterpret_cast<barrier*>(tiles + 2 * stage_bytes);
   barrier* const empty = full + 2;
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2; ++i) {
       init_barrier(full + i, 1);
-      init_barrier(empty + i, 4);
+      init_barrier(empty + i, 8);
     }
     publish_barriers();
   }
   __syncthreads();
   wait_for_previous_kernel();
   let_next_kernel_start();
-  if (threadIdx.x >= 128) {
+  if (threadIdx.x >= 256) {
     give_registers<24>();
-    if (threadIdx.x > 128) return;
+    if (threadIdx.x > 256) return;
     for (int step = 0; step < steps; ++step) {
       std::byte* const stage = tiles + step % 2 * stage_bytes;
       wait_phase(empty + step % 2, static_cast<unsigned>(step / 2 % 2) ^ 1u);
       arrive_expecting(full + step % 2, stage_bytes);
       load_box(stage, a, full + step % 2, step * 64, 0);
-      load_box(stage + 64 * 128, b, full + step % 2, step * 64, 0, 1);
+      load_box(stage + a_bytes, b, full + step % 2, step * 64, 0, 1);
     }
     return;
   }
-  take_registers<232>();
+  take_registers<240>();
+  int const thread = static_cast<int>(threadIdx.x) % 128, first_row = static_cast<int>(threadIdx.x) / 128 * 64;
   float sums[48];
   for (int step = 0; step < steps; ++step) {
     wait_phase(full + step % 2, static_cast<unsigned>(step / 2 % 2));
     auto const stage = shared_address(tiles + step % 2 * stage_bytes);
+    auto const left = stage + static_cast<unsigned>(outer_offset(first_row)), right = stage + a_bytes;
     hold(sums);
     begin_products();
     MOIETY_REGISTERS
     for (int i = 0; i < 4; ++i)
-      multiply_async<mo::bf16, 96, k_first, k_first>(sums, operand<k_first>(stage, i),
-                                                     operand<k_first>(stage + 64 * 128, i), step > 0 || i > 0);
+      multiply_async<mo::bf16, 96, k_first, k_first>(sums, operand<k_first>(left, i), operand<k_first>(right, i),
+                                                     step > 0 || i > 0);
     commit_products();
     wait_products<0>();
     hold(sums);
@@ -198,8 +201,8 @@ __global__ void __launch_bounds__(256, 1)
   }
   MOIETY_REGISTERS
   for (int i = 0; i < 48; ++i) {
-    element const at = sum_element(static_cast<int>(threadIdx.x), i);
-    out[at.row * 96 + at.col] = sums[i];
+    element const at = sum_element(thread, i);
+    out[(first_row + at.row) * 96 + at.col] = sums[i];
   }
 }
 
@@ -246,8 +249,8 @@ TEST_CASE("a group of products is done while the next is under way") {
 TEST_CASE("copies and products pass the stages of a ring to and fro") {
   if (!testing::on_sm90()) return;
   std::mt19937 random(11);
-  constexpr int groups = 2, columns = 96, longest = 7 * 64;
-  std::vector<std::uint16_t> a(64 * longest), b(groups * columns * longest);
+  constexpr int rows = 128, groups = 2, columns = 96, longest = 7 * 64;
+  std::vector<std::uint16_t> a(rows * longest), b(groups * columns * longest);
   auto const value = [&] { return mo::bf16(static_cast<float>(static_cast<int>(random() % 9) - 4)).bits; };
   for (auto& bits : a) bits = value();
   for (auto& bits : b) bits = value();
@@ -258,15 +261,15 @@ TEST_CASE("copies and products pass the stages of a ring to and fro") {
     return static_cast<float>(of);
   };
   for (int const k : {1, 64, 129, 7 * 64}) {  // the last step is filled up with zeros
-    device_values<float> out(64 * columns);
-    auto const a_map = make_tensor_map(mapped_rows{a_there.data(), 64, k, longest, 64});
+    device_values<float> out(rows * columns);
+    auto const a_map = make_tensor_map(mapped_rows{a_there.data(), rows, k, longest, rows});
     auto const b_map =
         make_tensor_map(mapped_groups{b_there.data(), groups, columns, k, columns * longest, longest, columns});
-    testing::launch_block(&ring, 256, 2 * (64 + columns) * 128 + 4 * 8 + testing::slack, a_map, b_map, (k + 63) / 64,
+    testing::launch_block(&ring, 384, 2 * (rows + columns) * 128 + 4 * 8 + testing::slack, a_map, b_map, (k + 63) / 64,
                           out.data());
     auto const got = out.host();
     int wrong = 0;
-    for (int row = 0; row < 64; ++row)
+    for (int row = 0; row < rows; ++row)
       for (int col = 0; col < columns; ++col) {
         float sum = 0;
         for (int i = 0; i < k; ++i)
