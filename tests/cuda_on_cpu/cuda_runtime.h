@@ -13,7 +13,8 @@
 // Stricter than a GPU: a thread that has ended is missed by barriers and warp functions, a shuffle must read a lane of
 // its mask, launches and copies run only when somebody synchronises, and host code that touches device memory crashes.
 // Not modelled: concurrent blocks (no block may wait for another), uninitialised static __shared__ memory, memory
-// ordering but for cp.async into operands of sm_90a. One kernel runs at a time in the process. The thread sanitizer does not know these fibers.
+// ordering, except that operands of sm_90a's products which cp.async filled must be published. One kernel runs at a time in
+// the process. The thread sanitizer does not know these fibers.
 #pragma once
 
 #define CUDA_ON_CPU 1

@@ -80,8 +80,8 @@ TEST_CASE("mistakes with barriers are told") {
   told(barriers::arrival_too_many, "at a barrier whose 64 arrivals have come, but 16 bytes have not");
   told(barriers::made_twice, "it makes a barrier where there is one");
   told(barriers::overwritten, "it uses a barrier that has been overwritten");
-  told(barriers::no_arrival, "deadlock: it waits at a barrier that is 1 arrivals and 0 bytes short of its phase 2");
-  told(barriers::no_bytes, "its block ended when a barrier was 0 arrivals and 16 bytes short");
+  told(barriers::no_arrival, "deadlock: it waits for 1 arrivals and 0 bytes of phase 2 of the barrier at byte ");
+  told(barriers::no_bytes, "its block ended without 0 arrivals and 16 bytes of phase 2 of the barrier at byte ");
   told(barriers::odd_place, "it makes a barrier at no multiple of 8 bytes");
 }
 
@@ -138,7 +138,7 @@ TEST_CASE("boxes come late, and mistakes with them are told") {
   told(boxes::not_awaited, "its block ended before a copy that it asked for had arrived");
   told(boxes::twice, "it copies a box to where another is still to arrive");
   told(boxes::no_map, "it copies a box of what is no tensor map");
-  told(boxes::not_expected, "deadlock: it waits at a barrier that is 0 arrivals and 1024 bytes short of its phase 0");
+  told(boxes::not_expected, "deadlock: it waits for 0 arrivals and 1024 bytes of phase 0 of the barrier at byte ");
   auto const nowhere = make_tensor_map(mapped_rows{elements.data(), 10, 64, 64, 8});
   CHECK(contains(fate(&copy, 64, 1024 + 2048 + 8, nowhere, boxes::right, out.data()),
                  "it copies a box of what is not device memory"));

@@ -16,8 +16,9 @@ inline void make_mbarrier(std::uint64_t* at, unsigned arrivals) {
   if (reinterpret_cast<std::uintptr_t>(at) % 8 != 0) fail(me, "it makes a barrier at no multiple of 8 bytes");
   if (arrivals == 0 || arrivals >= mbarrier_limit)
     fail(me, "it makes a barrier of " + std::to_string(arrivals) + " arrivals");
-  if (!b.mbarriers.try_emplace(at, mbarrier{.arrivals = arrivals, .missing = arrivals, .maker = &me}).second)
-    fail(me, "it makes a barrier where there is one");
+  mbarrier made{.arrivals = arrivals, .missing = arrivals, .maker = &me};
+  made.place = reinterpret_cast<std::byte*>(at) - b.shared();
+  if (!b.mbarriers.try_emplace(at, made).second) fail(me, "it makes a barrier where there is one");
   *at = mbarrier_mark;
 }
 

@@ -16,6 +16,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -113,7 +114,8 @@ struct mbarrier {
   unsigned phase = 0;
   thread const* maker;
   bool published = false;
-  std::uint64_t made = 0;  // how many barriers of the block were before
+  std::uint64_t made = 0;    // how many barriers of the block were before
+  std::ptrdiff_t place = 0;  // from the start of dynamic shared memory
 };
 
 /// What will have happened to the shared memory [first, last) some time after a thread asked for it.
@@ -316,7 +318,7 @@ class block {
     go_on(host_);
     if (!arriving.empty()) fail(*arriving.front().by, "its block ended before a copy that it asked for had arrived");
     for (auto const& [at, counter] : mbarriers)
-      if (counter.bytes != 0) fail(*counter.maker, "its block ended when a barrier was " + missing(counter));
+      if (counter.bytes != 0) fail(*counter.maker, "its block ended without " + missing(counter));
     for (auto const& check : at_end) check();
     mbarriers.clear();
     at_end.clear();
@@ -366,6 +368,7 @@ class block {
     }
   }
 
+  /// At least as much as somebody needs to go on.
   void let_arrive() {
     if (ready_warps_ != 0 && (random_.state == 0 || (random_() >> 16 & late_) != 0)) return;
     do {
@@ -426,12 +429,13 @@ class block {
                      (missed->state == waits::ended ? "has ended" : "waits " + doing(*missed)));
   }
 
+  /// What its phase lacks.
   static std::string missing(mbarrier const& of) {
-    return std::to_string(of.missing) + " arrivals and " + std::to_string(of.bytes) + " bytes short of its phase " +
-           std::to_string(of.phase);
+    return std::to_string(of.missing) + " arrivals and " + std::to_string(of.bytes) + " bytes of phase " +
+           std::to_string(of.phase) + " of the barrier at byte " + std::to_string(of.place) + " of shared memory";
   }
   static std::string doing(thread const& t) {
-    if (t.state == waits::for_phase) return "at a barrier that is " + missing(*t.awaited);
+    if (t.state == waits::for_phase) return "for " + missing(*t.awaited);
     return t.state == waits::for_block ? "at the barrier of the block"
                                        : "in a warp function of lanes " + hexadecimal(t.mask);
   }
