@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// The blocks of the grouped products of sm_90a: who does what, and how their tiles share registers and shared memory.
+//
+//   block   three warpgroups: the first fills a ring of stages in shared memory, each of the others multiplies 64 rows
+//   tile    128 rows and up to 256 columns, which M matrices share side by side; its sums stay in registers
+//   stage   64 k of a tile's operands: A [128 x 64], then B [columns x 64], tiles of matrices.hpp
+//
+// A block has a multiprocessor for itself: registers that copying does not need go to the sums, and all of its shared
+// memory is stages.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/kernels/cuda/fragments.hpp>
+#include <moiety/kernels/cuda/sm90/matrices.hpp>
+
+#include <cstdint>
+
+namespace moiety::inline MOIETY_ABI::kernels::sm90 {
+
+inline constexpr int multiplying_warpgroups = 2;
+inline constexpr int block_threads = (1 + multiplying_warpgroups) * warpgroup_threads;
+inline constexpr int tile_rows = multiplying_warpgroups * warpgroup_rows;
+inline constexpr int tile_a_bytes = tile_rows * gpu::tile_row_bytes;
+
+/// Registers of a thread as a block starts, and of one that multiplies once the copying warpgroup has given all but so many.
+inline constexpr int block_registers = 65536, starting_registers = 168;
+static_assert(block_threads * starting_registers <= block_registers);
+MOIETY_HD constexpr int multiplying_registers(int copying) {
+  return (starting_registers + (starting_registers - copying) / multiplying_warpgroups) / 8 * 8;
+}
+
+/// Shared memory that a block can have, and what of it is kept for barriers and tasks.
+inline constexpr int shared_limit = 227 << 10;
+inline constexpr int control_bytes = 1 << 10;
+
+/// The ring of tiles of `Columns` columns, of all matrices together.
+template <int Columns> struct tile_shape {
+  static_assert(Columns % 32 == 0 && Columns > 0 && Columns <= 256);
+  static constexpr int columns = Columns;
+  static constexpr int stage_bytes = tile_a_bytes + columns * gpu::tile_row_bytes;
+  static constexpr int stages = (shared_limit - tile_alignment - control_bytes) / stage_bytes;
+  static constexpr int ring_bytes = stages * stage_bytes;
+  /// What a launch asks for: stages begin at a multiple of tile_alignment, wherever the block's memory does.
+  static constexpr std::int64_t shared_bytes = tile_alignment + ring_bytes + control_bytes;
+  static_assert(stage_bytes % tile_alignment == 0 && shared_bytes <= shared_limit);
+  static_assert(stages >= 3, "one stage is filled, one read, and one waits to be released");
+};
+
+/// Where a warpgroup is in the ring: a stage, and the parity of the phase that its barriers are in for this round.
+struct ring_place {
+  int stage = 0;
+  unsigned parity = 0;
+
+  MOIETY_HD constexpr void advance(int stages) {
+    if (++stage < stages) return;
+    stage = 0;
+    parity ^= 1u;
+  }
+  friend constexpr bool operator==(ring_place const&, ring_place const&) = default;
+};
+
+}  // namespace moiety::inline MOIETY_ABI::kernels::sm90
