@@ -8,6 +8,7 @@
 // stream   null makes a stream; cudaStreamLegacy is the default stream
 // memory   the hook that every block of the context comes from: device memory, which goes back while work of the stream may
 //          still use it, so the hook hands it out again only behind that work; null is cudaMallocAsync on the stream
+// portable only kernels that run on every device, even where this program has others for this one (docs/cuda.md)
 //
 // Calls return when their work is in the stream; nothing waits for the device but synchronize(), what copies to the host,
 // and copies of more than 128 KiB from it. A call of a layer without a report may be captured into a CUDA graph. A fault is
@@ -36,6 +37,7 @@ struct cuda {
   int device = 0;
   cudaStream_t stream = nullptr;
   std::pmr::memory_resource* memory = nullptr;
+  bool portable = false;
 
   using engine = cuda_engine;
   template <class T> using matrix = device_matrix<T>;
@@ -102,6 +104,7 @@ class cuda_engine {
 
   explicit cuda_engine(cuda const& options)
       : device_(options.device),
+        portable_(options.portable),
         stream_(options),
         hook_(device_, stream_.get()),
         arena_(options.memory != nullptr ? *options.memory : hook_, device_, stream_.get()),
@@ -116,6 +119,7 @@ class cuda_engine {
   int device() const { return device_; }
   cudaStream_t stream() const { return stream_.get(); }
   int multiprocessors() const { return multiprocessors_; }
+  bool portable() const { return portable_; }
   arena& memory() { return arena_; }
   std::byte* scratch() const { return static_cast<std::byte*>(scratch_.data()); }
   cuda_faults* faults() const { return reinterpret_cast<cuda_faults*>(scratch() + scratch_bytes); }
@@ -191,6 +195,7 @@ class cuda_engine {
   }
 
   int device_, multiprocessors_ = 0;
+  bool portable_;
   detail::stream_of_context stream_;
   detail::stream_memory hook_;
   detail::device_arena arena_;

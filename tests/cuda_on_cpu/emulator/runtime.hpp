@@ -88,6 +88,7 @@ enum cudaDeviceAttr {
   cudaDevAttrMemoryPoolsSupported = 115 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
                          cudaFuncAttributePreferredSharedMemoryCarveout = 9 };
+struct cudaFuncAttributes { std::size_t sharedSizeBytes; int maxThreadsPerBlock; int numRegs; };
 enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal,
                              cudaStreamCaptureModeRelaxed };
@@ -491,6 +492,11 @@ template <class T> cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute
     the_device.shared_limits[reinterpret_cast<void const*>(kernel)] = static_cast<std::size_t>(value);
     return cudaSuccess;
   });
+}
+
+/// As of a kernel that was compiled for this device.
+template <class T> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, T* /*kernel*/) {
+  return call([&] { return *attributes = {0, static_cast<int>(block_limit), 32}, cudaSuccess; });
 }
 
 template <class... P, class... A>

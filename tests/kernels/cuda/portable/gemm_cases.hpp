@@ -36,9 +36,11 @@ using testing::same_bits;
 template <class T> T& at(std::vector<T>& values, int64 i) { return values[static_cast<std::size_t>(i)]; }
 template <class T> T const& at(std::vector<T> const& values, int64 i) { return values[static_cast<std::size_t>(i)]; }
 
+/// Portable kernels, or in a test of them those of the device.
+inline bool of_device = false;
 inline mo::cuda_engine& engine() {
-  static mo::cuda_engine only{mo::cuda{}};
-  return only;
+  static mo::cuda_engine portable{mo::cuda{.portable = true}}, others{mo::cuda{}};
+  return of_device ? others : portable;
 }
 inline mo::host_engine& host_engine() {
   static mo::host_engine only(mo::host{.threads = 1});
@@ -62,6 +64,7 @@ struct setting {
   int64 slack = 0;      // of the bound on rows
   bool offsets = true;  // else null
   bool accumulate = false;
+  bool mapped = false;  // stored matrices lie whole rows apart
 
   int64 groups() const { return static_cast<int64>(rows.size()); }
   int64 total() const { return std::accumulate(rows.begin(), rows.end(), int64{0}); }
@@ -80,7 +83,7 @@ struct device_offsets {
   bool null;
 };
 
-/// Rows of an operand, scattered among twice as many if the setting says so.
+/// Rows of an operand, as many as the bound says; or scattered among twice as many as there are if the setting says so.
 template <class T> struct operand {
   std::vector<T> values;
   std::vector<std::int32_t> index;
@@ -89,7 +92,8 @@ template <class T> struct operand {
   device_values<std::int32_t> index_there;
 
   operand(setting const& s, int64 columns)
-      : values(static_cast<std::size_t>(s.shift + (s.gathered ? 2 : 1) * s.total() * (columns + s.pad)), poison<T>()),
+      : values(static_cast<std::size_t>(s.shift + (s.gathered ? 2 * s.total() : s.bound()) * (columns + s.pad)),
+               poison<T>()),
         index(scattered(s)),
         shift(s.shift),
         cols(columns),
@@ -125,7 +129,7 @@ template <class T> struct weights {
 
   weights(setting const& s, int64 rows, int64 cols)
       : shift(s.shift),
-        group_stride(rows * (cols + s.pad) + 8),
+        group_stride((rows + (s.mapped ? 1 : 0)) * (cols + s.pad) + (s.mapped ? 0 : 8)),
         row_stride(cols + s.pad),
         values(static_cast<std::size_t>(shift + s.groups() * group_stride), poison<T>()),
         there(int64{0}) {
@@ -360,6 +364,55 @@ template <class S, class A, class B> struct tn_case {
     }
   }
 };
+
+/// Each thread returns the chain of its columns times scale; takes the sums of rows.
+template <class S> struct weigh {
+  static constexpr bool sums_rows = true;
+  S const* scale;
+  S* parts;
+  int* calls;
+  int64 tiles;
+
+  template <std::size_t N> __device__ S operator()(int64, int64, int64 col, int count, S const (&sums)[1][N]) const {
+    S sum = 0;
+    for (int c = 0; c < count; ++c) sum = mo::fma(sums[0][c], scale[col + c], sum);
+    return sum;
+  }
+  __device__ void row_sum(int64 row, int64 tile, S sum) const {
+    parts[row * tiles + tile] = sum;
+    ++calls[row * tiles + tile];
+  }
+};
+
+/// What row_sum is given, from the sums of one row.
+template <class S> S folded(std::vector<S> const& sums, std::vector<S> const& scale, int64 row, int64 tile, int64 n) {
+  S blocks[16] = {};
+  for (int64 c = tile * 128; c < std::min(n, (tile + 1) * 128); ++c)
+    blocks[c % 128 / 8] = mo::fma(at(sums, row * n + c), at(scale, c), blocks[c % 128 / 8]);
+  for (int half = 8; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) blocks[i] = blocks[i] + blocks[i + half];
+  return blocks[0];
+}
+
+/// Sums of rows of an nn have the bits that its sums, handed over one by one, have when they are added in the one order.
+template <class S, class T> void check_row_sums(setting const& s) {
+  nn_case<S, T, T, 1> const nn(s);
+  nn.check();
+  auto const sums = nn.run();
+  int64 const tiles = (s.n + cuda_column_tile - 1) / cuda_column_tile;
+  std::vector<S> scale(static_cast<std::size_t>(s.n)), expected;
+  for (S& value : scale) value = random_value<S>();
+  for (int64 r = 0; r < s.total(); ++r)
+    for (int64 tile = 0; tile < tiles; ++tile) expected.push_back(folded(sums, scale, r, tile, s.n));
+  device_values<S> const scale_there(scale);
+  device_values<S> parts(s.total() * tiles);
+  device_values<int> calls(std::vector<int>(static_cast<std::size_t>(s.total() * tiles), 0));
+  grouped_gemm_nn<S>(engine(), s.groups(), nn.offsets.get(), s.bound(), std::array{nn.a[0].view()},
+                     std::array{nn.w[0].view()}, s.n, s.k,
+                     weigh<S>{scale_there.data(), parts.data(), calls.data(), tiles});
+  CHECK(same_bits(parts.host(), expected));
+  CHECK(calls.host() == std::vector<int>(static_cast<std::size_t>(s.total() * tiles), 1));
+}
 
 template <class S, class A, class B = A> void check_nt(setting const& s) {
   nt_case<S, A, B, 1>(s).check();

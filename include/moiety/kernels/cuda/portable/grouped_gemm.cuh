@@ -2,7 +2,8 @@
 // Grouped matrix products on a GPU, see kernels/grouped_gemm.hpp for what they compute.
 //
 // Two operands of bf16 or of fp16 with float sums go to the tensor cores, whose order of sums is their own inside 16 k and
-// ascending between; all others are chains of fused multiply-adds with the bits of the host. No result depends on
+// ascending between, and go to the kernels of sm_90a where sm90/grouped_gemm.cuh takes them; all others are chains of fused
+// multiply-adds with the bits of the host. No result depends on
 // rows_bound, on other groups or on the tile that was chosen. `offsets` [groups + 1] is device memory, and null with one
 // group of rows_bound rows; rows_bound >= offsets[groups] is all that the host knows of it. Results of nt and nn leave
 // through an epilogue of tile_epilogue.cuh; tn writes zeros for an empty group, and with `accumulate` leaves it alone.
@@ -16,6 +17,7 @@
 #include <moiety/kernels/cuda/portable/product.cuh>
 #include <moiety/kernels/cuda/portable/tensor_core_gemm.cuh>
 #include <moiety/kernels/cuda/portable/tile_epilogue.cuh>
+#include <moiety/kernels/cuda/sm90/grouped_gemm.cuh>
 #include <moiety/kernels/cuda/tiles.hpp>
 #include <moiety/kernels/grouped_gemm.hpp>
 
@@ -133,10 +135,12 @@ void grouped_gemm_nt(cuda_engine& engine, std::int64_t groups, std::int64_t cons
                      Epilogue const& epilogue) {
   static_assert(M >= 1 && M <= 4);
   auto const of = gpu::describe(gpu::ragged_rows{offsets, groups, rows_bound}, std::array{a}, w, n, k);
-  if constexpr (gpu::on_tensor_cores<S, A, B>)
-    gpu::choose_tensor_rows<gpu::tensor_nt, A, static_cast<int>(M)>(engine, "grouped_gemm_nt", of, epilogue);
-  else
+  if constexpr (gpu::on_tensor_cores<S, A, B>) {
+    if (!sm90::multiply_nt(engine, of, epilogue))
+      gpu::choose_tensor_rows<gpu::tensor_nt, A, static_cast<int>(M)>(engine, "grouped_gemm_nt", of, epilogue);
+  } else {
     gpu::choose_fma_rows<gpu::fma_nt, S, static_cast<int>(M)>(engine, "grouped_gemm_nt", of, epilogue);
+  }
 }
 
 /// y(r, c) = sum over m, then k, of a_m(r, k) w_m(k, c) with w_m [k x n] of each group.
@@ -145,10 +149,12 @@ void grouped_gemm_nn(cuda_engine& engine, std::int64_t groups, std::int64_t cons
                      std::array<rows_of<A>, M> const& a, std::array<grouped_matrix<B const>, M> const& w,
                      std::int64_t n, std::int64_t k, Epilogue const& epilogue) {
   auto const of = gpu::describe(gpu::ragged_rows{offsets, groups, rows_bound}, a, w, n, k);
-  if constexpr (gpu::on_tensor_cores<S, A, B>)
-    gpu::choose_tensor_rows<gpu::tensor_nn, A, static_cast<int>(M)>(engine, "grouped_gemm_nn", of, epilogue);
-  else
+  if constexpr (gpu::on_tensor_cores<S, A, B>) {
+    if (!sm90::multiply_nn(engine, of, epilogue))
+      gpu::choose_tensor_rows<gpu::tensor_nn, A, static_cast<int>(M)>(engine, "grouped_gemm_nn", of, epilogue);
+  } else {
     gpu::choose_fma_rows<gpu::fma_nn, S, static_cast<int>(M)>(engine, "grouped_gemm_nn", of, epilogue);
+  }
 }
 
 /// One matrix that lies as its transpose: what nt reads is an operand of nn, and the other way round.
@@ -172,6 +178,7 @@ void grouped_gemm_tn(cuda_engine& engine, std::int64_t groups, std::int64_t cons
                      bool accumulate) {
   gpu::matrix_product<A, B, S> const of{{offsets, groups, rows_bound}, n, k, a, b, out, accumulate};
   if constexpr (gpu::on_tensor_cores<S, A, B>) {
+    if (sm90::multiply_tn(engine, of)) return;
     if (gpu::rows_aligned(a, 16) && gpu::rows_aligned(b, 16))
       gpu::launch_tensor_matrix<true>(engine, of);
     else

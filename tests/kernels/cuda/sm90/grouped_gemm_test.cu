@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+// On the CPU, a binary of its own is compiled as if for sm_90a: tests/cuda_on_cpu/CMakeLists.txt.
+#include <moiety/kernels/cuda/sm90/grouped_gemm.cuh>
+
+#include <moiety/experts/apply.cuh>
+
+#include <kernels/cuda/portable/gemm_cases.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <vector>
+
+using namespace gemm_cases;
+
+namespace sm90_cases {
+
+/// Cases run on the kernels of the device while one lives. On the CPU, products must have gone to those of sm_90a.
+class on_sm90a {
+ public:
+  explicit on_sm90a(int64 products) : products_(products), before_(launches()) { of_device = true; }
+  on_sm90a(on_sm90a const&) = delete;
+  on_sm90a& operator=(on_sm90a const&) = delete;
+  ~on_sm90a() {
+    of_device = false;
+#if defined(CUDA_ON_CPU)
+    CHECK(launches() == before_ + products_);
+#endif
+  }
+
+ private:
+  static int64 launches() {
+#if defined(CUDA_ON_CPU)
+    return cuda_on_cpu::launches_of("wgmma_tiles");
+#else
+    return 0;
+#endif
+  }
+  int64 products_, before_;
+};
+
+template <class T, std::size_t M = 1> void nt(setting s) {
+  on_sm90a const here(s.bound() == 0 ? 0 : 1);
+  s.mapped = true;
+  nt_case<float, T, T, M>(s).check();
+}
+template <class T, std::size_t M = 1> void nn(setting s) {
+  on_sm90a const here(s.bound() == 0 ? 0 : 1);
+  s.mapped = true;
+  nn_case<float, T, T, M>(s).check();
+}
+template <class T> void tn(setting s) {
+  for (bool const accumulate : {false, true}) {
+    on_sm90a const here(1);
+    s.accumulate = accumulate;
+    tn_case<float, T, T>(s).check();
+  }
+}
+
+template <class T> std::vector<double> widened(std::vector<T> const& values) {
+  std::vector<double> wide;
+  for (T const& value : values) wide.push_back(static_cast<double>(static_cast<float>(value)));
+  return wide;
+}
+
+/// Everything that the three calls of experts read and write.
+struct expert_case {
+  using T = mo::bf16;
+  using apply = mo::apply_experts<mo::gated_mlp<mo::silu>, mo::cuda>;
+  static constexpr int64 hidden = 136, ffn = 200, experts = 4;
+  setting s{.rows = {130, 0, 7, 20}, .n = ffn, .k = hidden, .gathered = true, .mapped = true};
+  operand<T> x{s, hidden}, dy{s, hidden};
+  std::vector<weights<T>> w;
+  device_offsets offsets{s};
+  device_values<float> row_weights{numbers(s.total())};
+
+  expert_case() {
+    for (int i = 0; i < 3; ++i) w.emplace_back(s, i < 2 ? ffn : hidden, i < 2 ? hidden : ffn);
+  }
+  static std::vector<float> numbers(int64 count) {
+    std::vector<float> values(static_cast<std::size_t>(count));
+    for (float& value : values) value = random_value<float>();
+    return values;
+  }
+
+  /// z, a, o, dz, scaled a, dx, parts of dw, gradients of gate, up and down.
+  std::vector<std::vector<double>> run() const {
+    int64 const rows = s.total();
+    device_values<T> z(rows * 2 * ffn), a(rows * ffn), o(rows * hidden), dz(rows * 2 * ffn), scaled(rows * ffn),
+        dx(rows * hidden);
+    device_values<float> parts(rows * mo::column_blocks<float, mo::cuda>(ffn));
+    std::vector<device_values<float>> gradients;
+    for (int i = 0; i < 3; ++i) gradients.emplace_back(experts * ffn * hidden);
+    mo::expert_operands<mo::gated_mlp<mo::silu>, T> const operands{
+        .matrices = {.inputs = {as_stored(w[0]), as_stored(w[1])}, .down = as_stored(w[2])}};
+    mo::expert_matrices<mo::gated_mlp<mo::silu>, float> const to{
+        .inputs = {grouped_matrix<float>{gradients[0].data(), ffn * hidden, hidden},
+                   grouped_matrix<float>{gradients[1].data(), ffn * hidden, hidden}},
+        .down = {gradients[2].data(), ffn * hidden, ffn}};
+    mo::expert_rows const of{experts, offsets.get(), hidden, ffn, rows};
+    apply::forward<T>(engine(), of, x.view(), operands, z.data(), a.data(), o.data());
+    apply::backward_input<T>(engine(), of, dy.view(), operands, z.data(), row_weights.data(), dz.data(), scaled.data(),
+                             parts.data(), dx.data());
+    apply::backward_weights<T>(engine(), of, x.view(), dy.view(), dz.data(), scaled.data(), to, false);
+    std::vector<std::vector<double>> all;
+    for (auto const* values : {&z, &a, &o, &dz, &scaled, &dx}) all.push_back(widened(values->host()));
+    all.push_back(widened(parts.host()));
+    for (auto const& values : gradients) all.push_back(widened(values.host()));
+    return all;
+  }
+
+ private:
+  static grouped_matrix<T> as_stored(weights<T> const& of) {
+    return {const_cast<T*>(of.view().data), of.group_stride, of.row_stride};
+  }
+};
+
+}  // namespace sm90_cases
+
+using namespace sm90_cases;
+
+TEST_CASE_TEMPLATE("nt: groups of every height, gathered or not", T, mo::bf16, mo::fp16) {
+  INFO("seed ", seed);
+  nt<T>({.rows = {0, 129, 0, 1, 64, 65, 0}, .n = 72, .k = 136});
+  nt<T, 2>({.rows = {127, 128}, .n = 40, .k = 64, .gathered = true, .pad = 8, .shift = 8});
+}
+
+TEST_CASE_TEMPLATE("nn: groups of every height, gathered or not", T, mo::bf16, mo::fp16) {
+  INFO("seed ", seed);
+  nn<T>({.rows = {0, 129, 0, 1, 64, 65, 0}, .n = 72, .k = 136});
+  nn<T, 2>({.rows = {127, 128}, .n = 40, .k = 72, .gathered = true, .pad = 8, .shift = 8});
+}
+
+TEST_CASE_TEMPLATE("tn: groups of every height, gathered or not", T, mo::bf16, mo::fp16) {
+  INFO("seed ", seed);
+  tn<T>({.rows = {0, 129, 0, 1, 64, 65, 0}, .n = 72, .k = 136});
+  tn<T>({.rows = {127, 128}, .n = 136, .k = 40, .gathered = true, .pad = 8, .shift = 8});
+}
+
+TEST_CASE_TEMPLATE("widths at the edges of tiles, many steps", T, mo::bf16, mo::fp16) {
+  INFO("seed ", seed);
+  for (int64 const n : {8, 120, 128, 136, 256, 264}) {
+    nt<T>({.rows = {3, 20}, .n = n, .k = 72});
+    nn<T>({.rows = {3, 20}, .n = n, .k = 72});
+    tn<T>({.rows = {3, 70}, .n = 72, .k = n});
+    tn<T>({.rows = {3, 70}, .n = n, .k = 72});
+  }
+  for (int64 const n : {64, 72, 128, 136}) nt<T, 2>({.rows = {3, 20}, .n = n, .k = 72});
+  nt<T, 2>({.rows = {40}, .n = 136, .k = 648});
+  nn<T, 2>({.rows = {40}, .n = 136, .k = 392});
+  tn<T>({.rows = {500}, .n = 8, .k = 136});
+  // Elements that no chunk of 16 bytes ends with.
+  nt<T>({.rows = {35, 6}, .n = 67, .k = 131, .gathered = true, .pad = 5});
+  nn<T>({.rows = {35, 6}, .n = 67, .k = 131, .gathered = true, .pad = 5 + 64});
+}
+
+TEST_CASE("three and four matrices side by side, or in one sum") {
+  INFO("seed ", seed);
+  setting const s{.rows = {20, 33}, .n = 72, .k = 72};
+  nt<mo::bf16, 3>(s);
+  nt<mo::fp16, 4>(s);
+  nn<mo::bf16, 3>(s);
+  nt<mo::bf16, 3>({.rows = {5}, .n = 24, .k = 72});
+}
+
+TEST_CASE_TEMPLATE("empty groups, one group with all, no rows, null offsets", T, mo::bf16, mo::fp16) {
+  INFO("seed ", seed);
+  for (setting const& s : {setting{.rows = {0, 0, 0, 140, 0}, .n = 136, .k = 72},
+                           setting{.rows = {0, 0, 0}, .n = 136, .k = 72, .slack = 9},
+                           setting{.rows = {77}, .n = 136, .k = 72, .offsets = false},
+                           setting{.rows = std::vector<int64>(70, 1), .n = 8, .k = 8, .gathered = true}}) {
+    nt<T>(s);
+    nn<T, 2>(s);
+    tn<T>(s);
+  }
+}
+
+TEST_CASE_TEMPLATE("sums of rows have one order, whatever the tile", T, mo::bf16, mo::fp16) {
+  INFO("seed ", seed);
+  for (int64 const n : {8, 128, 136, 392}) {
+    on_sm90a const here(3);
+    check_row_sums<float, T>({.rows = {17, 0, 40, 3, 130}, .n = n, .k = 72, .mapped = true});
+  }
+}
+
+TEST_CASE("bits depend neither on other rows, nor on how rows are read, nor on the bound") {
+  INFO("seed ", seed);
+  for (bool const gathered : {false, true}) {
+    on_sm90a const here(7);
+    setting const s{
+        .rows = {17, 0, 140, 20, 5}, .n = 136, .k = 200, .gathered = gathered, .slack = 300, .mapped = true};
+    nt_case<float, mo::bf16, mo::bf16, 2> nt(s);
+    nn_case<float, mo::fp16, mo::fp16, 2> const nn(s);
+    tn_case<float, mo::bf16, mo::bf16> const tn(s);
+    auto const before = nt.run();
+    CHECK(same_bits(before, nt.run(-s.slack)));
+    CHECK(same_bits(nn.run(), nn.run(-s.slack)));
+    CHECK(same_bits(tn.run(), tn.run(-s.slack)));
+    for (int64 r = 0; r < s.total(); ++r)
+      if (r < 17 || r >= 157)
+        for (int64 c = 0; c < s.k; ++c) nt.a(r, c) = poison<mo::bf16>();
+    nt.a.upload();
+    auto const beside = nt.run();
+    bool same = true;
+    for (int64 m = 0; m < 2; ++m)
+      for (int64 r = 17; r < 157; ++r)
+        for (int64 c = 0; c < s.n; ++c) {
+          int64 const place = (m * (s.bound() + 1) + r) * s.n + c;
+          same = same && at(beside, place) == at(before, place);
+        }
+    CHECK(same);
+  }
+}
+
+TEST_CASE("more tiles than blocks, in any order of threads, come out the same every time") {
+  INFO("seed ", seed);
+  setting const s{.rows = {133, 0, 290, 5}, .n = 264, .k = 72, .gathered = true, .accumulate = true, .mapped = true};
+  nt_case<float, mo::bf16, mo::bf16, 2> const nt(s);
+  nn_case<float, mo::bf16, mo::bf16, 2> const nn(s);
+  tn_case<float, mo::bf16, mo::bf16> const tn(s);
+  on_sm90a const here(9);
+  auto const first = nt.run(), second = nn.run(), third = tn.run();
+  for (int i = 0; i < 2; ++i) {
+    CHECK(same_bits(nt.run(), first));
+    CHECK(same_bits(nn.run(), second));
+    CHECK(same_bits(tn.run(), third));
+  }
+}
+
+TEST_CASE("what the copy engine cannot address goes to the portable kernels") {
+  INFO("seed ", seed);
+  on_sm90a const here(0);
+  check_all<float, mo::bf16>({.rows = {35, 6}, .n = 136, .k = 71, .mapped = true});           // rows begin anywhere
+  check_nt<float, mo::bf16>({.rows = {35, 6}, .n = 136, .k = 72});                            // matrices lie anywhere
+  check_all<float, mo::bf16>({.rows = {130}, .n = 40, .k = 72, .shift = 1, .mapped = true});  // and so does the first
+  check_nt<float, mo::bf16>({.rows = {9, 2}, .n = 16, .k = 0, .mapped = true});               // nothing to address
+  check_nn<float, mo::bf16>({.rows = {9, 2}, .n = 16, .k = 0, .pad = 8, .mapped = true});
+}
+
+TEST_CASE("experts of a layer are multiplied here, to what the portable kernels make of them") {
+  INFO("seed ", seed);
+  expert_case const one;
+  auto const expected = one.run();
+  on_sm90a const here(7);
+  auto const got = one.run();
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    INFO("output ", i);
+#if defined(CUDA_ON_CPU)
+    CHECK(same_bits(got[i], expected[i]));
+#else
+    CHECK(difference(got[i], expected[i]) < 3e-3);
+#endif
+  }
+}
