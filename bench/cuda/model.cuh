@@ -3,6 +3,8 @@
 // those of its products; both from the tokens that were routed. Logits are noise of deviation 1 and a bias of each expert:
 //
 //   uniform   none        zipf   −log(1 + e)        one_hot   a large one for the first k experts
+//
+// Evenly routed, products are measured by portable kernels too, beside those that the library chooses.
 #pragma once
 
 #include "measure.cuh"
@@ -188,16 +190,19 @@ template <class Spec> class model {
     for (std::int64_t e = 0; e < E; ++e) used += starts(0, e + 1) > starts(0, e) ? 1 : 0;
     run_.measure({prefix + "gather", 0, 2 * (t * H + r * H) + 4 * r, false, 64,
                   [&](int s) { mo::kernels::gather<T>(engine(), of(s).order(), of(s).x, out.rows); }, nullptr});
-    products(prefix, weights, in, out, starts(0, E), static_cast<double>(used));
+    products(engine(), prefix, "", weights, in, out, starts(0, E), static_cast<double>(used));
+    if (routing == "uniform")
+      products(portable_, prefix, "/portable", weights, in, out, starts(0, E), static_cast<double>(used));
     run_.measure(
         {prefix + "combine", 0, 2 * (r * H + t * H) + 8 * r, false, 64,
          [&](int s) { mo::kernels::combine<T>(engine(), of(s).order(), out.o, of(s).weights.data(), nullptr, out.y); },
          nullptr});
   }
 
-  /// The grouped products of both passes, each beside a dense one of the same size.
-  void products(std::string const& prefix, typename layer_type::weights_type& weights, std::vector<inputs>& in,
-                outputs& out, std::int64_t count, double used) {
+  /// The grouped products of both passes, each beside a dense one of the same size. `kind` ends the names of their rows.
+  void products(mo::cuda_engine& by, std::string const& prefix, std::string const& kind,
+                typename layer_type::weights_type& weights, std::vector<inputs>& in, outputs& out, std::int64_t count,
+                double used) {
     auto const operands = weights.operands();
     auto const up = operands.forward_inputs();
     auto const down = operands.forward_down();
@@ -211,57 +216,58 @@ template <class Spec> class model {
     mo::kernels::rows_of<T> const gate{out.dz.data(), 2 * I}, second{out.dz.data() + I, 2 * I},
         scaled{out.scaled.data(), I};
     run_.measure(
-        {prefix + "gemm_up", 4 * r * H * I, b * (t * H + used * 2 * H * I + 3 * r * I), true, 64,
+        {prefix + "gemm_up" + kind, 4 * r * H * I, b * (t * H + used * 2 * H * I + 3 * r * I), true, 64,
          [&](int s) {
-           mo::kernels::grouped_gemm_nt<S>(engine(), E, offsets(s), most, rows(s, in[static_cast<std::size_t>(s)].x),
-                                           up, I, H, mo::detail::activate<mlp, T>{out.z.data(), out.a.data(), I});
+           mo::kernels::grouped_gemm_nt<S>(by, E, offsets(s), most, rows(s, in[static_cast<std::size_t>(s)].x), up, I,
+                                           H, mo::detail::activate<mlp, T>{out.z.data(), out.a.data(), I});
          },
          [&](int) {
            multiply.template nt<T, T>({count, 2 * I, H}, {out.rows.data(), H}, {up[0].data, H}, {out.dz.data(), 2 * I});
          }});
-    run_.measure({prefix + "gemm_down", 2 * r * H * I, b * (r * I + used * H * I + r * H), true, 64,
+    run_.measure({prefix + "gemm_down" + kind, 2 * r * H * I, b * (r * I + used * H * I + r * H), true, 64,
                   [&](int s) {
-                    mo::kernels::grouped_gemm_nt<S>(engine(), E, offsets(s), most,
-                                                    mo::kernels::rows_of<T>{out.a.data(), I}, down, H, I,
+                    mo::kernels::grouped_gemm_nt<S>(by, E, offsets(s), most, mo::kernels::rows_of<T>{out.a.data(), I},
+                                                    down, H, I,
                                                     mo::kernels::gpu::store_rows<T, mo::sum_t<T>>{out.o.data(), H});
                   },
                   [&](int) {
                     multiply.template nt<T, T>({count, H, I}, {out.a.data(), I}, {down[0].data, I}, {out.dx.data(), H});
                   }});
     run_.measure(
-        {prefix + "gemm_down_backward", 2 * r * H * I, b * (t * H + used * H * I + 5 * r * I), true, 64,
+        {prefix + "gemm_down_backward" + kind, 2 * r * H * I, b * (t * H + used * H * I + 5 * r * I), true, 64,
          [&](int s) {
            mo::kernels::grouped_gemm_nn<S>(
-               engine(), E, offsets(s), most, std::array{rows(s, in[static_cast<std::size_t>(s)].dy)}, down, I, H,
+               by, E, offsets(s), most, std::array{rows(s, in[static_cast<std::size_t>(s)].dy)}, down, I, H,
                mo::detail::differentiate<mlp, T>{out.z.data(), out.row_weights.data(), out.dz.data(), out.scaled.data(),
                                                  out.parts.data(), I});
          },
          [&](int) {
            multiply.template nn<T, T>({count, I, H}, {out.rows.data(), H}, {down[0].data, I}, {out.a.data(), I}, false);
          }});
-    run_.measure({prefix + "gemm_up_backward", 4 * r * H * I, b * (2 * r * I + used * 2 * H * I + r * H), true, 64,
+    run_.measure({prefix + "gemm_up_backward" + kind, 4 * r * H * I, b * (2 * r * I + used * 2 * H * I + r * H), true,
+                  64,
                   [&](int s) {
-                    mo::kernels::grouped_gemm_nn<S>(engine(), E, offsets(s), most, std::array{gate, second}, up, H, I,
+                    mo::kernels::grouped_gemm_nn<S>(by, E, offsets(s), most, std::array{gate, second}, up, H, I,
                                                     mo::kernels::gpu::store_rows<T, mo::sum_t<T>>{out.dx.data(), H});
                   },
                   [&](int) {
                     multiply.template nn<T, T>({count, H, 2 * I}, {out.dz.data(), 2 * I}, {up[0].data, H},
                                                {out.rows.data(), H}, false);
                   }});
-    run_.measure({prefix + "gemm_up_weights", 2 * r * H * I, b * (t * H + r * I) + 4.0 * E * I * H, true, 64,
+    run_.measure({prefix + "gemm_up_weights" + kind, 2 * r * H * I, b * (t * H + r * I) + 4.0 * E * I * H, true, 64,
                   [&](int s) {
                     mo::kernels::grouped_gemm_tn<S>(
-                        engine(), E, offsets(s), most, gate, rows(s, in[static_cast<std::size_t>(s)].x),
+                        by, E, offsets(s), most, gate, rows(s, in[static_cast<std::size_t>(s)].x),
                         mo::kernels::grouped_matrix<S>{out.gradient.data(), I * H, H}, I, H, false);
                   },
                   [&](int) {
                     multiply.template tn<T>({I, H, count}, {out.dz.data(), 2 * I}, {out.rows.data(), H},
                                             {out.gradient.data(), H}, false);
                   }});
-    run_.measure({prefix + "gemm_down_weights", 2 * r * H * I, b * (t * H + r * I) + 4.0 * E * I * H, true, 64,
+    run_.measure({prefix + "gemm_down_weights" + kind, 2 * r * H * I, b * (t * H + r * I) + 4.0 * E * I * H, true, 64,
                   [&](int s) {
                     mo::kernels::grouped_gemm_tn<S>(
-                        engine(), E, offsets(s), most, rows(s, in[static_cast<std::size_t>(s)].dy), scaled,
+                        by, E, offsets(s), most, rows(s, in[static_cast<std::size_t>(s)].dy), scaled,
                         mo::kernels::grouped_matrix<S>{out.gradient.data(), I * H, I}, H, I, false);
                   },
                   [&](int) {
@@ -298,6 +304,7 @@ template <class Spec> class model {
 
   std::string name_;
   mo::context<one_gpu<T>> ctx_;
+  mo::cuda_engine portable_{mo::cuda{.stream = engine().stream(), .portable = true}};
   layer_type layer_;
   run run_;
 };
