@@ -494,9 +494,8 @@ template <class T> cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute
   });
 }
 
-/// As of a kernel that was compiled for this device.
 template <class T> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, T* /*kernel*/) {
-  return call([&] { return *attributes = {0, static_cast<int>(block_limit), 32}, cudaSuccess; });
+  return call([&] { return *attributes = {0, knobs.kernel_threads, 32}, cudaSuccess; });
 }
 
 template <class... P, class... A>

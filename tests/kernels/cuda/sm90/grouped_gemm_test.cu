@@ -238,6 +238,18 @@ TEST_CASE("what the copy engine cannot address goes to the portable kernels") {
   check_nn<float, mo::bf16>({.rows = {9, 2}, .n = 16, .k = 0, .pad = 8, .mapped = true});
 }
 
+#if defined(CUDA_ON_CPU)
+TEST_CASE("a device that has other code of the kernels gets the portable ones") {
+  INFO("seed ", seed);
+  cuda_on_cpu::knobs.kernel_threads = 1;
+  {
+    on_sm90a const here(0);
+    check_all<float, mo::bf16>({.rows = {35, 6}, .n = 136, .k = 72, .mapped = true});
+  }
+  cuda_on_cpu::knobs.kernel_threads = 1024;
+}
+#endif
+
 TEST_CASE("experts of a layer are multiplied here, to what the portable kernels make of them") {
   INFO("seed ", seed);
   expert_case const one;

@@ -15,8 +15,8 @@
 //
 // Stored matrices come by the copy engine, in boxes; so do rows that lie one after another, of which rows_bound lie in memory
 // (the last tile of a group reads some of the next, and hands nothing over of them). Rows that are gathered come by cp.async,
-// with zeros where there is none, published to the products by the threads that waited for them. An output is summed in ascending k, 16 at a
-// time (m first, then k; in tn over the rows of the group), the rest of the last 64 being zeros.
+// with zeros where there is none, published to the products by the threads that waited for them. An output is summed in
+// ascending k, 16 at a time (m first, then k; in tn over the rows of the group), the rest of the last 64 being zeros.
 #pragma once
 
 #include <moiety/backend/device_memory.cuh>
@@ -64,16 +64,10 @@ constexpr bool compiled_for_90() {
 constexpr bool compiled_for_90() { return false; }
 #endif
 
-/// What the warpgroups that multiply are told of a tile: where it is, and how many stages sum it. Neither: the last.
-struct task {
-  gpu::tile at;
-  int steps = 0;
-};
-
 /// What lies behind the stages of a ring.
 template <int Stages> struct ring_control {
   barrier full[Stages], empty[Stages];
-  task tasks[Stages];
+  tile_task tasks[Stages];
 };
 
 /// A thread's view of the ring, and where it is in it.
@@ -81,26 +75,25 @@ template <class Shape> struct ring {
   using control_type = ring_control<Shape::stages>;
   static_assert(sizeof(control_type) <= control_bytes);
   std::byte* stages;
-  control_type* control;
   ring_place at;
 
   __device__ explicit ring(std::byte* shared) {
     stages = shared + (0u - shared_address(shared)) % static_cast<unsigned>(tile_alignment);
-    control = reinterpret_cast<control_type*>(stages + Shape::ring_bytes);
   }
+  __device__ control_type* control() const { return reinterpret_cast<control_type*>(stages + Shape::ring_bytes); }
   /// One thread, before the others know of the ring.
   __device__ void begin(unsigned arrivals_to_fill) const {
     MOIETY_REGISTERS
     for (int stage = 0; stage < Shape::stages; ++stage) {
-      init_barrier(control->full + stage, arrivals_to_fill);
-      init_barrier(control->empty + stage, multiplying_warpgroups * warpgroup_threads / 32);
+      init_barrier(control()->full + stage, arrivals_to_fill);
+      init_barrier(control()->empty + stage, multiplying_warpgroups * warpgroup_threads / 32);
     }
     publish_barriers();
   }
   __device__ std::byte* stage() const { return stages + at.stage * Shape::stage_bytes; }
-  __device__ barrier* full() const { return control->full + at.stage; }
-  __device__ barrier* empty() const { return control->empty + at.stage; }
-  __device__ task& told() const { return control->tasks[at.stage]; }
+  __device__ barrier* full() const { return control()->full + at.stage; }
+  __device__ barrier* empty() const { return control()->empty + at.stage; }
+  __device__ tile_task& told() const { return control()->tasks[at.stage]; }
   __device__ void wait_full() const { wait_phase(full(), at.parity); }
   __device__ void wait_empty() const { wait_phase(empty(), at.parity ^ 1u); }
   __device__ void advance() { at.advance(Shape::stages); }
@@ -122,6 +115,36 @@ template <int Rows, int Matrices> struct product_maps {
 template <class Shape, bool Mapped>
 inline constexpr unsigned mapped_bytes_of = unsigned{Shape::stage_bytes - (Mapped ? 0 : tile_a_bytes)};
 
+/// Tile `number` of a product whose tiles are `width` columns wide, summed over `terms` times k. All lanes of a warp together.
+template <class Product>
+__device__ inline tile_task find_rows(Product const& of, std::int64_t number, int width, int terms) {
+  gpu::tile const at = gpu::warp_find_tile(of.rows, number, tile_rows, gpu::tiles_of(of.n, width));
+  return {static_cast<int>(at.group), static_cast<int>(at.first_row), at.rows, static_cast<int>(at.column_tile),
+          terms * static_cast<int>(gpu::tiles_of(of.k, gpu::tile_depth))};
+}
+
+/// The rows of a tile on their way by cp.async: of each of 8 rows, a thread copies one of the 8 chunks of 64 k.
+template <class T> struct copied_rows {
+  static constexpr int count = tile_rows * 8 / warpgroup_threads, step = warpgroup_threads / 8;
+  gpu::several<int, count> numbers;  // -1 where there is none
+
+  __device__ static int row() { return static_cast<int>(threadIdx.x) / 8; }
+  __device__ void aim(rows_of<T> const& of, std::int64_t first_row, int rows) {
+    MOIETY_REGISTERS
+    for (int i = 0; i < count; ++i)
+      numbers[i] = row() + i * step < rows ? static_cast<int>(gpu::row_number(of, first_row + row() + i * step)) : -1;
+  }
+  __device__ void copy(std::byte* to, rows_of<T> const& of, int k0, std::int64_t k) const {
+    int const chunk = static_cast<int>(threadIdx.x) % 8;
+    std::int64_t const first = k0 + chunk * gpu::chunk_elements;
+    int const bytes = gpu::chunk_count(k - first) * 2;
+    MOIETY_REGISTERS
+    for (int i = 0; i < count; ++i)
+      copy_async_16(to + gpu::chunk_offset(row(), chunk) + i * step * gpu::tile_row_bytes,
+                    of.data + (numbers[i] < 0 ? 0 : numbers[i] * of.stride + first), numbers[i] < 0 ? 0 : bytes);
+  }
+};
+
 /// Rows times stored matrices [n x k]: M of them side by side in at most `Most` columns.
 template <class T_, int Most, int M, bool Mapped> struct rows_nt {
   using T = T_;
@@ -134,24 +157,16 @@ template <class T_, int Most, int M, bool Mapped> struct rows_nt {
   static constexpr bool copies = !Mapped;
   static constexpr unsigned mapped_bytes = mapped_bytes_of<shape, Mapped>;
 
+  product const& of;
   maps const& from;
   int col, group, first_row, k0 = 0;
-  std::int64_t k;
-  gpu::k_first_tile<T, tile_rows, warpgroup_threads> a;
+  copied_rows<T> a;
 
   __device__ static std::int64_t columns(product const& of) { return of.n; }
-  /// All lanes of a warp together.
-  __device__ static task find(product const& of, std::int64_t number) {
-    return {gpu::warp_find_tile(of.rows, number, tile_rows, gpu::tiles_of(of.n, width)),
-            static_cast<int>(gpu::tiles_of(of.k, gpu::tile_depth))};
-  }
-  __device__ rows_nt(product const& of, maps const& with, task const& what)
-      : from(with),
-        col(static_cast<int>(what.at.column_tile) * width),
-        group(static_cast<int>(what.at.group)),
-        first_row(static_cast<int>(what.at.first_row)),
-        k(of.k) {
-    if constexpr (copies) gpu::aim_at_rows(a, of.a[0], what.at);
+  __device__ static tile_task find(product const& of, std::int64_t number) { return find_rows(of, number, width, 1); }
+  __device__ rows_nt(product const& given, maps const& with, tile_task const& what)
+      : of(given), from(with), col(what.column_tile * width), group(what.group), first_row(what.first_row) {
+    if constexpr (copies) a.aim(of.a[0], first_row, what.rows);
   }
   /// One thread, of whose barrier the phase expects mapped_bytes.
   __device__ void load(std::byte* stage, barrier* full) const {
@@ -161,7 +176,7 @@ template <class T_, int Most, int M, bool Mapped> struct rows_nt {
       load_box(stage + tile_a_bytes + m * width * gpu::tile_row_bytes, from.stored[m], full, k0, col, group);
   }
   /// All threads of the warpgroup.
-  __device__ void copy(std::byte* stage) const { a.template fill<true>(stage, k0, k); }
+  __device__ void copy(std::byte* stage) const { a.copy(stage, of.a[0], k0, of.k); }
   __device__ void advance() { k0 += gpu::tile_depth; }
 };
 
@@ -179,37 +194,33 @@ template <class T_, int Most, int M, bool Mapped> struct rows_nn {
 
   product const& of;
   maps const& from;
-  std::int64_t first_row;
-  int rows, col, group, m = 0, k0 = 0;
-  gpu::k_first_tile<T, tile_rows, warpgroup_threads> a;
+  int col, group, first_row, rows, m = 0, k0 = 0;
+  copied_rows<T> a;
 
   __device__ static std::int64_t columns(product const& of) { return of.n; }
-  __device__ static task find(product const& of, std::int64_t number) {
-    return {gpu::warp_find_tile(of.rows, number, tile_rows, gpu::tiles_of(of.n, width)),
-            M * static_cast<int>(gpu::tiles_of(of.k, gpu::tile_depth))};
-  }
-  __device__ rows_nn(product const& given, maps const& with, task const& what)
+  __device__ static tile_task find(product const& of, std::int64_t number) { return find_rows(of, number, width, M); }
+  __device__ rows_nn(product const& given, maps const& with, tile_task const& what)
       : of(given),
         from(with),
-        first_row(what.at.first_row),
-        rows(what.at.rows),
-        col(static_cast<int>(what.at.column_tile) * width),
-        group(static_cast<int>(what.at.group)) {
-    if constexpr (copies) gpu::aim_at_rows(a, of.a[0], what.at);
+        col(what.column_tile * width),
+        group(what.group),
+        first_row(what.first_row),
+        rows(what.rows) {
+    if constexpr (copies) a.aim(of.a[0], first_row, rows);
   }
   __device__ void load(std::byte* stage, barrier* full) const {
-    if constexpr (Mapped) load_box(stage, from.rows[m], full, k0, static_cast<int>(first_row));
+    if constexpr (Mapped) load_box(stage, from.rows[m], full, k0, first_row);
     MOIETY_REGISTERS
     for (int panel = 0; panel < width / 64; ++panel)
       load_box(stage + tile_a_bytes + panel * gpu::panel_bytes, from.stored[m], full, col + panel * 64, k0, group);
   }
-  __device__ void copy(std::byte* stage) const { a.template fill<true>(stage, k0, of.k); }
+  __device__ void copy(std::byte* stage) const { a.copy(stage, of.a[m], k0, of.k); }
   __device__ void advance() {
     k0 += gpu::tile_depth;
     if (M == 1 || k0 < of.k || m + 1 == M) return;
     k0 = 0;
     ++m;
-    if constexpr (copies) gpu::aim_at_rows(a, of.a[m], gpu::tile{0, first_row, rows, 0});
+    if constexpr (copies) a.aim(of.a[m], first_row, rows);
   }
 };
 
@@ -231,22 +242,22 @@ template <class T_, int Most> struct rows_tn {
 
   __device__ static std::int64_t columns(product const& of) { return of.k; }
   /// A group without rows has one step of zeros, or none where there is nothing to write.
-  __device__ static task find(product const& of, std::int64_t number) {
+  __device__ static tile_task find(product const& of, std::int64_t number) {
     gpu::matrix_tile const at =
         gpu::find_matrix_tile(number, gpu::tiles_of(of.n, tile_rows), gpu::tiles_of(of.k, width));
     if (at.group >= of.rows.groups) return {};
     std::int64_t const first = at.row_tile * tile_rows, left = of.n - first;
     int const steps = static_cast<int>(gpu::tiles_of(of.rows.count(at.group), gpu::tile_depth));
-    return {{at.group, first, left < tile_rows ? static_cast<int>(left) : tile_rows, at.column_tile},
-            steps == 0 && !of.accumulate ? 1 : steps};
+    return {static_cast<int>(at.group), static_cast<int>(first), left < tile_rows ? static_cast<int>(left) : tile_rows,
+            static_cast<int>(at.column_tile), steps == 0 && !of.accumulate ? 1 : steps};
   }
-  __device__ rows_tn(product const& of, maps const&, task const& what)
-      : a(of.a, of.rows.first(what.at.group), of.rows.first(what.at.group + 1)),
-        b(of.b, of.rows.first(what.at.group), of.rows.first(what.at.group + 1)),
+  __device__ rows_tn(product const& of, maps const&, tile_task const& what)
+      : a(of.a, of.rows.first(what.group), of.rows.first(what.group + 1)),
+        b(of.b, of.rows.first(what.group), of.rows.first(what.group + 1)),
         n(of.n),
         k(of.k),
-        row(what.at.first_row),
-        col(what.at.column_tile * width) {}
+        row(what.first_row),
+        col(std::int64_t{what.column_tile} * width) {}
   __device__ void load(std::byte*, barrier*) const {}
   __device__ void copy(std::byte* stage) {
     a.template fill<true>(stage, row, n);  // and goes on to the next rows
@@ -281,9 +292,9 @@ __device__ inline void fill_stages(ring<typename Operands::shape> to, typename O
                                    typename Operands::maps const& maps) {
   bool const leads = threadIdx.x == 0;
   if (!Operands::copies && threadIdx.x >= 32) return;
-  for (std::int64_t number = blockIdx.x;; number += gridDim.x) {
-    task const what = Operands::find(of, number);
-    if (what.at.rows == 0) break;
+  for (unsigned number = blockIdx.x;; number += gridDim.x) {
+    tile_task const what = Operands::find(of, number);
+    if (what.rows == 0) break;
     if (what.steps == 0) continue;
     Operands operands(of, maps, what);
     [[maybe_unused]] barrier* copied = nullptr;
@@ -355,15 +366,15 @@ __device__ inline void sum_tiles(ring<typename Operands::shape> from, std::int64
   int const first = (static_cast<int>(threadIdx.x) / warpgroup_threads - 1) * warpgroup_rows;
   for (;;) {
     from.wait_full();
-    task const what = from.told();
-    if (what.at.rows == 0) return;
-    if (first >= what.at.rows) {
+    tile_task const what = from.told();
+    if (what.rows == 0) return;
+    if (first >= what.rows) {
       skip_stages(from, what.steps);
       continue;
     }
     float sums[Operands::shape::columns / 2];
     sum_stages<Operands>(from, first, what.steps, sums);
-    hand_over_quads<Operands::matrices, Operands::width>(sums, first, what.at, columns, epilogue);
+    hand_over_quads<Operands::matrices, Operands::width>(sums, first, what, columns, epilogue);
   }
 }
 
@@ -388,22 +399,19 @@ __global__ void __launch_bounds__(launchable_threads, 1)
 }
 
 /// Whether the code that was loaded for this kernel is that of sm_90a.
-template <class... Parameters> bool runs_here(char const* name, void (*kernel)(Parameters...)) {
+template <class Operands, class Epilogue, class Engine> bool runs_here(Engine const& engine, char const* name) {
+  moiety::detail::device_scope const scope(engine.device());
   cudaFuncAttributes about{};
-  moiety::detail::expect(cudaFuncGetAttributes(&about, kernel), name);
+  moiety::detail::expect(cudaFuncGetAttributes(&about, &wgmma_tiles<Operands, Epilogue>), name);
   return about.maxThreadsPerBlock >= block_threads;
 }
 
 template <class Operands, class Engine, class Epilogue>
-bool launch_tiles(Engine& engine, char const* name, typename Operands::product const& of,
+void launch_tiles(Engine& engine, char const* name, typename Operands::product const& of,
                   typename Operands::maps const& maps, std::int64_t tiles, Epilogue const& epilogue) {
-  using shape = typename Operands::shape;
-  auto* const kernel = &wgmma_tiles<Operands, Epilogue>;
-  if (!runs_here(name, kernel)) return false;
-  engine.launch(name, kernel,
-                {std::min<std::int64_t>(tiles, engine.multiprocessors()), block_threads, shape::shared_bytes}, of, maps,
-                epilogue);
-  return true;
+  engine.launch(name, &wgmma_tiles<Operands, Epilogue>,
+                {std::min<std::int64_t>(tiles, engine.multiprocessors()), block_threads, Operands::shape::shared_bytes},
+                of, maps, epilogue);
 }
 
 /// A stored matrix [rows x columns] of each group, as the copy engine sees it. The distance of one group to none is any.
@@ -425,15 +433,18 @@ bool launch_rows(Engine& engine, char const* name, typename Operands::product co
   typename Operands::maps maps{};
   for (int m = 0; m < Operands::product::Right; ++m)
     if (!mappable(stored(m))) return false;
+  if (!runs_here<Operands, Epilogue>(engine, name)) return false;
   for (int m = 0; m < Operands::product::Right; ++m) maps.stored[m] = make_tensor_map(stored(m));
   if constexpr (!Operands::copies)
     for (int m = 0; m < Operands::product::Left; ++m) maps.rows[m] = make_tensor_map(as_mapped(of.rows, of.a[m], of.k));
   std::int64_t const tiles =
       gpu::row_tiles_bound(of.rows.rows_bound, of.rows.groups, tile_rows) * gpu::tiles_of(of.n, Operands::width);
-  return launch_tiles<Operands>(engine, name, of, maps, tiles, epilogue);
+  launch_tiles<Operands>(engine, name, of, maps, tiles, epilogue);
+  return true;
 }
 
-/// Tiles of 128 columns where those of 256 would be at most half full. The bits are those of every choice.
+/// Tiles of 128 columns where those of 256 would be at most half full, and for epilogues that sum rows, which leave few
+/// registers to the sums. The bits are those of every choice.
 template <template <class, int, int, bool> class Operands, class T, int M, class Engine, class Product, class Epilogue>
 bool choose_rows(Engine& engine, char const* name, Product const& of, std::int64_t rows, std::int64_t columns,
                  Epilogue const& epilogue) {
@@ -444,9 +455,12 @@ bool choose_rows(Engine& engine, char const* name, Product const& of, std::int64
   }
   if (engine.portable() || !aligned) return false;
   using narrow = Operands<T, 128, M, false>;
-  if (of.n <= narrow::width) return launch_rows<narrow>(engine, name, of, rows, columns, epilogue);
-  if (mapped) return launch_rows<Operands<T, 256, M, true>>(engine, name, of, rows, columns, epilogue);
-  return launch_rows<Operands<T, 256, M, false>>(engine, name, of, rows, columns, epilogue);
+  if constexpr (!gpu::sums_rows<Epilogue>) {
+    if (of.n > narrow::width && mapped)
+      return launch_rows<Operands<T, 256, M, true>>(engine, name, of, rows, columns, epilogue);
+    if (of.n > narrow::width) return launch_rows<Operands<T, 256, M, false>>(engine, name, of, rows, columns, epilogue);
+  }
+  return launch_rows<narrow>(engine, name, of, rows, columns, epilogue);
 }
 
 template <class Engine, class T, int M, class Epilogue>
@@ -467,10 +481,13 @@ bool multiply_nn(Engine& engine, gpu::rows_product<T, T, M, M> const& of, Epilog
 
 template <int Most, class T, class Engine>
 bool launch_matrix(Engine& engine, gpu::matrix_product<T, T, float> const& of) {
+  using operands = rows_tn<T, Most>;
+  using epilogue = gpu::store_matrix<float>;
+  if (!runs_here<operands, epilogue>(engine, "grouped_gemm_tn")) return false;
   std::int64_t const tiles = of.rows.groups * gpu::tiles_of(of.n, tile_rows) * gpu::tiles_of(of.k, Most);
-  return launch_tiles<rows_tn<T, Most>>(
-      engine, "grouped_gemm_tn", of, {}, tiles,
-      gpu::store_matrix<float>{of.out.data, of.out.group_stride, of.out.row_stride, of.accumulate});
+  launch_tiles<operands>(engine, "grouped_gemm_tn", of, {}, tiles,
+                         epilogue{of.out.data, of.out.group_stride, of.out.row_stride, of.accumulate});
+  return true;
 }
 
 template <class Engine, class T> bool multiply_tn(Engine& engine, gpu::matrix_product<T, T, float> const& of) {

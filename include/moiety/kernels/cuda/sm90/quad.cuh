@@ -53,9 +53,9 @@ template <int N> __device__ inline void take_block(float const (&sums)[N], int f
   transpose_quad(pairs, block);
 }
 
-/// Sums what 16 blocks of 128 columns returned: this lane's four, from `first` on. All lanes get it.
-template <int Parts> __device__ inline float sum_blocks(float const (&parts)[Parts], int first) {
-  float sum = (parts[first] + parts[first + 2]) + (parts[first + 1] + parts[first + 3]);
+/// Sums what the 16 blocks of 128 columns returned, of which these are this lane's four. All lanes get it.
+__device__ inline float sum_blocks(float const (&parts)[4]) {
+  float sum = (parts[0] + parts[2]) + (parts[1] + parts[3]);
   sum += __shfl_xor_sync(whole_warp, sum, 2);
   sum += __shfl_xor_sync(whole_warp, sum, 1);
   return sum;
@@ -64,7 +64,7 @@ template <int Parts> __device__ inline float sum_blocks(float const (&parts)[Par
 /// Hands the sums of a warpgroup over: its row 0 is row `first` of the tile, its columns those of M matrices of n columns,
 /// `Width` of each in the tile.
 template <int M, int Width, class Epilogue>
-__device__ inline void hand_over_quads(float const (&sums)[M * Width / 2], int first, gpu::tile const& of,
+__device__ inline void hand_over_quads(float const (&sums)[M * Width / 2], int first, tile_task const& of,
                                        std::int64_t n, Epilogue const& epilogue) {
   constexpr int groups = Width / 32;
   static_assert(Width % 32 == 0);
@@ -78,23 +78,18 @@ __device__ inline void hand_over_quads(float const (&sums)[M * Width / 2], int f
       gpu::several<float[8], M> blocks;
       MOIETY_REGISTERS
       for (int m = 0; m < M; ++m) take_block(sums, m * Width / 8 + 4 * i, half != 0, blocks[m]);
-      std::int64_t const col = of.column_tile * Width + (4 * i + lane) * 8;
+      std::int64_t const col = std::int64_t{of.column_tile} * Width + (4 * i + lane) * 8;
       int const count = n - col < 8 ? static_cast<int>(n - col) : 8;
       bool const exists = row < of.rows && count > 0;
       if constexpr (gpu::sums_rows<Epilogue>)
-        parts[i] = exists ? epilogue(of.group, of.first_row + row, col, count, blocks) : 0.0f;
+        parts[i] = exists ? epilogue(of.group, std::int64_t{of.first_row} + row, col, count, blocks) : 0.0f;
       else if (exists)
-        epilogue(of.group, of.first_row + row, col, count, blocks);
+        epilogue(of.group, std::int64_t{of.first_row} + row, col, count, blocks);
     }
     if constexpr (gpu::sums_rows<Epilogue>) {
-      constexpr int tiles = Width / static_cast<int>(cuda_column_tile);
-      static_assert(M == 1 && tiles * cuda_column_tile == Width, "sums of rows need one matrix");
-      MOIETY_REGISTERS
-      for (int i = 0; i < tiles; ++i) {
-        float const sum = sum_blocks(parts, 4 * i);
-        std::int64_t const tile = of.column_tile * tiles + i;
-        if (lane == 0 && row < of.rows && tile * cuda_column_tile < n) epilogue.row_sum(of.first_row + row, tile, sum);
-      }
+      static_assert(M == 1 && Width == cuda_column_tile, "sums of rows need one matrix");
+      float const sum = sum_blocks(parts);
+      if (lane == 0 && row < of.rows) epilogue.row_sum(std::int64_t{of.first_row} + row, of.column_tile, sum);
     }
   }
 }

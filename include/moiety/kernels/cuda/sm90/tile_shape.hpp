@@ -46,6 +46,12 @@ template <int Columns> struct tile_shape {
   static_assert(stages >= 3, "one stage is filled, one read, and one waits to be released");
 };
 
+/// What the warpgroups that multiply are told of a tile: its group, its first row (of n in tn) and how many it has, the
+/// number of its column tile, and how many stages sum it. No rows: there is no further tile.
+struct tile_task {
+  int group = 0, first_row = 0, rows = 0, column_tile = 0, steps = 0;
+};
+
 /// Where a warpgroup is in the ring: a stage, and the parity of the phase that its barriers are in for this round.
 struct ring_place {
   int stage = 0;
