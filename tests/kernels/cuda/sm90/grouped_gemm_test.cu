@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// On the CPU, a binary of its own is compiled as if for sm_90a: tests/cuda_on_cpu/CMakeLists.txt.
+#if !defined(__CUDA_ARCH_LIST__)
+#define __CUDA_ARCH_LIST__ 900  // what nvcc says of itself; on the CPU, this test does
+#endif
 #include <moiety/kernels/cuda/sm90/grouped_gemm.cuh>
 
 #include <moiety/experts/apply.cuh>
