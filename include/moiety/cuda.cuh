@@ -11,6 +11,7 @@
 #pragma once
 
 #include <moiety/backend/cuda.cuh>
+#include <moiety/backend/transport/device_ranks.cuh>
 #include <moiety/experts/apply.cuh>
 #include <moiety/kernels/cuda/portable/combine.cuh>
 #include <moiety/kernels/cuda/portable/expected_load.cuh>

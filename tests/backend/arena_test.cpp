@@ -154,3 +154,14 @@ TEST_CASE("host code reads and writes the memory of an arena through it") {
   CHECK((copy[0] == 0 && copy[1] == 0 && copy[2] == 3));
   CHECK_NOTHROW(arena.store(nullptr, nullptr, 0));
 }
+
+TEST_CASE("lists of the host lie in its memory, and beside that of others on the heap") {
+  struct of_device : mo::arena {
+    of_device() : arena(*std::pmr::new_delete_resource()) {}
+    bool of_host() const override { return false; }
+  } device;
+  mo::arena host(*std::pmr::new_delete_resource());
+  CHECK(host.of_host());
+  CHECK(&host.for_lists() == &host);
+  CHECK(&device.for_lists() == std::pmr::new_delete_resource());
+}

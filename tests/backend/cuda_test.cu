@@ -75,6 +75,22 @@ TEST_CASE("what only the device could see comes out of the next synchronize, onc
   CHECK_NOTHROW(ctx.synchronize());
 }
 
+TEST_CASE("to settle is to wait for the work, whatever the device has seen") {
+  mo::context<on_cuda> ctx;
+  float* pinned = nullptr;
+  REQUIRE(cudaMallocHost(reinterpret_cast<void**>(&pinned), sizeof(float)) == cudaSuccess);
+  *pinned = 0;
+  auto x = ctx.matrix(1, 1);
+  ctx.engine().launch("add_one", add_one, {1, 32}, x.data(), 1);
+  ctx.engine().launch("set_fault", set_fault, {1, 1}, ctx.engine().faults(), 12, mo::cuda_faults::none);
+  REQUIRE(cudaMemcpyAsync(pinned, x.data(), sizeof(float), cudaMemcpyDeviceToHost, ctx.engine().stream()) ==
+          cudaSuccess);
+  CHECK_NOTHROW(ctx.engine().settle());
+  CHECK(*pinned == 1);
+  CHECK_THROWS_AS(ctx.synchronize(), mo::data_error);
+  CHECK(cudaFreeHost(pinned) == cudaSuccess);
+}
+
 TEST_CASE("memory that the device cannot read is refused, with the call and the name") {
   mo::context<on_cuda> ctx;
   auto x = ctx.matrix(1, 8);
@@ -124,12 +140,14 @@ TEST_CASE("no device, too old a device, a program for another device, no memory,
   CHECK(said() == "CUDA device 0 has compute capability 7.5, and mo::cuda needs 8.0 or newer.");
   knobs = before;
   knobs.device_bytes = 1000;
-  CHECK(said() == "out of memory: 4194320 bytes of device memory could not be allocated: out of memory "
-                  "(cudaErrorMemoryAllocation).");
+  CHECK(said() ==
+        "out of memory: 4194320 bytes of device memory could not be allocated: out of memory "
+        "(cudaErrorMemoryAllocation).");
   knobs = before;
   knobs.next_launch = cudaErrorNoKernelImageForDevice;
-  CHECK(said() == "the first kernel (is the program compiled for this device?): no kernel image is available for "
-                  "execution (cudaErrorNoKernelImageForDevice).");
+  CHECK(said() ==
+        "the first kernel (is the program compiled for this device?): no kernel image is available for "
+        "execution (cudaErrorNoKernelImageForDevice).");
   knobs = before;
   mo::cuda_engine engine{mo::cuda{}};
   mo::device_matrix<float> x(1, 8, engine.memory());

@@ -52,6 +52,14 @@ template <class Spec, class T> void use() {
   mo::kernels::gather<T>(ctx.engine(), tape.permutation(), x, y);
 }
 
+/// Of exchanges between ranks.
+void use_rows(mo::cuda_engine& engine) {
+  mo::detail::copy_rows(engine, {}, {});
+  auto const add = [&]<class V>(V* values) { mo::detail::add_values(engine, values, 1, values); };
+  add(static_cast<float*>(nullptr)), add(static_cast<double*>(nullptr));
+  add(static_cast<mo::bf16*>(nullptr)), add(static_cast<mo::fp16*>(nullptr));
+}
+
 void use_all() {
   use<gated, mo::bf16>();
   use<plain, mo::fp16>();

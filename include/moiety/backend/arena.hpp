@@ -13,6 +13,9 @@
 //   zero(to, bytes)          fills with zero bytes
 //   store(to, from, bytes)   from host memory, which is free when the call returns
 //   load(to, from, bytes)    into host memory; waits for all work before it
+//
+//   of_host()                whether host code reads and writes the memory itself
+//   for_lists()              where the host keeps lists beside it: this memory if it is the host's, else the heap
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -50,6 +53,9 @@ class arena : public std::pmr::memory_resource {
   }
   virtual void store(void* to, void const* from, std::int64_t bytes) { copy(to, from, bytes); }
   virtual void load(void* to, void const* from, std::int64_t bytes) { copy(to, from, bytes); }
+
+  virtual bool of_host() const { return true; }
+  std::pmr::memory_resource& for_lists() { return of_host() ? *this : *std::pmr::new_delete_resource(); }
 
  protected:
   static constexpr std::size_t huge_page = std::size_t{2} << 20;

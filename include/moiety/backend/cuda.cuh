@@ -11,7 +11,8 @@
 // portable only kernels that run on every device, even where this program has others for this one (docs/cuda.md)
 //
 // Calls return when their work is in the stream; nothing waits for the device but synchronize(), what copies to the host,
-// and copies of more than 128 KiB from it. A call of a layer without a report may be captured into a CUDA graph. A fault is
+// copies of more than 128 KiB from it, and layers of several ranks where these exchange something (transport/device_ranks.cuh).
+// A call of a layer of one rank without a report may be captured into a CUDA graph. A fault is
 // a cuda_error that holds the text of CUDA and the name of what failed; one that only the device can see comes out of the
 // next synchronize(), and then y, dx and gradients were written.
 #pragma once
@@ -33,6 +34,8 @@
 
 namespace moiety::inline MOIETY_ABI {
 
+template <class Communicator> class device_ranks;
+
 struct cuda {
   int device = 0;
   cudaStream_t stream = nullptr;
@@ -41,6 +44,7 @@ struct cuda {
 
   using engine = cuda_engine;
   template <class T> using matrix = device_matrix<T>;
+  template <class Communicator> using ranks = device_ranks<Communicator>;
   static constexpr non_finite default_non_finite = non_finite::sanitise;
 };
 
@@ -155,6 +159,12 @@ class cuda_engine {
     detail::require<data_error>(seen.rejected_token == cuda_faults::none, "the router logits of token ",
                                 seen.rejected_token, " were not all finite.");
     throw data_error(detail::sentence("the router gave token ", seen.short_token, " fewer experts than it has slots."));
+  }
+
+  /// Waits for all work of the context, and says nothing of what only the device could see.
+  void settle() {
+    detail::device_scope const scope(device_);
+    detail::expect(cudaStreamSynchronize(stream()), "waiting for a stream");
   }
 
   /// Later work waits for an event of the caller; an event of the caller marks the work so far.

@@ -122,6 +122,8 @@ class device_arena final : public arena {
     expect(cudaStreamSynchronize(stream_), "a copy to the host");
   }
 
+  bool of_host() const override { return false; }
+
  protected:
   bool records() const override {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;

@@ -89,19 +89,24 @@ class thread_communicator : public collectives<thread_communicator> {
   }
 
   void finish(request&& which) {
+    std::int64_t coming = 0;
+    for (incoming_rows const& in : which.from_) coming += in.bytes();
+    stores const how = stores_for(2 * coming * size());  // ranks share the last cache, for what they read too
+    finish(std::move(which),
+           [&](outgoing_rows const& from, incoming_rows const& to) { detail::copy_rows(from, to, how); });
+  }
+  /// The same of rows that copy(from, to) moves: those of a device.
+  template <class Copy> void finish(request&& which, Copy const& copy) {
     detail::thread_call const call(me_, "finish");
     detail::require<state_error>(which.of_ == me_,
                                  "finish was given a request that is finished, or of another communicator.");
     group_type::member& me = me_.member();
     detail::require<state_error>(which.number_ == me.finished, which.what_.name,
                                  " was to finish before an operation that began earlier.");
-    std::int64_t coming = 0;
-    for (incoming_rows const& in : which.from_) coming += in.bytes();
-    stores const how = stores_for(2 * coming * size());  // ranks share the last cache, for what they read too
     for (int turn = 1; turn <= size(); ++turn) {
       int const peer = (rank() + turn) % size();
       me_.await(which.what_, peer, [&](int of) { return me_.group().of(of).posted.load() > which.number_; });
-      me_.read_from(peer, [&] { take(which, me_.group().of(peer).posts[slot(which.number_)], peer, how); });
+      me_.read_from(peer, [&] { take(which, me_.group().of(peer).posts[slot(which.number_)], peer, copy); });
     }
     me.done.store(which.number_ + 1);
     me_.group().world->wake();
@@ -188,7 +193,7 @@ class thread_communicator : public collectives<thread_communicator> {
   }
 
   /// Copies what is meant for this rank.
-  void take(request const& which, group_type::post const& post, int peer, stores how) {
+  template <class Copy> void take(request const& which, group_type::post const& post, int peer, Copy const& copy) {
     if (!(post.what == which.what_))
       me_.disagrees(
           which.what_, peer,
@@ -199,7 +204,7 @@ class thread_communicator : public collectives<thread_communicator> {
       me_.disagrees(which.what_, peer,
                     detail::sentence("it sends ", out.rows, " rows of ", out.width, " bytes where rank ",
                                      me_.world_rank(), " expects ", in.rows, " of ", in.width));
-    detail::copy_rows(out, in, how);
+    copy(out, in);
   }
 
   void receive(rank_operation const& what, incoming_message const& m) {
