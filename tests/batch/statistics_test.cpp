@@ -118,6 +118,24 @@ TEST_CASE("a table is a copy of what a back end holds") {
   CHECK(mo::statistics_table(one.view(), memory).view().count == 1);
 }
 
+TEST_CASE("what a back end holds becomes what a table has, but for sequences") {
+  mo::arena memory(*std::pmr::new_delete_resource());
+  std::vector<std::int64_t> const sequences{0, 1, 4}, others{0, 2, 4};
+  mo::statistics_table from(2, sequences, 0, true), held(2, others, 0, true);
+  from.view().units[2].tokens = 2;
+  from.view().expert_units[5].count = 3;
+  from.view().expected_loads[4].add(0.25);
+  from.view().states->masked = 1;
+  held.view().units[1].tokens = 7;
+  from.store(held.view(), memory);
+  CHECK(held.view().units[1].tokens == 0);
+  CHECK(held.view().units[2].tokens == 2);
+  CHECK(held.view().expert_units[5].count == 3);
+  CHECK(held.view().expected_loads[4].value() == 0.25);
+  CHECK(held.view().states->masked == 1);
+  CHECK(held.view().sequences[1] == 2);
+}
+
 TEST_CASE("expected loads are summed where they are asked for, and statistics with and without do not mix") {
   std::vector<std::int64_t> const sequences{0, 2, 5};
   mo::statistics_table table(3, sequences, 0, true);

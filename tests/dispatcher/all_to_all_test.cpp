@@ -106,7 +106,7 @@ TEST_CASE("rows that come and leave in parts of the experts, two parts in flight
         if (i > 0) finish();
       }
       while (!in_flight.empty()) finish();
-      rank.rows.add_copies(copies, width, back.data());
+      rank.rows.add_copies(rank.through, copies, width, back.data());
       expect(there == wanted);
       expect(back == rank.give_back(wanted, width));
     });

@@ -4,7 +4,7 @@
 
 #include "backend/transport/thread_ranks.hpp"
 
-#include <moiety/backend/backend.hpp>
+#include <moiety/backend/arena.hpp>
 #include <moiety/batch/permutation.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/kernels/grouped_gemm.hpp>
@@ -24,7 +24,10 @@ namespace exchanges {
 namespace mo = moiety;
 using mo::kernels::rows_of;
 
-inline std::pmr::memory_resource& heap() { return *std::pmr::new_delete_resource(); }
+inline mo::arena& heap() {
+  static mo::arena all(*std::pmr::new_delete_resource());
+  return all;
+}
 
 /// How tokens of all ranks choose experts: [rank][token][slot].
 struct choices {

@@ -24,8 +24,7 @@ using exchanges::width;
 /// Room for the 24 tokens that a rank has at most, of 6 ranks. Rows without a value tell how many come.
 struct roomy : mo::padded_exchange {
   template <mo::communicator C>
-  roomy(links<C>& through, mo::permutation_view const& order, std::int64_t experts, int copies,
-        std::pmr::memory_resource& memory)
+  roomy(links<C>& through, mo::permutation_view const& order, std::int64_t experts, int copies, mo::arena& memory)
       : padded_exchange(through, order, experts, copies, memory, {24, 144}) {
     bring_to<C, char>(through, {}, 0, nullptr);
   }

@@ -101,6 +101,17 @@ class statistics_table {
     memory.load(&states_, from.states, sizeof(states_));
   }
 
+  /// What a back end holds becomes what is here; sequences stay as they are.
+  void store(batch_statistics const& to, arena& memory) const {
+    auto const put = [&]<class T>(T* target, std::vector<T> const& from) {
+      if (!from.empty()) memory.store(target, from.data(), static_cast<std::int64_t>(from.size() * sizeof(T)));
+    };
+    put(to.units, units_);
+    put(to.expert_units, expert_units_);
+    put(to.expected_loads, expected_loads_);
+    memory.store(to.states, &states_, sizeof(states_));
+  }
+
   batch_statistics view() {
     return {static_cast<std::int64_t>(units_.size()),
             experts_,

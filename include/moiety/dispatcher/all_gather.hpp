@@ -11,6 +11,7 @@
 // order of slots needs each row by itself where the sum is made.
 #pragma once
 
+#include <moiety/backend/arena.hpp>
 #include <moiety/backend/transport/communicator.hpp>
 #include <moiety/batch/permutation.hpp>
 #include <moiety/core/config.hpp>
@@ -31,8 +32,7 @@ namespace moiety::inline MOIETY_ABI {
 class token_exchange : public row_exchange {
  public:
   template <communicator C>
-  token_exchange(links<C>& through, permutation_view const& order, std::int64_t experts, int copies,
-                 std::pmr::memory_resource& memory)
+  token_exchange(links<C>& through, permutation_view const& order, std::int64_t experts, int copies, arena& memory)
       : row_exchange(through, order, experts, copies, memory),
         tokens_(static_cast<std::size_t>(through.group->size()), &memory),
         sources_(static_cast<std::size_t>(rows()), &memory) {

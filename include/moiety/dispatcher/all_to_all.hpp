@@ -19,7 +19,7 @@ namespace moiety::inline MOIETY_ABI {
 
 struct all_to_all {
   static constexpr std::string_view name = "all_to_all";
-  static constexpr bool travels = true, keeps_rows = false;
+  static constexpr bool travels = true, keeps_rows = false, on_devices = true;
   static constexpr int chunks = 1;
   using exchange = row_exchange;
 };

@@ -5,9 +5,12 @@
 //   order of ranks, the order that one rank with all tokens has
 //
 // The ranks of the group hold the experts in equal, contiguous shares; where `copies` ranks hold one share together (expert
-// tensor parallelism), those are neighbours. The counts are agreed on by a collective, once in each forward.
+// tensor parallelism), those are neighbours. The counts are agreed on by a collective, once in each forward; where kernels of
+// a device have counted the rows of this rank, it waits for them.
 #pragma once
 
+#include <moiety/backend/arena.hpp>
+#include <moiety/backend/kernel_list.hpp>
 #include <moiety/backend/transport/communicator.hpp>
 #include <moiety/batch/permutation.hpp>
 #include <moiety/core/config.hpp>
@@ -26,10 +29,9 @@ namespace moiety::inline MOIETY_ABI {
 class arrived_rows {
  public:
   template <communicator C>
-  arrived_rows(C& group, permutation_view const& order, std::int64_t experts, int copies,
-               std::pmr::memory_resource& memory)
+  arrived_rows(C& group, permutation_view const& order, std::int64_t experts, int copies, arena& memory)
       : arrived_rows(group.size(), order, experts, copies, memory) {
-    std::pmr::vector<std::int64_t> asked(arrived_.size(), &memory);
+    std::pmr::vector<std::int64_t> asked(arrived_.size(), &memory.for_lists());
     for (int r = 0; r < ranks_; ++r) list_sent(r, asked.data() + r * share_);
     group.template all_to_all<std::int64_t>(asked, arrived_);
     settle(group, std::numeric_limits<std::int32_t>::max());
@@ -38,34 +40,36 @@ class arrived_rows {
   arrived_rows& operator=(arrived_rows const&) = delete;
   virtual ~arrived_rows() = default;
 
-  /// Experts of this rank, where the rows of each begin, and the rows of all.
+  /// Experts of this rank, where the rows of each begin, for kernels, and the rows of all.
   std::int64_t experts() const { return share_; }
-  std::int64_t const* offsets() const { return offsets_.data(); }
-  std::int64_t rows() const { return offsets_.back(); }
+  std::int64_t const* offsets() const { return offsets_.for_kernels(); }
+  std::int64_t rows() const { return offsets_.values.back(); }
   /// What rows() is at most, which is known before they come.
   std::int64_t most_rows() const { return rows(); }
   /// Rows of this rank's permutation that travel: those of experts that have an MLP.
   std::int64_t own_rows() const { return starts_.back(); }
   /// Offsets of a call of some of these experts: others have no row.
   std::vector<std::int64_t> offsets(range_of const& part) const {
-    std::vector<std::int64_t> some(offsets_.begin(), offsets_.end());
+    auto const& whole = offsets_.values;
+    std::vector<std::int64_t> some(whole.begin(), whole.end());
     for (std::int64_t& offset : some)
-      offset = std::clamp(offset, offsets_[static_cast<std::size_t>(part.first)],
-                          offsets_[static_cast<std::size_t>(part.first + part.count)]);
+      offset = std::clamp(offset, whole[static_cast<std::size_t>(part.first)],
+                          whole[static_cast<std::size_t>(part.first + part.count)]);
     return some;
   }
 
  protected:
   /// Before it is known what comes: no rows.
-  arrived_rows(int ranks, permutation_view const& order, std::int64_t experts, int copies,
-               std::pmr::memory_resource& memory)
+  arrived_rows(int ranks, permutation_view const& order, std::int64_t experts, int copies, arena& memory)
       : ranks_(ranks),
         share_(experts * copies / ranks),
-        arrived_(static_cast<std::size_t>(ranks_ * share_), &memory),
-        begins_(arrived_.size(), &memory),
-        offsets_(static_cast<std::size_t>(share_ + 1), &memory),
+        arrived_(static_cast<std::size_t>(ranks_ * share_), &memory.for_lists()),
+        begins_(arrived_.size(), &memory.for_lists()),
+        offsets_(memory, static_cast<std::size_t>(share_ + 1)),
         copies_(copies),
-        starts_(order.starts, order.starts + experts + 1, &memory) {}
+        starts_(static_cast<std::size_t>(experts + 1), &memory.for_lists()) {
+    memory.load(starts_.data(), order.starts, static_cast<std::int64_t>(starts_.size() * sizeof(std::int64_t)));
+  }
 
   /// Rows that go to each expert of a rank; and room for those that come from it.
   void list_sent(int rank, std::int64_t* counts) const {
@@ -80,10 +84,11 @@ class arrived_rows {
         group.fail(comm_fault::mismatch, "all_to_all", detail::sentence("a rank announced ", n, " rows of an expert"));
     std::int64_t all = 0;
     for (std::int64_t e = 0; e < share_; ++e) {
-      offsets_[static_cast<std::size_t>(e)] = all;
+      offsets_.values[static_cast<std::size_t>(e)] = all;
       for (int r = 0; r < ranks_; all += arrived_[at(r++, e)]) begins_[at(r, e)] = all;
     }
-    offsets_.back() = all;
+    offsets_.values.back() = all;
+    offsets_.publish();
     detail::require<resource_error>(all <= std::numeric_limits<std::int32_t>::max(), "the experts of a rank got ", all,
                                     " rows, which do not fit a row index of 32 bits.");
   }
@@ -119,7 +124,7 @@ class arrived_rows {
  private:
   std::int64_t ranks_, share_;
   std::pmr::vector<std::int64_t> arrived_, begins_;  // by sender and expert: rows, and the place of the first
-  std::pmr::vector<std::int64_t> offsets_;
+  kernel_list<std::int64_t> offsets_;
   int copies_;
   std::pmr::vector<std::int64_t> starts_;  // of this rank's permutation
 };

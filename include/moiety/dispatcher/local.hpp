@@ -17,7 +17,7 @@ namespace moiety::inline MOIETY_ABI {
 
 struct local {
   static constexpr std::string_view name = "local";
-  static constexpr bool travels = false, keeps_rows = false;
+  static constexpr bool travels = false, keeps_rows = false, on_devices = true;
   static constexpr int chunks = 1;
   struct exchange {
     template <class Communicator> struct links {

@@ -18,6 +18,7 @@
 // may come; a message has room twice, 2 · ranks · share · P · H values, while it is under way.
 #pragma once
 
+#include <moiety/backend/arena.hpp>
 #include <moiety/backend/transport/communicator.hpp>
 #include <moiety/batch/batch.hpp>
 #include <moiety/batch/permutation.hpp>
@@ -48,8 +49,8 @@ class padded_exchange : public arrived_rows {
   template <communicator C> using links = row_exchange::links<C>;
 
   template <communicator C>
-  padded_exchange(links<C>& through, permutation_view const& order, std::int64_t experts, int copies,
-                  std::pmr::memory_resource& memory, row_limits const& limits)
+  padded_exchange(links<C>& through, permutation_view const& order, std::int64_t experts, int copies, arena& memory,
+                  row_limits const& limits)
       : arrived_rows(through.group->size(), order, experts, copies, memory), limits_(limits), memory_(&memory) {
     for (std::int64_t e = 0; e < experts; ++e)
       detail::require<data_error>(order.starts[e + 1] - order.starts[e] <= limits.from_rank, "expert ", e,

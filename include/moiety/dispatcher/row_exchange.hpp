@@ -7,6 +7,8 @@
 //               copies of an expert return for one row is added, in the order of ranks
 #pragma once
 
+#include <moiety/backend/arena.hpp>
+#include <moiety/backend/kernel_list.hpp>
 #include <moiety/backend/transport/communicator.hpp>
 #include <moiety/batch/permutation.hpp>
 #include <moiety/core/config.hpp>
@@ -30,14 +32,14 @@ class row_exchange : public arrived_rows {
   };
 
   template <communicator C>
-  row_exchange(links<C>& through, permutation_view const& order, std::int64_t experts, int copies,
-               std::pmr::memory_resource& memory)
-      : arrived_rows(*through.group, order, experts, copies, memory), places_(&memory), firsts_(&memory) {
-    places_.reserve(static_cast<std::size_t>(rows()));
+  row_exchange(links<C>& through, permutation_view const& order, std::int64_t experts, int copies, arena& memory)
+      : arrived_rows(*through.group, order, experts, copies, memory), places_(memory), firsts_(&memory.for_lists()) {
+    places_.values.reserve(static_cast<std::size_t>(rows()));
     for (int r = 0; r < through.group->size(); ++r) {
-      firsts_.push_back(static_cast<std::int64_t>(places_.size()));
-      list_places(r, places_);
+      firsts_.push_back(static_cast<std::int64_t>(places_.values.size()));
+      list_places(r, places_.values);
     }
+    places_.publish();
   }
 
   /// Rows of `width` values, in `room`; they need not be copied one by one.
@@ -66,7 +68,7 @@ class row_exchange : public arrived_rows {
   void give_back(links<C>& through, V const* from, std::int64_t width, V* to, std::pmr::memory_resource& memory) const {
     buffer const others = room_of_copies<V>(width, memory);
     through.group->finish(start_give_back(through, from, width, to, others, all()));
-    add_copies(others, width, to);
+    add_copies(through, others, width, to);
   }
 
   // The halves of both for some of the experts of each rank, so that exchanges and experts can overlap. What copies return
@@ -79,7 +81,7 @@ class row_exchange : public arrived_rows {
     std::vector<incoming_rows> in;
     for (int r = 0; r < through.group->size(); ++r) {
       out.push_back(detail::rows_from(from.data, from.stride, from.index, sent(r, part), width));
-      in.push_back(detail::rows_to(to, places_.data(), listed(r, part), width));
+      in.push_back(detail::rows_to(to, places_.for_kernels(), listed(r, part), width));
     }
     return through.group->start({.name = "dispatch", .width = detail::row_bytes<V>(width)}, out, in);
   }
@@ -93,7 +95,7 @@ class row_exchange : public arrived_rows {
     for (int r = 0; r < through.group->size(); ++r) {
       int const copy = r % copies();
       V* const room = copy == 0 ? to : parts + (copy - 1) * own_rows() * width;
-      out.push_back(detail::rows_from(from, width, places_.data(), listed(r, part), width));
+      out.push_back(detail::rows_from(from, width, places_.for_kernels(), listed(r, part), width));
       in.push_back(detail::rows_to(room, nullptr, sent(r, part), width));
     }
     return through.group->start({.name = "combine", .width = detail::row_bytes<V>(width)}, out, in);
@@ -102,11 +104,15 @@ class row_exchange : public arrived_rows {
   template <class V> buffer room_of_copies(std::int64_t width, std::pmr::memory_resource& memory) const {
     return buffer((copies() - 1) * own_rows() * detail::row_bytes<V>(width), memory);
   }
-  template <class V> void add_copies(buffer const& others, std::int64_t width, V* to) const {
+  template <communicator C, class V>
+  void add_copies(links<C>& through, buffer const& others, std::int64_t width, V* to) const {
     std::int64_t const values = own_rows() * width;
     auto const* part = static_cast<V const*>(others.data());
     for (int copy = 1; copy < copies(); ++copy, part += values)
-      for (std::int64_t i = 0; i < values; ++i) to[i] = static_cast<V>(to[i] + part[i]);
+      if constexpr (requires { through.group->add(part, values, to); })
+        through.group->add(part, values, to);
+      else
+        for (std::int64_t i = 0; i < values; ++i) to[i] = static_cast<V>(to[i] + part[i]);
   }
 
  private:
@@ -115,7 +121,7 @@ class row_exchange : public arrived_rows {
     return {firsts_[static_cast<std::size_t>(rank)] + from(rank, {0, part.first}), from(rank, part)};
   }
 
-  std::pmr::vector<std::int32_t> places_;  // of the rows that come, by sender
+  kernel_list<std::int32_t> places_;       // of the rows that come, by sender
   std::pmr::vector<std::int64_t> firsts_;  // of each sender, among them
 };
 

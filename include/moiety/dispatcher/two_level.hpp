@@ -9,6 +9,7 @@
 // Throws config_error where the nodes do not divide the ranks that hold the experts, or copies of experts are asked for.
 #pragma once
 
+#include <moiety/backend/arena.hpp>
 #include <moiety/backend/transport/communicator.hpp>
 #include <moiety/batch/permutation.hpp>
 #include <moiety/core/config.hpp>
@@ -45,8 +46,7 @@ template <int RanksPerNode> class node_exchange : public arrived_rows {
   };
 
   template <communicator C>
-  node_exchange(links<C>& through, permutation_view const& order, std::int64_t experts, int copies,
-                std::pmr::memory_resource& memory)
+  node_exchange(links<C>& through, permutation_view const& order, std::int64_t experts, int copies, arena& memory)
       : arrived_rows(*through.group, order, experts, copies, memory),
         tokens_(&memory),
         fan_(&memory),

@@ -8,6 +8,7 @@
 // experts here; else they are the same.
 #pragma once
 
+#include <moiety/backend/kernel_list.hpp>
 #include <moiety/backend/transport/communicator.hpp>
 #include <moiety/batch/batch.hpp>
 #include <moiety/batch/permutation.hpp>
@@ -172,15 +173,15 @@ template <class Spec, class Deployment> class expert_travel {
     for (int chunk = 0; chunk < dispatcher::chunks; ++chunk) {
       if (chunk + 1 < dispatcher::chunks) come(chunk + 1);
       finish();
-      std::vector<std::int64_t> const offsets = rows.offsets(part(chunk));
+      kernel_list<std::int64_t> const offsets(ctx.memory(), rows.offsets(part(chunk)));
       expert_rows some = rows_of(tape);
-      some.offsets = offsets.data();
+      some.offsets = offsets.for_kernels();
       work(some, kernels::rows_of<T>{arrived, width});
       (leave(results, chunk), ...);
       for (std::size_t i = 0; chunk > 0 && i < sizeof...(Results); ++i) finish();
     }
     while (!in_flight.empty()) finish();
-    (rows.add_copies(results.of_copies, results.width, results.own), ...);
+    (rows.add_copies(through, results.of_copies, results.width, results.own), ...);
   }
 };
 

@@ -4,7 +4,8 @@
 //
 //   call_together      a call on all ranks, or an error on all, see mesh/agreement.hpp
 //   sum_statistics     units of a tape become those of all ranks: exact, so in any order; a batch's unit is that of the tokens of
-//                      the stage, a sequence's that of the ranks that hold its parts
+//                      the stage, a sequence's that of the ranks that hold its parts. Those of a device are added on the
+//                      host, which waits for them
 //   drop_over_ranks    drops as one rank with the tokens of all would
 #pragma once
 
@@ -51,12 +52,8 @@ void sum_units(Communicator& ranks, batch_statistics const& of, std::int64_t fir
   if (of.expected_loads != nullptr) ranks.all_reduce(std::span(of.expected_loads + first * of.experts, values));
 }
 
-}  // namespace detail
-
-template <class Context, class Tape> void sum_statistics(Context& ctx, Tape& tape) {
-  batch_statistics const& units = tape.units();
-  auto& stage = ctx.stage();
-  if (stage.size() == 1) return;
+/// The same of all units of a tape, in host memory, and of the weight of its batch.
+template <class Context, class Tape> void sum_all_units(Context& ctx, Tape& tape, batch_statistics const& units) {
   struct totals {
     token_counts states;
     exact_sum weight;
@@ -69,11 +66,21 @@ template <class Context, class Tape> void sum_statistics(Context& ctx, Tape& tap
   };
   totals all{*units.states, {}, tape.given_weight() >= 0 ? 1 : 0};
   all.weight.add(units.weight(0, tape.given_weight()));
-  stage.all_reduce(std::span(&all, 1));
+  ctx.stage().all_reduce(std::span(&all, 1));
   *units.states = all.states;
   if (all.given > 0) tape.give_weight(all.weight.value());
-  detail::sum_units(stage, units, 0, 1);
-  if (units.count > 1) detail::sum_units(ctx.sequence_parts(), units, 1, units.count - 1);
+  sum_units(ctx.stage(), units, 0, 1);
+  if (units.count > 1) sum_units(ctx.sequence_parts(), units, 1, units.count - 1);
+}
+
+}  // namespace detail
+
+template <class Context, class Tape> void sum_statistics(Context& ctx, Tape& tape) {
+  if (ctx.stage().size() == 1) return;
+  if (ctx.memory().of_host()) return detail::sum_all_units(ctx, tape, tape.units());
+  statistics_table table = tape.statistics();
+  detail::sum_all_units(ctx, tape, table.view());
+  table.store(tape.units(), ctx.memory());
 }
 
 namespace detail {
