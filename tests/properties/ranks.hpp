@@ -28,8 +28,9 @@ namespace ranks {
 
 namespace mo = moiety;
 
-template <class T, class Dispatcher = mo::all_to_all, class Transport = mo::threads>
+template <class T, class Dispatcher = mo::all_to_all, class Transport = mo::threads, class Backend = mo::host>
 struct spread : mo::deployment<mo::dynamic> {
+  using backend = Backend;
   using element = T;
   using transport = Transport;
   using dispatcher = Dispatcher;
@@ -86,6 +87,18 @@ class rank_tokens {
             .step = 3};
   }
 
+  /// What a batch says of tokens, in the memory of the context.
+  template <class Context> mo::batch about(std::int64_t slots, Context& ctx, std::vector<mo::buffer>& memory) const {
+    mo::batch of = about(slots);
+    auto const place = [&]<class V>(std::span<V const>& values) {
+      memory.emplace_back(static_cast<std::int64_t>(values.size_bytes()), ctx.memory());
+      ctx.memory().store(memory.back().data(), values.data(), memory.back().bytes());
+      values = {static_cast<V const*>(memory.back().data()), values.size()};
+    };
+    place(of.mask), place(of.ids), place(of.experts);
+    return of;
+  }
+
   std::int64_t first = 0, count = 0;
 
  private:
@@ -107,10 +120,24 @@ template <class Context, class S> std::vector<S> joined(Context& ctx, mo::parame
   return whole;
 }
 
-template <class Spec, class T, class Dispatcher = mo::all_to_all, class Transport = mo::threads>
+template <class Context, class V> std::vector<V> on_host(Context& ctx, V const* values, std::int64_t count) {
+  std::vector<V> copy(static_cast<std::size_t>(count));
+  ctx.memory().load(copy.data(), values, count * static_cast<std::int64_t>(sizeof(V)));
+  return copy;
+}
+
+template <class Backend> Backend of_one_thread() {
+  Backend options{};
+  if constexpr (requires { options.threads; }) options.threads = 1;
+  return options;
+}
+
+template <class Spec, class T, class Dispatcher = mo::all_to_all, class Transport = mo::threads,
+          class Backend = mo::host>
 outcome<T> step_on(mo::layout const& shape, std::vector<cut> const& micro_batches,
-                   mo::layer_options<Spec> const& options, tokens_of_all const& about = {}) {
-  using deployment = spread<T, Dispatcher, Transport>;
+                   mo::layer_options<Spec> const& options, tokens_of_all const& about = {},
+                   Backend const& on = of_one_thread<Backend>()) {
+  using deployment = spread<T, Dispatcher, Transport, Backend>;
   using S = mo::sum_t<T>;
   using read = mo::spec_of<Spec>;
   return mo::run<deployment>(
@@ -118,11 +145,14 @@ outcome<T> step_on(mo::layout const& shape, std::vector<cut> const& micro_batche
         mo::moe_layer<Spec, deployment> layer{ctx, options};
         auto weights = layer.make_weights(mo::seed{17});
         if constexpr (read::router_type::has_selection_bias)
-          for (std::int64_t e = 0; e < read::experts; ++e)
-            weights.selection_bias()[e] = static_cast<float>(e * 7 % 5) * 0.05f;
+          for (std::int64_t e = 0; e < read::experts; ++e) {
+            float const bias = static_cast<float>(e * 7 % 5) * 0.05f;
+            ctx.memory().store(weights.selection_bias() + e, &bias, sizeof(bias));
+          }
         struct micro_batch {
           rank_tokens tokens;
-          mo::matrix<T> x, y, dy, dx;
+          std::vector<mo::buffer> said;
+          decltype(ctx.matrix(0, 0)) x, y, dy, dx;
           typename mo::moe_layer<Spec, deployment>::tape_type tape;
         };
         std::vector<micro_batch> all;
@@ -137,14 +167,17 @@ outcome<T> step_on(mo::layout const& shape, std::vector<cut> const& micro_batche
           auto x = matrix(), y = matrix(), dy = matrix(), dx = matrix();
           mo::fill_normal(ctx, x, mo::seed{1}, mo::first_row{mine.first});
           mo::fill_normal(ctx, dy, mo::seed{2}, mo::first_row{mine.first});
-          layer.infer(weights, x, y, mine.about(read::slots));
+          std::vector<mo::buffer> said;
+          mo::batch const batch = mine.about(read::slots, ctx, said);
+          layer.infer(weights, x, y, batch);
           append(result.inferred, mo::all_gather(ctx.stage(), y));
-          auto tape = layer.forward(weights, x, y, mine.about(read::slots));
+          auto tape = layer.forward(weights, x, y, batch);
           append(result.y, mo::all_gather(ctx.stage(), y));
           append(result.ids, ctx.stage().template all_gather_v<std::int32_t>(
-                                 {tape.routing().ids, static_cast<std::size_t>(mine.count * read::slots)}));
+                                 on_host(ctx, tape.routing().ids, mine.count * read::slots)));
           ledger.record(0, tape);
-          all.push_back({mine, std::move(x), std::move(y), std::move(dy), std::move(dx), std::move(tape)});
+          all.push_back(
+              {mine, std::move(said), std::move(x), std::move(y), std::move(dy), std::move(dx), std::move(tape)});
         }
         auto gradients = layer.make_gradients();
         for (auto& m : all) layer.backward_input(weights, m.tape, m.dy, m.dx);
@@ -156,17 +189,18 @@ outcome<T> step_on(mo::layout const& shape, std::vector<cut> const& micro_batche
           result.losses.push_back(report.template weighted<Loss>());
         });
         result.counts = report.counts(), result.dropped = report.dropped(), result.tokens = report.tokens();
-        gradients.for_each([&](mo::parameter const& p, std::span<S> values) {
+        gradients.for_each([&](mo::parameter const& p, std::span<S> there) {
+          std::vector<S> values = on_host(ctx, there.data(), std::ssize(there));
           if (p.of_experts) {
-            result.experts[p.name] = joined(ctx, p, values);
+            result.experts[p.name] = joined(ctx, p, std::span<S>(values));
           } else {
-            ctx.stage().all_reduce(values);
-            result.dense[p.name].assign(values.begin(), values.end());
+            ctx.stage().all_reduce(std::span<S>(values));
+            result.dense[p.name] = std::move(values);
           }
         });
         return result;
       },
-      {}, shape, {.threads = 1});
+      {}, shape, on);
 }
 
 /// The distance of a from b, of the norm of b.

@@ -86,10 +86,16 @@ template <class Spec, class Deployment> consteval bool check_padding() {
   return true;
 }
 
-/// Rows of several ranks are exchanged in memory of the host.
+/// Whether a dispatcher moves rows of device memory.
+template <class Dispatcher>
+concept of_devices = requires {
+  requires Dispatcher::on_devices;
+};
 template <class Deployment> consteval bool check_ranks() {
-  static_assert(!has_ranks<Deployment> || std::is_same_v<typename context<Deployment>::backend, host>,
-                "layers of several ranks run on mo::host, not yet on mo::cuda.");
+  static_assert(
+      !ranks_on_device<Deployment> || of_devices<typename Deployment::dispatcher>,
+      "this dispatcher moves rows of mo::host; on mo::cuda there are mo::local, mo::all_to_all, mo::chunked and "
+      "mo::keep_rows of them.");
   return true;
 }
 

@@ -63,6 +63,19 @@ template <class Deployment> using element_t = typename element_of<Deployment>::t
 
 /// Whether layers of a deployment may have to speak with other ranks.
 template <class Deployment> inline constexpr bool has_ranks = !Deployment::transport::single_rank;
+/// And their rows lie in memory of a device.
+template <class Deployment>
+inline constexpr bool ranks_on_device =
+    has_ranks<Deployment> && !std::is_same_v<typename backend_of<Deployment>::type, host>;
+
+/// The communicators of a context: those of the transport, or what the back end makes of them where rows lie in its memory.
+template <class Backend, class Transport> struct ranks_of { using type = typename Transport::communicator; };
+template <class Backend, class Transport>
+requires(!Transport::single_rank && requires {
+  typename Backend::template ranks<typename Transport::communicator>;
+}) struct ranks_of<Backend, Transport> {
+  using type = typename Backend::template ranks<typename Transport::communicator>;
+};
 
 /// The communicator of a context that is made without mo::run; after the sentence about one that cannot be, nothing is made.
 template <class T> T not_made();
@@ -84,7 +97,7 @@ template <class Deployment> class context {
   using engine_type = typename backend::engine;
   using element = detail::element_t<Deployment>;
   using sum = sum_t<element>;
-  using communicator = typename Deployment::transport::communicator;
+  using communicator = typename detail::ranks_of<backend, typename Deployment::transport>::type;
 
   static_assert(Deployment::shape.world() <= 1 || detail::has_ranks<Deployment>,
                 "this deployment has more than one rank, and its transport mo::self has one.");
@@ -93,8 +106,8 @@ template <class Deployment> class context {
   explicit context(backend const& options) : context(options, {}, detail::alone<Deployment>()) {}
 
   /// A collective of all ranks of `world`, whose number is that of the layout.
-  context(backend const& options, layout const& shape, communicator world)
-      : engine_(std::make_unique<engine_type>(options)), shape_(shape), world_(std::move(world)) {}
+  context(backend const& options, layout const& shape, typename Deployment::transport::communicator world)
+      : engine_(std::make_unique<engine_type>(options)), shape_(shape), world_(of_back_end(std::move(world))) {}
 
   engine_type& engine() { return *engine_; }
   auto& memory() { return engine_->memory(); }
@@ -119,6 +132,12 @@ template <class Deployment> class context {
   }
 
  private:
+  communicator of_back_end(typename Deployment::transport::communicator world) {
+    if constexpr (std::is_same_v<communicator, decltype(world)>)
+      return world;
+    else
+      return {*engine_, std::move(world)};
+  }
   communicator part(axis_set along, char const* name) {
     group_place const mine = group_of(shape_, along, world_.rank());
     return world_.split(mine.colour, mine.position, name);

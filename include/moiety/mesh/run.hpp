@@ -6,7 +6,8 @@
 //   mo::run<of_any_layout>(body, options, mo::layout{.data = 2});           of a deployment<mo::dynamic>
 //
 //   mo::self      calls the function here, with a context of one rank
-//   mo::threads   starts layout.world() ranks in this process, which share its processors, and returns what rank 0 returned
+//   mo::threads   starts layout.world() ranks in this process, which share its processors, and on mo::cuda its device; returns
+//                 what rank 0 returned
 //   mo::mpi       this process is one rank of a launched job, see <moiety/mpi.hpp>; returns what the function returned here
 //
 // What a rank throws is thrown to the caller, of several the first; the other ranks are told, and get comm_error when they
@@ -152,10 +153,11 @@ auto run(Body&& body, run_options const& options = {}, layout const& shape = Dep
   }
 }
 
-/// The rows of all ranks, by rank; a collective.
+/// The rows of all ranks, by rank, in memory of the host; a collective.
 template <class Communicator, class Matrix>
 requires requires(Matrix const& m) { m.view(); }
 auto all_gather(Communicator& ranks, Matrix const& mine) {
+  if constexpr (requires { mine.host(); }) return all_gather(ranks, mine.host());
   auto const view = mine.view();
   using value = std::remove_const_t<std::remove_pointer_t<decltype(view.data())>>;
   return ranks.template all_gather_v<value>({view.data(), static_cast<std::size_t>(view.rows() * view.cols())});

@@ -50,6 +50,7 @@
 namespace moiety::inline MOIETY_ABI {
 
 template <class Deployment, pipeline_stage Stage> class pipeline_engine {
+  static_assert(!detail::ranks_on_device<Deployment>, "a pipeline over ranks runs on mo::host, not yet on mo::cuda.");
   using T = typename Stage::element;
   using matrix_type = typename context<Deployment>::backend::template matrix<T>;
   using messages_type = detail::stage_messages<typename context<Deployment>::communicator, matrix_type>;
