@@ -5,6 +5,7 @@
 #include <moiety/cuda.cuh>
 
 #include <moiety/dispatcher/all_to_all.hpp>
+#include <moiety/dispatcher/two_level.hpp>
 
 #include <doctest/doctest.h>
 
@@ -99,8 +100,9 @@ TEST_CASE("weights on activations or inputs, biases, shared and zero-compute exp
   check<with_noise, float>({{.data = 2, .expert = 2}});
 }
 
-TEST_CASE("rows kept, experts in parts, and experts that ranks split") {
+TEST_CASE("rows kept, experts in parts, nodes, and experts that ranks split") {
   check<weighted, float, mo::keep_rows<mo::all_to_all>>({{.data = 4, .expert = 4}});
+  check<plain, float, mo::two_level<2>>({{.data = 4, .expert = 4}});
   check<plain, float, mo::chunked<2>>({{.data = 2, .expert = 2}, {.data = 4, .expert = 2, .expert_tensor = 2}});
 }
 

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <moiety/backend/arena.hpp>
+#include <moiety/backend/kernel_list.hpp>
 #include <moiety/backend/transport/communicator.hpp>
 #include <moiety/batch/permutation.hpp>
 #include <moiety/core/config.hpp>
@@ -20,6 +21,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory_resource>
 #include <string_view>
 #include <vector>
@@ -48,15 +50,18 @@ template <int RanksPerNode> class node_exchange : public arrived_rows {
   template <communicator C>
   node_exchange(links<C>& through, permutation_view const& order, std::int64_t experts, int copies, arena& memory)
       : arrived_rows(*through.group, order, experts, copies, memory),
-        tokens_(&memory),
-        fan_(&memory),
-        plain_(&memory),
-        places_(&memory) {
+        memory_(&memory),
+        tokens_(memory),
+        fan_(memory),
+        plain_(memory),
+        places_(memory) {
     detail::require<config_error>(copies == 1, "mo::two_level does not go with an expert_tensor axis.");
     int const nodes = through.nodes.size();
-    ints fan_out(&memory);  // of each row, which of the tokens that cross to its node it is
+    ints sources(static_cast<std::size_t>(own_rows()), &memory.for_lists());
+    memory.load(sources.data(), order.source_tokens, own_rows() * static_cast<std::int64_t>(sizeof(std::int32_t)));
+    ints fan_out(&memory.for_lists());  // of each row, which of the tokens that cross to its node it is
     std::vector<crossing> out(static_cast<std::size_t>(nodes)), in(out.size());
-    for (int n = 0; n < nodes; ++n) out[static_cast<std::size_t>(n)] = list_tokens(n, order, fan_out, memory);
+    for (int n = 0; n < nodes; ++n) out[static_cast<std::size_t>(n)] = list_tokens(n, order.tokens, sources, fan_out);
     through.nodes.template all_to_all<crossing>(out, in);
     std::vector<std::int64_t> sends, arrives;
     for (crossing const& c : out) sends.push_back(c.rows());
@@ -64,11 +69,12 @@ template <int RanksPerNode> class node_exchange : public arrived_rows {
     crossings_ = {out, in};
     std::int64_t between = 0;
     for (std::int64_t const n : arrives) between += n;
-    ints fans(static_cast<std::size_t>(between), &memory);
+    ints fans(static_cast<std::size_t>(between), &memory.for_lists());
     through.nodes.template all_to_all_v<std::int32_t>(fan_out, sends, fans, arrives);
     list_onward(fans);
     for (int place = 0; place < L; ++place)
-      for (int n = 0; n < nodes; ++n) list_places(n * L + place, places_);
+      for (int n = 0; n < nodes; ++n) list_places(n * L + place, places_.values);
+    for (kernel_list<std::int32_t>* list : {&tokens_, &fan_, &plain_, &places_}) list->publish();
   }
 
   template <communicator C, class V>
@@ -84,10 +90,9 @@ template <int RanksPerNode> class node_exchange : public arrived_rows {
   void bring_to(links<C>& through, kernels::rows_of<V> const& from, std::int64_t width, V* to) const {
     bool const tokens = from.index != nullptr;
     auto const crossed = [&](crossing const& c) { return tokens ? c.tokens : c.rows(); };
-    auto& memory = *places_.get_allocator().resource();
     std::int64_t all = 0;
     for (crossing const& c : crossings_.in) all += crossed(c);
-    buffer const between(all * detail::row_bytes<V>(width), memory);
+    buffer const between(all * detail::row_bytes<V>(width), *memory_);
     auto* const middle = static_cast<V*>(between.data());
     std::vector<outgoing_rows> out;
     std::vector<incoming_rows> in;
@@ -95,15 +100,15 @@ template <int RanksPerNode> class node_exchange : public arrived_rows {
     for (std::size_t n = 0; n < crossings_.out.size(); ++n) {
       std::int64_t const leaving = crossed(crossings_.out[n]), coming = crossed(crossings_.in[n]);
       out.push_back(
-          detail::rows_from(from.data, from.stride, tokens ? tokens_.data() : nullptr, {sent, leaving}, width));
+          detail::rows_from(from.data, from.stride, tokens ? tokens_.for_kernels() : nullptr, {sent, leaving}, width));
       in.push_back(detail::rows_to(middle, nullptr, {arrived, coming}, width));
       sent += leaving, arrived += coming;
     }
     operate(through.nodes, "dispatch between nodes", detail::row_bytes<V>(width), out, in);
     out.clear(), in.clear();
     for (int place = 0; place < L; ++place) {
-      out.push_back(detail::rows_from<V>(middle, width, (tokens ? fan_ : plain_).data(), onward(place), width));
-      in.push_back(detail::rows_to(to, places_.data(), home(place), width));
+      out.push_back(detail::rows_from<V>(middle, width, (tokens ? fan_ : plain_).for_kernels(), onward(place), width));
+      in.push_back(detail::rows_to(to, places_.for_kernels(), home(place), width));
     }
     operate(through.node, "dispatch in a node", detail::row_bytes<V>(width), out, in);
   }
@@ -114,13 +119,13 @@ template <int RanksPerNode> class node_exchange : public arrived_rows {
 
   template <communicator C, class V>
   void give_back(links<C>& through, V const* from, std::int64_t width, V* to, std::pmr::memory_resource& memory) const {
-    buffer const between(static_cast<std::int64_t>(plain_.size()) * detail::row_bytes<V>(width), memory);
+    buffer const between(std::ssize(plain_.values) * detail::row_bytes<V>(width), memory);
     auto* const middle = static_cast<V*>(between.data());
     std::vector<outgoing_rows> out;
     std::vector<incoming_rows> in;
     for (int place = 0; place < L; ++place) {
-      out.push_back(detail::rows_from(from, width, places_.data(), home(place), width));
-      in.push_back(detail::rows_to(middle, plain_.data(), onward(place), width));
+      out.push_back(detail::rows_from(from, width, places_.for_kernels(), home(place), width));
+      in.push_back(detail::rows_to(middle, plain_.for_kernels(), onward(place), width));
     }
     operate(through.node, "combine in a node", detail::row_bytes<V>(width), out, in);
     out.clear(), in.clear();
@@ -157,16 +162,16 @@ template <int RanksPerNode> class node_exchange : public arrived_rows {
   }
 
   /// The tokens with a row in node n, in the order of their first; and which of them each row is.
-  crossing list_tokens(int n, permutation_view const& order, ints& fan_out, std::pmr::memory_resource& memory) {
-    ints known(static_cast<std::size_t>(order.tokens), -1, &memory);
+  crossing list_tokens(int n, std::int64_t count, ints const& sources, ints& fan_out) {
+    ints known(static_cast<std::size_t>(count), -1, &memory_->for_lists());
     crossing all;
     for (int place = 0; place < L; ++place) {
       range_of const& part = this->sent(n * L + place);
       all.of_place[place] = part.count;
       for (std::int64_t row = part.first; row < part.first + part.count; ++row) {
-        std::int32_t const token = order.source_tokens[row];
+        std::int32_t const token = sources[static_cast<std::size_t>(row)];
         std::int32_t& number = known[static_cast<std::size_t>(token)];
-        if (number < 0) number = static_cast<std::int32_t>(all.tokens++), tokens_.push_back(token);
+        if (number < 0) number = static_cast<std::int32_t>(all.tokens++), tokens_.values.push_back(token);
         fan_out.push_back(number);
       }
     }
@@ -182,8 +187,8 @@ template <int RanksPerNode> class node_exchange : public arrived_rows {
         std::int64_t first = row;
         for (int p = 0; p < place; ++p) first += c.of_place[p];
         for (std::int64_t i = first; i < first + c.of_place[place]; ++i) {
-          fan_.push_back(static_cast<std::int32_t>(token + fans[static_cast<std::size_t>(i)]));
-          plain_.push_back(static_cast<std::int32_t>(i));
+          fan_.values.push_back(static_cast<std::int32_t>(token + fans[static_cast<std::size_t>(i)]));
+          plain_.values.push_back(static_cast<std::int32_t>(i));
         }
         token += c.tokens, row += c.rows();
       }
@@ -210,16 +215,17 @@ template <int RanksPerNode> class node_exchange : public arrived_rows {
     return part;
   }
 
+  arena* memory_;
   crossings crossings_;
-  ints tokens_;       // that cross, by node
-  ints fan_, plain_;  // see list_onward
-  ints places_;       // of the rows that come, by place, then node
+  kernel_list<std::int32_t> tokens_;       // that cross, by node
+  kernel_list<std::int32_t> fan_, plain_;  // see list_onward
+  kernel_list<std::int32_t> places_;       // of the rows that come, by place, then node
 };
 
 template <int RanksPerNode> struct two_level {
   static_assert(RanksPerNode >= 1, "mo::two_level needs at least 1 rank in a node.");
   static constexpr std::string_view name = "two_level";
-  static constexpr bool travels = true, keeps_rows = false;
+  static constexpr bool travels = true, keeps_rows = false, on_devices = true;
   static constexpr int chunks = 1;
   using exchange = node_exchange<RanksPerNode>;
 };

@@ -92,10 +92,9 @@ concept of_devices = requires {
   requires Dispatcher::on_devices;
 };
 template <class Deployment> consteval bool check_ranks() {
-  static_assert(
-      !ranks_on_device<Deployment> || of_devices<typename Deployment::dispatcher>,
-      "this dispatcher moves rows of mo::host; on mo::cuda there are mo::local, mo::all_to_all, mo::chunked and "
-      "mo::keep_rows of them.");
+  static_assert(!ranks_on_device<Deployment> || of_devices<typename Deployment::dispatcher>,
+                "this dispatcher moves rows of mo::host; on mo::cuda there are mo::local, mo::all_to_all, mo::chunked, "
+                "mo::two_level and mo::keep_rows of them.");
   return true;
 }
 

@@ -58,6 +58,9 @@ void exchange_odd_rows(mo::cuda_engine& engine, ranks_of_threads& ranks) {
     from.push_back({static_cast<std::byte*>(room.data()), count(r) / 2, columns * 4, columns * 4,
                     static_cast<std::int32_t const*>(places.data()) + first});
   ranks.finish(ranks.start({.name = "odd rows", .width = columns * 4}, to, from));
+  engine.memory().zero(own.data(), own.bytes());  // what was sent is free when all have it
+  engine.settle();
+  ranks.barrier();
   std::vector<std::int32_t> wanted(static_cast<std::size_t>(2 * all * columns));
   auto at = wanted.begin();
   for (int r = 0; r < size; ++r)
