@@ -26,10 +26,17 @@ def compile_alone(include, nvcc, top, path, folder):
     return done.returncode, time.monotonic() - begin, (done.stdout + done.stderr).strip()
 
 
+def finds_nccl(nvcc):
+    run = subprocess.run([nvcc, "-E", "-x", "cu", "-"], input="#include <nccl.h>", capture_output=True, text=True)
+    return run.returncode == 0
+
+
 def main(include, nvcc, tests=None):
     top = Path(tests or include).resolve()
     paths = sorted(top.rglob("*_test.cu" if tests else "*.cuh"))
     paths = [path for path in paths if "cuda_on_cpu" not in path.parts]
+    if not finds_nccl(nvcc):
+        paths = [path for path in paths if not path.name.startswith("nccl")]
     failed = 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         results = pool.map(lambda path: compile_alone(Path(include).resolve(), nvcc, top, path, folder), paths)

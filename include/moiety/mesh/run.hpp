@@ -9,6 +9,7 @@
 //   mo::threads   starts layout.world() ranks in this process, which share its processors, and on mo::cuda its device; returns
 //                 what rank 0 returned
 //   mo::mpi       this process is one rank of a launched job, see <moiety/mpi.hpp>; returns what the function returned here
+//   mo::nccl      the same on mo::cuda, on the device of the rank, see backend/transport/nccl_ranks.cuh
 //
 // What a rank throws is thrown to the caller, of several the first; the other ranks are told, and get comm_error when they
 // wait for one another. Throws config_error for a layout that cannot be, is not that of the deployment, or has more or fewer
@@ -148,7 +149,9 @@ auto run(Body&& body, run_options const& options = {}, layout const& shape = Dep
   } else {
     auto world = transport::communicator::world(options);
     check_world(shape, world.size());
-    context<Deployment> ctx(backend, shape, std::move(world));
+    auto on = backend;
+    if constexpr (requires { on.device = world.device(); }) on.device = world.device();
+    context<Deployment> ctx(on, shape, std::move(world));
     return std::invoke(body, ctx);
   }
 }

@@ -6,7 +6,7 @@
 //
 // start waits for the work of the context's stream, so that what is sent is there; finish copies with a kernel in the stream of
 // the rank that receives, and waits for it. So neither can be captured into a graph. The ranks are threads of this process that
-// share a device, each with a stream of its own.
+// share a device, each with a stream of its own; for others see nccl_ranks.cuh.
 #pragma once
 
 #include <moiety/backend/cuda.cuh>
@@ -36,8 +36,8 @@ concept copies_as_told = requires(C& c, typename C::request& begun, any_copy con
 
 template <class C> class device_ranks : public C {
   static_assert(detail::copies_as_told<C>,
-                "rows of device memory travel over mo::threads: a layer of several ranks on mo::cuda needs 'using "
-                "transport = mo::threads'.");
+                "rows of device memory travel over mo::threads, or over mo::nccl where "
+                "<moiety/backend/transport/nccl_ranks.cuh> is included.");
 
  public:
   using typename C::request;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The transport whose ranks have a CUDA device each, through NCCL: processes of a job, or threads. Not yet run on a GPU, and
-// not used by layers: mo::run makes it, but contexts do not have it follow their stream.
+// The transport whose ranks have a CUDA device each, through NCCL: processes of a job, or threads. Not yet run on a GPU. Layers
+// on mo::cuda use it with nccl_ranks.cuh.
 //
 //   auto ranks = mo::nccl_communicator::world({.deadline = 30s});       this process, as its launcher says
 //   auto ranks = mo::nccl_communicator::over(others, device);           the ranks of any other communicator
@@ -88,6 +88,7 @@ class nccl_communicator : collectives<nccl_communicator> {
   int rank() const { return group_->rank; }
   int size() const { return group_->size; }
   std::string const& name() const { return group_->name; }
+  int device() const { return group_->world->device(); }
   /// The training step that errors name.
   void at_step(std::int64_t step) { group_->step = step; }
   /// Operations of all groups of the run come after the work that this stream has when they begin.
