@@ -5,6 +5,7 @@
 
 #include "device_memory.hpp"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -117,6 +118,17 @@ template <class T> void sums(ranks& all) {
   values_on_device<T> values(values_of<T>(all.rank(), 40001));
   all.all_reduce_fastest<T>(span_of(values, wanted.size()));
   check(values.host() == wanted, "all_reduce_fastest");
+
+  auto expected = values_of<T>(all.rank(), 40001);  // parts of other sizes for each rank, of the second none
+  std::vector<std::int64_t> counts;
+  std::int64_t left = 40001, first = 0;
+  for (int r = 0; r + 1 < all.size(); left -= counts.back(), ++r) counts.push_back(r == 1 ? 0 : 1000 * r + 77);
+  counts.push_back(left);
+  for (int r = 0; r < all.rank(); ++r) first += counts[static_cast<std::size_t>(r)];
+  std::copy_n(wanted.begin() + first, counts[static_cast<std::size_t>(all.rank())], expected.begin() + first);
+  values_on_device<T> parts(values_of<T>(all.rank(), 40001));
+  all.reduce_scatter_fastest<T>(span_of(parts, wanted.size()), counts);
+  check(parts.host() == expected, "reduce_scatter_fastest");
 }
 
 /// Values that come with the work of the caller's stream, which has not been waited for.

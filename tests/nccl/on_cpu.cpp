@@ -75,7 +75,7 @@ struct operation {
   };
   std::vector<send> sends;
   std::vector<receive> receives;
-  std::function<void()> after;
+  std::vector<std::function<void()>> after;
   bool posted = false;
 };
 
@@ -115,7 +115,8 @@ bool go_on_with(operation& op) {
     all = all && r.done;
   }
   for (auto const& s : op.sends) all = all && *s.taken;
-  if (all && op.after) op.after();
+  if (all)
+    for (auto const& then : op.after) then();
   return all;
 }
 
@@ -194,6 +195,20 @@ template <class T> void sum(std::vector<std::vector<std::byte>> const& parts, vo
     }
     static_cast<T*>(to)[i] = total;
   }
+}
+
+using bytes_of_ranks = std::vector<std::vector<std::byte>>;
+
+/// Room for what every rank adds.
+std::shared_ptr<bytes_of_ranks> summands(ncclComm_t comm, std::size_t count, ncclDataType_t type) {
+  auto const size = static_cast<std::size_t>(comm->state->group->size);
+  return std::make_shared<bytes_of_ranks>(size, std::vector<std::byte>(count * (type == ncclFloat32 ? 4 : 8)));
+}
+
+void sum_of(ncclDataType_t type, bytes_of_ranks const& parts, void* to, std::size_t count) {
+  type == ncclFloat32   ? sum<float>(parts, to, count)
+  : type == ncclFloat64 ? sum<double>(parts, to, count)
+                        : sum<std::int64_t>(parts, to, count);
 }
 
 }  // namespace
@@ -380,16 +395,22 @@ ncclResult_t ncclAlltoAll(void const* out, void* in, std::size_t count, ncclData
 }
 ncclResult_t ncclAllReduce(void const* out, void* in, std::size_t count, ncclDataType_t type, ncclRedOp_t,
                            ncclComm_t comm, cudaStream_t stream) {
-  std::size_t const bytes = count * (type == ncclFloat32 ? 4 : 8);
-  auto const size = static_cast<std::size_t>(comm->state->group->size);
-  auto parts = std::make_shared<std::vector<std::vector<std::byte>>>(size, std::vector<std::byte>(bytes + 1));
+  auto const parts = summands(comm, count, type);
   operation& op = grouped_for(comm, stream);
-  for (std::size_t r = 0; r < size; ++r) add(op, static_cast<int>(r), out, (*parts)[r].data(), bytes);
-  op.after = [=] {
-    type == ncclFloat32   ? sum<float>(*parts, in, count)
-    : type == ncclFloat64 ? sum<double>(*parts, in, count)
-                          : sum<std::int64_t>(*parts, in, count);
-  };
+  for (std::size_t r = 0; r < parts->size(); ++r)
+    add(op, static_cast<int>(r), out, (*parts)[r].data(), (*parts)[r].size());
+  op.after.push_back([=] { sum_of(type, *parts, in, count); });
+  return ncclSuccess;
+}
+ncclResult_t ncclReduce(void const* out, void* in, std::size_t count, ncclDataType_t type, ncclRedOp_t, int root,
+                        ncclComm_t comm, cudaStream_t stream) {
+  auto const parts = summands(comm, count, type);
+  operation& op = grouped_for(comm, stream);
+  add(op, root, out, nullptr, parts->front().size());
+  if (comm->state->rank != root) return ncclSuccess;
+  for (std::size_t r = 0; r < parts->size(); ++r)
+    add(op, static_cast<int>(r), nullptr, (*parts)[r].data(), (*parts)[r].size());
+  op.after.push_back([=] { sum_of(type, *parts, in, count); });
   return ncclSuccess;
 }
 

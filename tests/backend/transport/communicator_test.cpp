@@ -120,6 +120,30 @@ template <class T> void check_sums(ranks_of& ranks, std::int64_t n) {
   expect(values == sum, "all_gather_slices");
 }
 
+/// Parts of n values that differ in size; every third is empty, and the last has what is left.
+std::vector<std::int64_t> parts_of(std::int64_t n, int ranks) {
+  std::vector<std::int64_t> counts;
+  for (int r = 0; r + 1 < ranks; n -= counts.back(), ++r) counts.push_back(r % 3 == 1 ? 0 : n / (3 + r));
+  counts.push_back(n);
+  return counts;
+}
+
+template <class T> void check_parts(ranks_of& ranks, std::int64_t n) {
+  std::vector<T> const sum = sum_of<T>(ranks.size(), n), mine = values_of<T>(ranks.rank(), n);
+  auto const counts = parts_of(n, ranks.size());
+  auto const part = counts.begin() + ranks.rank();
+  std::int64_t const first = std::accumulate(counts.begin(), part, std::int64_t{0});
+  std::vector<T> wanted = mine, values = mine, fastest = mine;
+  std::copy_n(sum.begin() + first, *part, wanted.begin() + first);
+  ranks.reduce_scatter_v(std::span(values), counts);
+  expect(values == wanted, "reduce_scatter_v");
+  ranks.reduce_scatter_fastest(std::span(fastest), counts);
+  expect(fastest == wanted, "reduce_scatter_fastest");
+  fastest = mine;
+  ranks.all_reduce_fastest(std::span(fastest));
+  expect(fastest == sum, "all_reduce_fastest");
+}
+
 /// Values of many sizes, of which sums in another order differ.
 std::vector<float> noise(int rank, std::size_t n) {
   std::mt19937 random(static_cast<unsigned>(rank) + 1);
@@ -153,9 +177,11 @@ TEST_CASE_TEMPLATE("collectives of any number of ranks and of values", T, std::i
         check_copies<T>(ranks, n);
         check_exchanges<T>(ranks, n);
         check_sums<T>(ranks, n);
+        check_parts<T>(ranks, n);
         ranks.barrier();
       }
       check_sums<T>(ranks, 20001);  // by reduce_scatter in all types
+      check_parts<T>(ranks, 20001);
     });
 }
 
@@ -175,6 +201,9 @@ TEST_CASE("sums of float add the ranks in their order, on every rank, whether fe
         ranks.reduce_scatter(std::span(values));
         ranks.all_gather_slices(std::span(values));
         expect(same_bits(values, sum), "in two halves");
+        values = noise(ranks.rank(), n);
+        ranks.all_reduce_fastest(std::span(values));
+        expect(same_bits(values, sum), "no order is faster than that of the ranks");
       });
     }
 }
@@ -214,6 +243,8 @@ TEST_CASE("wrong arguments are data_errors of the rank that gave them") {
   for (auto const& counts : {of_two, of_none, negative, of_two_ranks}) {
     CHECK_THROWS_AS(ranks.all_to_all_v<int>(three, counts, three, of_three), mo::data_error);
     CHECK_THROWS_AS(ranks.all_to_all_v<int>(three, of_three, three, counts), mo::data_error);
+    CHECK_THROWS_AS(ranks.reduce_scatter_v(std::span(three), counts), mo::data_error);
+    CHECK_THROWS_AS(ranks.reduce_scatter_fastest(std::span(three), counts), mo::data_error);
   }
   CHECK_FALSE(threads.world->failed());
 }

@@ -3,7 +3,10 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
+#include <span>
 #include <type_traits>
 #include <utility>
 
@@ -34,4 +37,16 @@ TEST_CASE("blocks without bytes are no calls, and what NCCL refuses is kept") {
   receives.receive(0, &here, 1);
   CHECK(sends.first == ncclInvalidArgument);
   CHECK(receives.first == ncclInvalidArgument);
+}
+
+TEST_CASE("parts without values are no calls, and what NCCL refuses of others is kept") {
+  std::array<float, 3> values{};
+  detail::nccl_calls none{nullptr, nullptr};
+  none.sum(std::span(values).first(0), std::array<std::int64_t, 2>{0, 0});
+  CHECK(none.first == ncclSuccess);
+  detail::nccl_calls parts = none, whole = none;
+  parts.sum(std::span<float>(values), std::array<std::int64_t, 2>{0, 3});
+  whole.sum(std::span<float>(values));
+  CHECK(parts.first == ncclInvalidArgument);
+  CHECK(whole.first == ncclInvalidArgument);
 }

@@ -23,8 +23,10 @@ TEST_CASE("slices of n values follow one another, and differ by one value at mos
         CHECK(slice.count <= (n + size - 1) / size);
         if (r > 0) CHECK(slice.count <= mo::slice_of(n, r - 1, size).count);
         next += slice.count;
+        CHECK(mo::slice_counts(n, size)[static_cast<std::size_t>(r)] == slice.count);
       }
       CHECK(next == n);
+      CHECK(mo::slice_counts(n, size).size() == static_cast<std::size_t>(size));
     }
   std::int64_t const large = std::numeric_limits<std::int64_t>::max();
   CHECK(mo::slice_of(large, 2, 3).first + mo::slice_of(large, 2, 3).count == large);
@@ -55,6 +57,19 @@ TEST_CASE("rows agree in size where number and width do, not where only the byte
   CHECK_FALSE(six.same_size(mo::incoming_rows{nullptr, 3, 8, 8, nullptr}));
   CHECK_FALSE(six.same_size(mo::incoming_rows{nullptr, 5, 4, 4, nullptr}));
   CHECK(mo::outgoing_rows{}.same_size(mo::incoming_rows{nullptr, 0, 4, 4, nullptr}));
+}
+
+TEST_CASE("parts are compared by rows that have no bytes") {
+  std::array<std::int64_t, 3> const counts{5, 0, 7};
+  auto const [to, from] = mo::detail::rows_of_parts(counts, 2);
+  REQUIRE(to.size() == 3);
+  REQUIRE(from.size() == 3);
+  for (std::size_t r = 0; r < 3; ++r) {
+    CHECK(to[r].rows == counts[r]);
+    CHECK(from[r].rows == 7);
+    CHECK(to[r].bytes() + from[r].bytes() == 0);
+  }
+  CHECK(mo::detail::rows_of_parts({}, 0).first.empty());
 }
 
 TEST_CASE("rows are copied from where they lie to where they belong") {

@@ -34,6 +34,8 @@ TEST_CASE("one rank: collectives leave values as they were, or copy them") {
     alone.barrier();
     alone.all_reduce(std::span(values));
     alone.reduce_scatter(std::span(values));
+    alone.all_reduce_fastest(std::span(values));
+    alone.reduce_scatter_fastest(std::span(values), std::array{static_cast<std::int64_t>(n)});
     alone.all_gather_slices(std::span(values));
     alone.broadcast(std::span(values), 0);
     CHECK(values == before);

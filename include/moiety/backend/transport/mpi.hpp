@@ -6,7 +6,7 @@
 //
 // Every rank sends to every other at once, and both check what the other does before they believe its rows. A communicator is
 // used by one thread at a time. Sends read their rows in place: messages of more than some kilobytes need the receiver inside
-// a call, too.
+// a call, too. MPI's own sums: backend/transport/mpi_sums.hpp.
 //
 // comm_error on every rank: a rank that throws and so lets go of its communicators, calls that differ, and a rank that does not
 // come while others wait for the deadline. Then messages under way have half a second before their memory may go. What no
@@ -15,6 +15,7 @@
 
 #include <moiety/backend/transport/communicator.hpp>
 #include <moiety/backend/transport/mpi_messages.hpp>
+#include <moiety/backend/transport/mpi_sums.hpp>
 #include <moiety/backend/transport/mpi_world.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
@@ -33,7 +34,8 @@
 
 namespace moiety::inline MOIETY_ABI {
 
-class mpi_communicator : public collectives<mpi_communicator> {
+class mpi_communicator : public mpi_sums<mpi_communicator> {
+  friend mpi_sums<mpi_communicator>;
   using flight = detail::mpi_flight;
 
  public:
@@ -238,7 +240,6 @@ class mpi_communicator : public collectives<mpi_communicator> {
   std::shared_ptr<detail::mpi_group> group_;
   std::int64_t step_ = 0;
 };
-
 static_assert(communicator<mpi_communicator>);
 
 struct mpi {

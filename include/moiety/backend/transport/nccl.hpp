@@ -12,8 +12,8 @@
 // first. `start` returns with the rows on their way, in a stream of their own, so that kernels go on meanwhile; `finish` has
 // the host wait, as the deadline needs a watch. Neither can be captured into a graph.
 //
-// all_reduce_fastest sums in an order that NCCL chooses, so its bits may differ between layouts and machines. There is no sum
-// of the fixed order here: that is a kernel over what all_to_all and all_gather bring.
+// all_reduce_fastest and reduce_scatter_fastest sum in an order that NCCL chooses, so bits may differ between layouts and
+// machines. There is no sum of the fixed order here: that is a kernel over what all_to_all and all_gather bring.
 //
 // Ranks of `world`: backend/transport/launch.hpp; where they meet: nccl_meeting.hpp. Their device is that of their local rank.
 //
@@ -38,7 +38,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -75,10 +74,8 @@ class nccl_communicator : collectives<nccl_communicator> {
   static nccl_communicator join(int rank, int size, int device, ncclUniqueId const& id,
                                 run_options const& options = {}) {
     detail::require<config_error>(size > 0 && rank >= 0 && rank < size, "there is no rank ", rank, " of ", size, '.');
-    std::vector<int> all(static_cast<std::size_t>(size));
-    std::iota(all.begin(), all.end(), 0);
     auto of = std::make_shared<detail::nccl_world>(options, device);
-    nccl_communicator made(std::make_shared<group>(std::move(of), "world", rank, std::move(all)));
+    nccl_communicator made(std::make_shared<group>(std::move(of), "world", rank, size));
     made.group_->open(nullptr, "world", [&](ncclComm_t* comm, ncclConfig_t* config) {
       return ncclCommInitRankConfig(comm, size, id, rank, config);
     });
@@ -167,15 +164,13 @@ class nccl_communicator : collectives<nccl_communicator> {
     }));
   }
 
-  /// values become the ranks' sum, added in whatever order NCCL chooses.
+  /// values become the ranks' sum, added in whatever order NCCL chooses; or those of this rank's part alone.
   template <exchangeable T> void all_reduce_fastest(std::span<T> values) {
-    constexpr ncclDataType_t type = detail::nccl_type<T>();
-    check_memory("all_reduce_fastest", values.data(), static_cast<std::int64_t>(values.size_bytes()));
-    group_->agree(
-        {.name = "all_reduce_fastest", .width = sizeof(T), .count = static_cast<std::int64_t>(values.size())});
-    finish(begin("all_reduce_fastest", [&](calls& all) {
-      all.keep(ncclAllReduce(values.data(), values.data(), values.size(), type, ncclSum, all.comm, all.stream));
-    }));
+    add_up("all_reduce_fastest", values, {}, [&](calls& all) { all.sum(values); });
+  }
+  template <exchangeable T> void reduce_scatter_fastest(std::span<T> values, std::span<std::int64_t const> counts) {
+    check_counts("reduce_scatter_fastest", values.size(), counts);
+    add_up("reduce_scatter_fastest", values, counts, [&](calls& all) { all.sum(values, counts); });
   }
 
   nccl_communicator split(int colour, int key, std::string const& name) {
@@ -196,13 +191,11 @@ class nccl_communicator : collectives<nccl_communicator> {
   nccl_communicator shrink(std::span<int const> without) {
     std::vector<int> gone = detail::leaving_ranks(without, rank(), size());
     auto const place = rank() - (std::lower_bound(gone.begin(), gone.end(), rank()) - gone.begin());
-    std::vector<int> rest(static_cast<std::size_t>(size()) - gone.size());
-    std::iota(rest.begin(), rest.end(), 0);
     detail::nccl_world const& old = *group_->world;
     auto of = std::make_shared<detail::nccl_world>(old.options(), old.device());
-    of->caller = old.caller;
-    of->checks_calls = old.checks_calls;
-    nccl_communicator made(std::make_shared<group>(std::move(of), name(), static_cast<int>(place), std::move(rest)));
+    of->caller = old.caller, of->checks_calls = old.checks_calls;
+    int const rest = size() - static_cast<int>(gone.size());
+    nccl_communicator made(std::make_shared<group>(std::move(of), name(), static_cast<int>(place), rest));
     made.at_step(group_->step);
     made.group_->open(group_.get(), "shrink", [&](ncclComm_t* comm, ncclConfig_t* config) {
       return ncclCommShrink(group_->comm(), gone.data(), static_cast<int>(gone.size()), comm, config,
@@ -225,6 +218,15 @@ class nccl_communicator : collectives<nccl_communicator> {
     if (bytes > 0) detail::check_device_memory(call, memory, group_->world->device());
   }
 
+  template <class T, class All>
+  void add_up(char const* name, std::span<T> values, std::span<std::int64_t const> counts, All const& all) {
+    check_memory(name, values.data(), static_cast<std::int64_t>(values.size_bytes()));
+    auto const parts = detail::rows_of_parts(counts, rank());
+    group_->agree({.name = name, .width = sizeof(T), .count = static_cast<std::int64_t>(values.size())}, parts.first,
+                  parts.second);
+    finish(begin(name, all));
+  }
+
   /// The request of what all(calls) asks NCCL for.
   template <class All> request begin(char const* name, All const& all) {
     group_->look(name);
@@ -239,7 +241,6 @@ class nccl_communicator : collectives<nccl_communicator> {
 
   std::shared_ptr<group> group_;
 };
-
 static_assert(communicator<nccl_communicator>);
 
 struct nccl {

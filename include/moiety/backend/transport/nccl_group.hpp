@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <span>
 #include <string>
 #include <utility>
@@ -40,6 +41,17 @@ struct nccl_calls {
   void receive(int peer, std::byte* data, std::int64_t bytes) {
     if (bytes > 0) keep(ncclRecv(data, static_cast<std::size_t>(bytes), ncclUint8, peer, comm, stream));
   }
+  /// Sums in place: on every rank, or of one part after another on the rank that it belongs to.
+  template <class T> void sum(std::span<T> values) {
+    keep(ncclAllReduce(values.data(), values.data(), values.size(), nccl_type<T>(), ncclSum, comm, stream));
+  }
+  template <class T> void sum(std::span<T> values, std::span<std::int64_t const> counts) {
+    T* part = values.data();
+    for (int rank = 0; std::int64_t const n : counts) {
+      if (n > 0) keep(ncclReduce(part, part, static_cast<std::size_t>(n), nccl_type<T>(), ncclSum, rank, comm, stream));
+      part += n, ++rank;
+    }
+  }
 };
 
 /// The ranks of one group, and the communicator of NCCL that is theirs alone.
@@ -52,6 +64,11 @@ class nccl_group {
         rank(its_rank),
         size(static_cast<int>(world_ranks.size())),
         open_(world->room()) {}
+  /// All ranks of a run.
+  nccl_group(std::shared_ptr<nccl_world> of, std::string const& of_name, int its_rank, int its_size)
+      : nccl_group(std::move(of), of_name, its_rank, std::vector<int>(static_cast<std::size_t>(its_size))) {
+    std::iota(world_ranks.begin(), world_ranks.end(), 0);
+  }
   nccl_group(nccl_group const&) = delete;
   nccl_group& operator=(nccl_group const&) = delete;
   ~nccl_group() { world->close(open_); }

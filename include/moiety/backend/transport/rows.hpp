@@ -9,8 +9,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -69,12 +72,29 @@ constexpr range_of slice_of(std::int64_t n, int r, int size) {
   std::int64_t const least = n / size, more = n % size;
   return {r * least + std::min<std::int64_t>(r, more), least + (r < more ? 1 : 0)};
 }
+/// How many values each slice has.
+inline std::vector<std::int64_t> slice_counts(std::int64_t n, int size) {
+  std::vector<std::int64_t> counts;
+  for (int r = 0; r < size; ++r) counts.push_back(slice_of(n, r, size).count);
+  return counts;
+}
 
 namespace detail {
 
 template <class Byte, class T> rows_block<Byte> block_of(T* values, std::int64_t count) {
   constexpr auto width = static_cast<std::int64_t>(sizeof(T));
   return {reinterpret_cast<Byte*>(values), count, width, width, nullptr};
+}
+
+/// Rows of no width, in which ranks compare what they say of parts that belong to one rank each, and which move nothing.
+inline std::pair<std::vector<outgoing_rows>, std::vector<incoming_rows>> rows_of_parts(
+    std::span<std::int64_t const> counts, int rank) {
+  std::pair<std::vector<outgoing_rows>, std::vector<incoming_rows>> all;
+  for (std::int64_t const n : counts) {
+    all.first.push_back({nullptr, n, 0, 0, nullptr});
+    all.second.push_back({nullptr, counts[static_cast<std::size_t>(rank)], 0, 0, nullptr});
+  }
+  return all;
 }
 
 /// Rows of the same number and width from one place to another. The processor does not foresee where the next row lies: it is
