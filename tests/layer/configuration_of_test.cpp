@@ -17,6 +17,9 @@ using any = mo::deployment<mo::dynamic>;
 struct in_double : any {
   using element = double;
 };
+struct fastest : any {
+  using numerics = mo::numerics::fastest;
+};
 struct locally : any {
   using dispatcher = mo::local;
 };
@@ -79,6 +82,7 @@ TEST_CASE("each part of a spec and of a deployment that changes rows is compared
   CHECK(told(common, of<limited>(), "capacity") == 3);
   CHECK(told(common, of<small, in_double>(), "element") == 3);
   CHECK(told(common, of<small, locally>(), "dispatcher") == 3);
+  CHECK(told(common, of<small, fastest>(), "numerics") == 3);
 }
 
 TEST_CASE("options are compared by their bits, and named") {

@@ -79,7 +79,7 @@ TEST_CASE("a layer is described with the memory of a call") {
   mo::context<> ctx;
   mo::moe_layer<spec> layer{ctx};
   std::string const text = mo::describe(layer, mo::tokens{16384}).text;
-  says(text, "element  float");
+  says(text, "element  float, weights row_major, numerics invariant\n");
   says(text, "16384 tokens");
   says(text, "saved for backward");
 }

@@ -2,6 +2,7 @@
 // Layers and pipelines on the processes of a job, against one rank in each of them.
 #include "properties/ranks.hpp"
 
+#include <moiety/dispatcher/all_gather.hpp>
 #include <moiety/dispatcher/padded.hpp>
 #include <moiety/dispatcher/two_level.hpp>
 #include <moiety/moiety.hpp>
@@ -52,6 +53,7 @@ template <class Spec, class Dispatcher> void same_as_one_rank(std::vector<mo::la
 }
 
 using plain = ranks::small<mo::router<mo::softmax, mo::top_k<2>>>;
+using chosen = ranks::small<mo::router<mo::softmax, mo::top_k<6>>>;
 struct limited : plain {
   using capacity = mo::capacity<std::ratio<3, 4>>;
 };
@@ -93,6 +95,19 @@ TEST_CASE("layers on processes give what one rank gives") {
 TEST_CASE("layers whose rows cross between nodes of two processes first, or travel in blocks of one size") {
   same_as_one_rank<plain, mo::two_level<2>>(layouts_of_nodes(processes()));
   same_as_one_rank<limited, mo::keep_rows<mo::padded_all_to_all<60>>>(layouts(processes()));
+}
+
+TEST_CASE("rows that MPI's own sums bring home are those of one rank to rounding") {
+  auto const options = ranks::trained<chosen>();
+  for (mo::layout const& shape : layouts(processes())) {
+    INFO(mo::detail::sentence(shape));
+    ranks::cut tokens;
+    for (std::int64_t r = 0; r < shape.stage(); ++r) tokens.push_back(r == 1 ? 0 : 150 + 40 * r);
+    auto const one = ranks::step_on<chosen, float>({}, {ranks::cut{ranks::total(tokens)}}, options);
+    ranks::check_close(
+        ranks::step_on<chosen, float, mo::all_gather_tokens, mo::mpi, mo::host, mo::numerics::fastest>(shape, {tokens}, options),
+        one, shape);
+  }
 }
 
 TEST_CASE("a pipeline of processes has the losses and gradients of one rank") {

@@ -28,12 +28,14 @@ namespace ranks {
 
 namespace mo = moiety;
 
-template <class T, class Dispatcher = mo::all_to_all, class Transport = mo::threads, class Backend = mo::host>
+template <class T, class Dispatcher = mo::all_to_all, class Transport = mo::threads, class Backend = mo::host,
+          class Numerics = mo::numerics::invariant>
 struct spread : mo::deployment<mo::dynamic> {
   using backend = Backend;
   using element = T;
   using transport = Transport;
   using dispatcher = Dispatcher;
+  using numerics = Numerics;
 };
 
 /// Tokens of each rank.
@@ -133,11 +135,11 @@ template <class Backend> Backend of_one_thread() {
 }
 
 template <class Spec, class T, class Dispatcher = mo::all_to_all, class Transport = mo::threads,
-          class Backend = mo::host>
+          class Backend = mo::host, class Numerics = mo::numerics::invariant>
 outcome<T> step_on(mo::layout const& shape, std::vector<cut> const& micro_batches,
                    mo::layer_options<Spec> const& options, tokens_of_all const& about = {},
                    Backend const& on = of_one_thread<Backend>()) {
-  using deployment = spread<T, Dispatcher, Transport, Backend>;
+  using deployment = spread<T, Dispatcher, Transport, Backend, Numerics>;
   using S = mo::sum_t<T>;
   using read = mo::spec_of<Spec>;
   return mo::run<deployment>(
@@ -268,6 +270,18 @@ template <class T> void check_same(outcome<T> const& many, outcome<T> const& one
     CHECK(distance(many.dx, one.dx) < parts);
   }
   check_gradients(many, one, whole_experts && shape.expert_data() == 1, whole_experts ? sums : parts);
+}
+
+/// Checks an outcome whose rows are summed by rank, in the sum type and rounded once; gradients of weights are not.
+template <class T> void check_close(outcome<T> const& many, outcome<T> const& one, mo::layout const& shape) {
+  check_routing(many, one);
+  bool const whole_experts = shape.expert_tensor == 1;
+  double const once = whole_experts && sizeof(T) == 2 ? 0x1p-11 : bound<T>(64);
+  CHECK(distance(many.y, one.y) < once);
+  CHECK(distance(many.inferred, one.inferred) < once);
+  CHECK(distance(many.dx, one.dx) < once);
+  check_gradients(many, one, whole_experts && shape.expert_data() == 1,
+                  whole_experts ? bound<mo::sum_t<T>>(one.tokens + 1) : bound<T>(64));
 }
 
 /// Tokens of 64 for each of 1, 2, 3 or 4 ranks: even, uneven with a rank that has none, or all on one.

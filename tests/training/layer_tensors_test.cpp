@@ -18,6 +18,10 @@ using namespace two_layers;
 
 namespace {
 
+struct quick : mo::deployment<mo::layout{.data = 2}> {
+  using numerics = mo::numerics::fastest;
+};
+
 mo::layout const one_rank{};
 /// Layouts in which every expert has its gradient on one rank, and others.
 std::vector<mo::layout> const whole_experts{{.data = 2, .expert = 2}, {.data = 2, .tensor = 2, .expert = 4}};
@@ -75,6 +79,11 @@ history train(mo::layout const& shape, int steps, double max_norm, mo::summed wh
 }
 
 }  // namespace
+
+TEST_CASE("the groups of a context sum as its deployment says") {
+  CHECK(mo::run<quick>([](mo::context<quick>& ctx) { return mo::groups_of(ctx).fastest; }));
+  on<float>({.data = 2}, [](auto& ctx) { CHECK_FALSE(mo::groups_of(ctx).fastest); });
+}
 
 TEST_CASE("the groups of a context are those that hold tensors") {
   on<float>({.data = 2, .context = 2, .pipeline = 3, .expert = 2}, [](auto& ctx) {

@@ -42,6 +42,25 @@ std::vector<std::vector<float>> sums_of(std::vector<int> const& members) {
   return sum;
 }
 
+/// Counts the sums that it is asked for in the order of a library.
+class noting : public mo::thread_communicator {
+ public:
+  using thread_communicator::thread_communicator;
+  noting(mo::thread_communicator const& other) : thread_communicator(other) {}
+
+  template <class T> void all_reduce_fastest(std::span<T> values) {
+    ++whole;
+    thread_communicator::all_reduce_fastest(values);
+  }
+  template <class T> void reduce_scatter_fastest(std::span<T> values, std::span<std::int64_t const> counts) {
+    ++parts;
+    thread_communicator::reduce_scatter_fastest(values, counts);
+  }
+  noting split(int colour, int key, std::string const& name) { return thread_communicator::split(colour, key, name); }
+
+  int whole = 0, parts = 0;
+};
+
 }  // namespace
 
 TEST_CASE("sums have the order of the ranks, for every bucket size") {
@@ -80,6 +99,31 @@ TEST_CASE("sums in slices are the slices of the sums") {
       }
     });
   }
+}
+
+TEST_CASE("groups that ask for the fastest sums have those of their communicator, bucket by bucket") {
+  auto const expected = sums_of({0, 1, 2});
+  ranks::run(3, [&](ranks::communicator& world) {
+    noting all(world), alone(world.split(world.rank(), 0, "alone"));
+    int called = 0;
+    for (bool const fastest : {false, true})
+      for (auto const where : {mo::summed::everywhere, mo::summed::slices}) {
+        auto mine = gradients_of_rank(world.rank());
+        mo::reduce_gradients(list_of(mine, mo::replicated::stage),
+                             mo::rank_groups<noting>{all, all, all, alone, alone, fastest},
+                             {.where = where, .bucket_bytes = 30000});
+        called += fastest ? 3 : 0;  // buckets of 5, of 1 and of 1 tensor
+        expect(all.whole + all.parts == called);
+        expect(all.parts == (fastest && where == mo::summed::slices ? 3 : 0));
+        for (std::size_t t = 0; t < mine.size(); ++t) {
+          auto const n = static_cast<std::int64_t>(mine[t].size());
+          auto const slice = where == mo::summed::slices ? mo::slice_of(n, world.rank(), 3) : mo::range_of{0, n};
+          for (std::int64_t i = slice.first; i < slice.first + slice.count; ++i)
+            expect(mine[t][static_cast<std::size_t>(i)] == expected[t][static_cast<std::size_t>(i)]);
+        }
+      }
+    expect(alone.whole + alone.parts == 0);
+  });
 }
 
 TEST_CASE("experts are summed over the ranks that hold them, pieces over data and context, ties over two stages") {

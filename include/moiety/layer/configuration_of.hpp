@@ -40,6 +40,7 @@ template <class Spec, class Deployment> configuration configuration_of(layer_opt
   all.add("losses", detail::words_of_type<typename read::losses_type>());
   all.add("capacity", detail::words_of_type<typename read::capacity_type>());
   all.add("element", name_of<detail::element_t<Deployment>>), all.add("dispatcher", Deployment::dispatcher::name);
+  all.add("numerics", detail::sums_fastest<Deployment> ? "fastest" : "invariant");
   if constexpr (requires { options.router.bias(); }) detail::add_policy(all, options.router.bias());
   if constexpr (requires { options.router.jitter(); }) detail::add_policy(all, options.router.jitter());
   if constexpr (requires { options.router.noise(); }) detail::add_policy(all, options.router.noise());

@@ -13,7 +13,8 @@
 //   weight_layout  mo::row_major: products read the weights as they lie; or mo::packed_forward, mo::packed, with mo::host
 //   index_builder  mo::counting_sort: what builds permutations; or mo::radix_sort of CUB, with mo::cuda
 //   expert_products  mo::grouped_products: what multiplies in experts; or mo::cublas_products, with mo::cuda
-//   numerics     mo::numerics::invariant: the order of a sum is a function of type, dims and policy, never of the batch
+//   numerics     mo::numerics::invariant: the order of a sum is a function of type, dims and policy, never of the batch; or
+//                mo::numerics::fastest: sums over ranks in whatever order is fastest, see docs/determinism.md
 #pragma once
 
 #include <moiety/backend/host.hpp>
@@ -36,6 +37,7 @@ namespace moiety::inline MOIETY_ABI {
 
 namespace numerics {
 struct invariant {};
+struct fastest {};
 }  // namespace numerics
 
 template <layout Layout = layout{}> struct deployment {
@@ -91,6 +93,23 @@ template <class Dispatcher>
 concept of_devices = requires {
   requires Dispatcher::on_devices;
 };
+
+template <class Deployment>
+inline constexpr bool sums_fastest = std::is_same_v<typename Deployment::numerics, numerics::fastest>;
+template <class Deployment> consteval bool check_numerics() {
+  static_assert(sums_fastest<Deployment> || std::is_same_v<typename Deployment::numerics, numerics::invariant>,
+                "'using numerics' in a deployment must name mo::numerics::invariant or mo::numerics::fastest.");
+  return true;
+}
+
+/// The exchange of a dispatcher; where sums may be the fastest, that which adds rows before they come home, if there is one.
+template <class Dispatcher, bool Fastest> struct exchange_for { using type = typename Dispatcher::exchange; };
+template <class Dispatcher>
+requires requires { typename Dispatcher::summing; }
+struct exchange_for<Dispatcher, true> {
+  using type = typename Dispatcher::summing;
+};
+
 template <class Deployment> consteval bool check_ranks() {
   static_assert(!ranks_on_device<Deployment> || of_devices<typename Deployment::dispatcher>,
                 "this dispatcher moves rows of mo::host; on mo::cuda there are mo::local, mo::all_to_all, mo::chunked, "

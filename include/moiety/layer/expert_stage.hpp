@@ -17,7 +17,6 @@
 #include <moiety/core/numbers.hpp>
 #include <moiety/dispatcher/local.hpp>
 #include <moiety/experts/apply.hpp>
-#include <moiety/kernels/combine.hpp>
 #include <moiety/kernels/identity_rows.hpp>
 #include <moiety/kernels/input_weights.hpp>
 #include <moiety/kernels/row_weights.hpp>
@@ -64,7 +63,8 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
     auto const own_weights = travel::template spread<weighted>(ctx, through, tape, row_weights);
     kernels::rows_of<T> const own_inputs = inputs_of(ctx.engine(), tape, work);
     buffer arrived;
-    typename travel::template result<T> results{output, read::expert_hidden, own_rows_of<Spec>(tape.size())};
+    constexpr auto as = place == weight_place::output ? travel::home::weighted : travel::home::summed;
+    typename travel::template result<T, as> results{output, read::expert_hidden, own_rows_of<Spec>(tape.size())};
     travel::visit_experts(
         ctx, through, tape, own_inputs, keep && keeps_rows ? tape.x_rows : arrived,
         [&](expert_rows const& rows, kernels::rows_of<T> const& inputs) {
@@ -77,7 +77,7 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
       kernels::pass_rows<T>(ctx.engine(), order, read::mlp_experts, own_inputs, own_weights.values,
                             travel::all_rows(own, tape));
     S const* const by_slot = place == weight_place::output ? tape.routing().weights : nullptr;
-    kernels::combine<T>(ctx.engine(), order, travel::all_rows(own, tape), by_slot, base, y);
+    travel::combine(ctx.engine(), tape, own, results.sums, by_slot, base, y);
   }
 
   /// `work` is that of backward_plan, `pending` that of pending_plan.
@@ -100,13 +100,13 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
                             detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
     };
     std::int64_t const own_rows = own_rows_of<Spec>(tape.size());
-    typename travel::template result<T> of_dx{dx_rows, read::expert_hidden, own_rows};
+    typename travel::template result<T, travel::home::summed> of_dx{dx_rows, read::expert_hidden, own_rows};
     typename travel::template result<S> of_parts{parts, parts_of_weight(tape), own_rows};
     if constexpr (weighted)
       travel::visit_experts(ctx, through, tape, own_dy, tape.dy_rows, work_back, of_dx, of_parts);
     else
       travel::visit_experts(ctx, through, tape, own_dy, tape.dy_rows, work_back, of_dx);
-    tape.dx_rows = std::move(of_dx.room);
+    tape.dx_rows = std::move(of_dx.room), tape.dx_sums = std::move(of_dx.sums);
     T* const own_dx = of_dx.own;
     S* const own_parts = of_parts.own;
     if constexpr (read::zero_experts > 0)
@@ -124,10 +124,9 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
   static void combine_input(engine_type& engine, tape_type const& tape, buffer const& work, S const* base,
                             matrix_view<T> dx) {
     backward_plan<Spec, T, backend> const plan(tape.size());
-    permutation_view const& order = tape.permutation();
     S* const by_slot = place == weight_place::input ? tape.routing().weights : nullptr;
     T* const rows = travels ? detail::at<T>(tape.dx_rows, 0) : detail::at<T>(work, plan.row_inputs);
-    kernels::combine<T>(engine, order, travel::all_rows(rows, tape), by_slot, base, dx);
+    travel::combine(engine, tape, rows, tape.dx_sums, by_slot, base, dx);
   }
 
   /// `work` is that of forward_plan where weights multiply inputs, else it may be empty.

@@ -3,6 +3,7 @@
 //
 //   arrive          counts the rows of this rank's experts, where the tokens of several ranks meet
 //   visit_experts   brings rows, calls work(experts, rows), gives results back; in parts where the dispatcher has chunks
+//   combine         what came back, to tokens
 //
 // Where experts are spread over ranks, what is by row of the permutation (own rows) lies apart from what is by row of the
 // experts here; else they are the same.
@@ -17,6 +18,7 @@
 #include <moiety/core/numbers.hpp>
 #include <moiety/dispatcher/arrived_rows.hpp>
 #include <moiety/experts/rows.hpp>
+#include <moiety/kernels/combine.hpp>
 #include <moiety/kernels/grouped_gemm.hpp>
 #include <moiety/kernels/row_weights.hpp>
 #include <moiety/layer/deployment.hpp>
@@ -29,6 +31,7 @@
 #include <deque>
 #include <memory>
 #include <memory_resource>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -39,11 +42,13 @@ template <class Spec, class Deployment> class expert_travel {
   using T = detail::element_t<Deployment>;
   using S = sum_t<T>;
   using dispatcher = typename Deployment::dispatcher;
-  using exchange_type = typename dispatcher::exchange;
+  static constexpr bool by_row = read::router_type::place == weight_place::input;  // gradients of rows are asked for
+  using exchange_type = typename detail::exchange_for<dispatcher, detail::sums_fastest<Deployment> && !by_row>::type;
   using tape_type = layer_tape<Spec, T>;
   using capacity = typename read::capacity_type;
   static constexpr bool travels = dispatcher::travels;
   static constexpr bool pads = detail::pads_rows<Deployment> && capacity::drops;
+  static constexpr bool adds = !std::is_same_v<exchange_type, typename dispatcher::exchange>;
 
  public:
   using context_type = context<Deployment>;
@@ -119,18 +124,37 @@ template <class Spec, class Deployment> class expert_travel {
     return own;
   }
 
+  /// How results come home: as rows, or where exchanges add rows as sums by token, with the weights of slots or with 1.
+  enum class home { rows, weighted, summed };
+
   /// Rows of the experts here, and the same by row of the permutation: in a room where they go to other ranks too.
-  template <class V> struct result {
+  template <class V, home As = home::rows> struct result {
     V* rows;
     std::int64_t width, own_rows;
     V* own = nullptr;
-    buffer room{}, of_copies{};
+    buffer room{}, of_copies{}, sums{};
 
     void make_room(std::pmr::memory_resource& memory) {
       room = buffer(own_rows * width * static_cast<std::int64_t>(sizeof(V)), memory);
       own = static_cast<V*>(room.data());
     }
+    /// Whether rows are added up, and none but those that stay need a room.
+    static constexpr bool added = adds && As != home::rows;
   };
+
+  template <class V, home As>
+  static void come_home(context_type& ctx, links& through, tape_type const& tape, result<V, As>& r) {
+    if constexpr (result<V, As>::added) {
+      exchange_type& rows = exchange_of(tape);
+      constexpr bool weighted = As == home::weighted;
+      buffer const room(weighted ? rows.rows() * static_cast<std::int64_t>(sizeof(S)) : 0, ctx.memory());
+      S* const weights = static_cast<S*>(room.data());
+      static_cast<void>(spread<weighted>(ctx, through, tape, weights));
+      r.sums = rows.template sum<V>(ctx.engine(), through, r.rows, weights, r.width, ctx.memory());
+    } else {
+      exchange_of(tape).give_back(through, r.rows, r.width, r.own, ctx.memory());
+    }
+  }
 
   /// Rows to experts, work(experts, rows), and results back.
   template <class Work, class... Results>
@@ -140,15 +164,31 @@ template <class Spec, class Deployment> class expert_travel {
       work(rows_of(tape), own);
       ((results.own = results.rows), ...);
     } else {
-      (results.make_room(ctx.memory()), ...);
+      ((!results.added || read::zero_experts > 0 ? results.make_room(ctx.memory()) : void()), ...);
       if constexpr (dispatcher::chunks > 1) return visit_in_chunks(ctx, through, tape, own, room, work, results...);
       kernels::rows_of<T> const arrived = bring(ctx, through, tape, own, room);  // then their number is known
       work(rows_of(tape), arrived);
-      (exchange_of(tape).give_back(through, results.rows, results.width, results.own, ctx.memory()), ...);
+      (come_home(ctx, through, tape, results), ...);
     }
   }
 
-  /// The same expert by expert: exchanges are in flight while others work, and end in the order in which they began.
+  /// to = base + Σ_j w_tj row_of(t, j), of own rows and of sums that came home.
+  static void combine(typename context_type::backend::engine& engine, tape_type const& tape, T* own, buffer const& sums,
+                      S const* weights, S const* base, matrix_view<T> to) {
+    permutation_view order = tape.permutation();
+    std::vector<std::int32_t> staying;
+    if constexpr (adds) {
+      S* const sum = exchange_of(tape).template own<S>(sums, read::expert_hidden);
+      if (base != nullptr)
+        for (std::int64_t i = 0; i < to.rows() * read::expert_hidden; ++i) sum[i] += base[i];
+      base = sum;
+      staying = exchange_of(tape).staying(order);
+      order.positions = staying.data();
+    }
+    kernels::combine<T>(engine, order, all_rows(own, tape), weights, base, to);
+  }
+
+  /// visit_experts expert by expert: exchanges are in flight while others work, and end in the order in which they began.
   template <class Work, class... Results>
   static void visit_in_chunks(context_type& ctx, links& through, tape_type const& tape, kernels::rows_of<T> const& own,
                               buffer& room, Work const& work, Results&... results) {
@@ -165,7 +205,7 @@ template <class Spec, class Deployment> class expert_travel {
       through.group->finish(std::move(in_flight.front()));
       in_flight.pop_front();
     };
-    auto const leave = [&]<class V>(result<V>& r, int chunk) {
+    auto const leave = [&]<class V, home As>(result<V, As>& r, int chunk) {
       if (chunk == 0) r.of_copies = rows.template room_of_copies<V>(r.width, ctx.memory());
       in_flight.push_back(rows.start_give_back(through, r.rows, r.width, r.own, r.of_copies, part(chunk)));
     };

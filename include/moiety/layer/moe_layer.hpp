@@ -61,7 +61,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using router_type = typename read::router_type;
   using range = typename backend::engine::range;
   static_assert(detail::check_ranks<Deployment>() && detail::check_padding<Spec, Deployment>() && sizeof(routing) > 0 &&
-                    sizeof(experts) > 0,
+                    sizeof(experts) > 0 && detail::check_numerics<Deployment>(),
                 "stages check the policies that they use, once a layer is named");
 
  public:

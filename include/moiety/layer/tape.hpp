@@ -156,14 +156,14 @@ template <class Spec, scalar T> class layer_tape {
   matrix_view<T const> x{};
   matrix_view<T const> dy{};
   buffer pending{};
-  /// Of experts that are spread: rows of x, if they are kept, and of dy, here; and of dx where they came from.
-  buffer x_rows{}, dy_rows{}, dx_rows{};
+  /// Of experts that are spread: rows of x, if they are kept, and of dy, here; and of dx where they came from, or their sums.
+  buffer x_rows{}, dy_rows{}, dx_rows{}, dx_sums{};
 
   void came_from(void const* weights) { weights_ = weights; }
   void* weights() const { return const_cast<void*>(weights_); }
   void advance(tape_state to) {
     state_ = to;
-    dx_rows = buffer();
+    dx_rows = buffer(), dx_sums = buffer();
     if (to != tape_state::finished) return;
     for (buffer* left : {&pending, &x_rows, &dy_rows}) *left = buffer();
   }

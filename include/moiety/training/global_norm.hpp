@@ -7,9 +7,9 @@
 // Each logical parameter counts once: of a tensor that n ranks hold, each counts its slice_of(size, rank, n). So gradients may
 // be summed everywhere or in slices, and a rank may hold no tensor at all.
 //
-// The bits depend on the gradients alone, not on the layout or on any order. With 2ᵉ the power of two above the largest |g| of
-// the run, terms (g / 2ᵉ)² below 1 are rounded to multiples of 2⁻⁸⁴ and added as integers, so neither huge nor tiny gradients
-// are lost; the sum is exact to n · 2⁻⁸⁴ of the largest term, for n below 2⁴³ parameters.
+// The bits depend on the gradients alone, not on the layout, the numerics or any order. With 2ᵉ the power of two above the
+// largest |g| of the run, terms (g / 2ᵉ)² below 1 are rounded to multiples of 2⁻⁸⁴ and added as integers, so neither huge nor
+// tiny gradients are lost; the sum is exact to n · 2⁻⁸⁴ of the largest term, for n below 2⁴³ parameters.
 //
 // A gradient that is not finite makes the norm NaN or infinite on every rank. Such a norm clips nothing: the step is to be
 // skipped, see adamw. clip_gradients throws config_error where max_norm is not positive.

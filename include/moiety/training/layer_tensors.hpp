@@ -32,6 +32,7 @@
 #include <moiety/backend/host.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/numbers.hpp>
+#include <moiety/layer/deployment.hpp>
 #include <moiety/layer/parameters.hpp>
 #include <moiety/layer/shared_parameters.hpp>
 #include <moiety/mesh/context.hpp>
@@ -51,7 +52,8 @@ template <class Deployment>
 rank_groups<typename context<Deployment>::communicator> groups_of(context<Deployment>& ctx) {
   static_assert(std::is_same_v<typename context<Deployment>::backend, host>,
                 "the training room works on memory of the host: gradients of mo::cuda are to be copied first.");
-  return {ctx.world(), ctx.stage(), ctx.data_context(), ctx.expert_data(), ctx.tied()};
+  return {ctx.world(),       ctx.stage(), ctx.data_context(),
+          ctx.expert_data(), ctx.tied(),  detail::sums_fastest<Deployment>};
 }
 
 namespace detail {

@@ -15,7 +15,7 @@
 // every rank. Rows that were gathered are not kept, but gathered again.
 //
 // Products have one order of every sum, see kernels/grouped_gemm.hpp. Sums over ranks are of the sum type, ((r₀ + r₁) + …),
-// and rounded once; what is not summed over ranks has the bits of the whole map.
+// and rounded once, whatever the numerics; what is not summed over ranks has the bits of the whole map.
 //
 // config_error for sizes of fewer outputs or inputs than ranks; data_error for shapes that do not fit.
 #pragma once

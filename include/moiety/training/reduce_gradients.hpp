@@ -12,9 +12,10 @@
 // context. The factor of every gradient is 1 / (data · context), of experts too: their rows came from all of these ranks,
 // whatever number of ranks holds them.
 //
-// Sums have the order of the ranks, ((r₀ + r₁) + r₂) + …, for each element, so bits do not depend on the bucket size. Small
-// tensors travel together in buckets; a tensor larger than a bucket travels alone, where it lies. A group of one rank is left
-// as it is.
+// Sums have the order of the ranks, ((r₀ + r₁) + r₂) + …, for each element, so bits do not depend on the bucket size. With
+// mo::numerics::fastest, which groups_of(ctx) knows, they are the transport's all_reduce_fastest and reduce_scatter_fastest: of
+// mo::threads the same, of mo::mpi in the order of MPI's own, for the size of a bucket. Small tensors travel together in
+// buckets; a tensor larger than a bucket travels alone, where it lies. A group of one rank is left as it is.
 //
 //   reduce_gradients   config_error on all ranks of a group that list different tensors; data_error for tensors that share
 //                      memory
@@ -71,10 +72,18 @@ template <std::floating_point S> void normalise(gradient_list<S> const& gradient
 
 namespace detail {
 
-template <class S, communicator C> void reduce_whole(std::span<std::span<S> const> bucket, C& group) {
+template <class S, communicator C> void sum_whole(std::span<S> values, C& group, bool fastest) {
+  fastest ? group.all_reduce_fastest(values) : group.all_reduce(values);
+}
+template <class S, communicator C>
+void sum_parts(std::span<S> values, std::span<std::int64_t const> counts, C& group, bool fastest) {
+  fastest ? group.reduce_scatter_fastest(values, counts) : group.reduce_scatter_v(values, counts);
+}
+
+template <class S, communicator C> void reduce_whole(std::span<std::span<S> const> bucket, C& group, bool fastest) {
   std::vector<S> packed;
   for (auto const& t : bucket) packed.insert(packed.end(), t.begin(), t.end());
-  group.all_reduce(std::span<S>(packed));
+  sum_whole(std::span<S>(packed), group, fastest);
   S const* from = packed.data();
   for (auto const& t : bucket) {
     std::copy_n(from, t.size(), t.data());
@@ -87,25 +96,22 @@ template <class S> std::span<S> slice_of_tensor(std::span<S> t, int rank, int si
   return t.subspan(static_cast<std::size_t>(r.first), static_cast<std::size_t>(r.count));
 }
 
-/// Slice r of every tensor of the bucket goes to rank r, which adds them.
-template <class S, communicator C> void reduce_slices(std::span<std::span<S> const> bucket, C& group) {
-  std::vector<S> out;
+/// Part r has slice r of every tensor of the bucket.
+template <class S, communicator C> void reduce_slices(std::span<std::span<S> const> bucket, C& group, bool fastest) {
+  std::vector<S> packed;
   std::vector<std::int64_t> counts;
+  std::size_t mine = 0;
   for (int r = 0; r < group.size(); ++r) {
-    std::size_t const before = out.size();
+    std::size_t const before = packed.size();
+    if (r == group.rank()) mine = before;
     for (auto const& t : bucket) {
       auto const slice = slice_of_tensor(t, r, group.size());
-      out.insert(out.end(), slice.begin(), slice.end());
+      packed.insert(packed.end(), slice.begin(), slice.end());
     }
-    counts.push_back(static_cast<std::int64_t>(out.size() - before));
+    counts.push_back(static_cast<std::int64_t>(packed.size() - before));
   }
-  auto const mine = static_cast<std::size_t>(counts[static_cast<std::size_t>(group.rank())]);
-  std::vector<std::int64_t> const in_counts(counts.size(), static_cast<std::int64_t>(mine));
-  std::vector<S> in(mine * counts.size());
-  group.template all_to_all_v<S>(out, counts, in, in_counts);
-  for (std::size_t r = 1; r < counts.size(); ++r)
-    for (std::size_t i = 0; i < mine; ++i) in[i] += in[r * mine + i];
-  S const* from = in.data();
+  sum_parts(std::span<S>(packed), counts, group, fastest);
+  S const* from = packed.data() + mine;
   for (auto const& t : bucket) {
     auto const slice = slice_of_tensor(t, group.rank(), group.size());
     std::copy_n(from, slice.size(), slice.data());
@@ -113,11 +119,15 @@ template <class S, communicator C> void reduce_slices(std::span<std::span<S> con
   }
 }
 
-template <class S, communicator C> void reduce_bucket(std::span<std::span<S> const> bucket, C& group, summed where) {
+template <class S, communicator C>
+void reduce_bucket(std::span<std::span<S> const> bucket, C& group, summed where, bool fastest) {
+  std::span<S> const first = bucket[0];
   if (where == summed::everywhere)
-    bucket.size() == 1 ? group.all_reduce(bucket[0]) : reduce_whole(bucket, group);
+    bucket.size() == 1 ? sum_whole(first, group, fastest) : reduce_whole(bucket, group, fastest);
+  else if (bucket.size() > 1)
+    reduce_slices(bucket, group, fastest);
   else
-    bucket.size() == 1 ? group.reduce_scatter(bucket[0]) : reduce_slices(bucket, group);
+    sum_parts(first, slice_counts(static_cast<std::int64_t>(first.size()), group.size()), group, fastest);
 }
 
 }  // namespace detail
@@ -144,7 +154,8 @@ void reduce_gradients(gradient_list<S> const& gradients, rank_groups<C> const& g
         tensors.size(), options.bucket_bytes,
         [&](std::size_t i) { return static_cast<std::int64_t>(tensors[i].size_bytes()); },
         [&](std::size_t first, std::size_t last) {
-          detail::reduce_bucket<S>(std::span(tensors).subspan(first, last - first), group, options.where);
+          detail::reduce_bucket<S>(std::span(tensors).subspan(first, last - first), group, options.where,
+                                   groups.fastest);
         });
   }
   if (options.how == reduction::mean) normalise(gradients, static_cast<double>(groups.data_context.size()));

@@ -42,13 +42,15 @@ inline constexpr std::array replications{replicated::stage, replicated::data_con
                                          replicated::tied};
 
 /// The communicators of one rank: of the run, and of the ranks that hold its tensors. A rank of a stage in the middle may
-/// give any group of such ranks as `tied`, for one, itself alone.
+/// give any group of such ranks as `tied`, for one, itself alone. Sums over ranks have the fixed order, or what
+/// mo::numerics::fastest asks for: the same on every rank.
 template <communicator C> struct rank_groups {
   C& world;
   C& stage;
   C& data_context;
   C& expert_data;
   C& tied;
+  bool fastest = false;
 
   C& of(replicated over) const {
     switch (over) {

@@ -6,9 +6,10 @@
 //   mo::reduce_gradients(list, groups, {.where = mo::summed::slices});       or everywhere
 //   bool const taken = optimiser.step(parameters, rate, mo::global_norm(list, groups));
 //
-// The weights have the bits of mo::adamw, whose arithmetic it is. Every rank of the run takes part in a step; the norm is the
-// same on all, so all take it or, where the norm is not finite, none does and nothing has changed. A comm_error within a step
-// ends the run: weights may then be of either step, and are to be loaded again.
+// The weights have the bits of mo::adamw for the same gradients, as it has its arithmetic and adds nothing over ranks. Every
+// rank of the run takes part in a step; the norm is the same on all, so all take it or, where the norm is not finite, none does
+// and nothing has changed. A comm_error within a step ends the run: weights may then be of either step, and are to be loaded
+// again.
 //
 // step may be given an engine, as that of adamw. prepare, for_each_state, steps and resume are those of adamw; states are this
 // rank's. prepare is a collective; where ranks of a group list different tensors it throws config_error on all of them.
