@@ -104,9 +104,9 @@ TEST_CASE("rows that MPI's own sums bring home are those of one rank to rounding
     ranks::cut tokens;
     for (std::int64_t r = 0; r < shape.stage(); ++r) tokens.push_back(r == 1 ? 0 : 150 + 40 * r);
     auto const one = ranks::step_on<chosen, float>({}, {ranks::cut{ranks::total(tokens)}}, options);
-    ranks::check_close(
-        ranks::step_on<chosen, float, mo::all_gather_tokens, mo::mpi, mo::host, mo::numerics::fastest>(shape, {tokens}, options),
-        one, shape);
+    ranks::check_close(ranks::step_on<chosen, float, mo::all_gather_tokens, mo::mpi, mo::host, mo::numerics::fastest>(
+                           shape, {tokens}, options),
+                       one, shape);
   }
 }
 

@@ -96,8 +96,7 @@ class token_exchange : public row_exchange {
 class token_sums : public token_exchange {
  public:
   template <communicator C>
-  token_sums(links<C>& through, permutation_view const& order, std::int64_t experts, int copies,
-             std::pmr::memory_resource& memory)
+  token_sums(links<C>& through, permutation_view const& order, std::int64_t experts, int copies, arena& memory)
       : token_exchange(through, order, experts, copies, memory),
         slots_(order.slots),
         places_(static_cast<std::size_t>(all_ * slots_), -1, &memory) {

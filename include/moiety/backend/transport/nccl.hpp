@@ -9,8 +9,7 @@
 //
 // Rows, messages and values lie in memory of the device that is the rank's, which becomes the current one; all_gather_on_host
 // alone is of host memory. Blocks are whole pieces of memory (data_error otherwise): rows of many places are packed by kernels
-// first. `start` returns with the rows on their way, in a stream of their own, so that kernels go on meanwhile; `finish` has
-// the host wait, as the deadline needs a watch. Neither can be captured into a graph.
+// first. Kernels go on after `start`; `finish` has the host wait, for the deadline. No graph captures either.
 //
 // all_reduce_fastest and reduce_scatter_fastest sum in an order that NCCL chooses, so bits may differ between layouts and
 // machines. There is no sum of the fixed order here: that is a kernel over what all_to_all and all_gather bring.

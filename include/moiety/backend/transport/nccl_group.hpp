@@ -12,6 +12,7 @@
 #include <nccl.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -107,10 +108,11 @@ class nccl_group {
   void await(cudaEvent_t done, char const* call) {
     cudaError_t state = cudaErrorNotReady;
     bool const there = await_within(world->options(), [&] {
-      look(call);
       state = cudaEventQuery(done);
-      if (state == cudaErrorNotReady) static_cast<void>(cudaGetLastError());  // that it is not there yet is no error
-      return state != cudaErrorNotReady;
+      if (state != cudaErrorNotReady) return true;  // whoever has left since
+      static_cast<void>(cudaGetLastError());        // that it is not there yet is no error
+      look(call);
+      return false;
     });
     if (!there) late(call);
     if (state != cudaSuccess)
@@ -163,6 +165,7 @@ class nccl_group {
     gather(what.name, reinterpret_cast<std::byte const*>(mine.data()),
            static_cast<std::int64_t>(sizeof(nccl_note) * mine.size()), reinterpret_cast<std::byte*>(all.data()));
     if (auto const found = disagreement_in(all, size)) {
+      linger();
       int const at_fault = world_rank(found->from);
       blame(comm_fault::mismatch, what.name, at_fault, sentence("rank ", at_fault, " disagrees: ", found->why));
     }
@@ -191,6 +194,24 @@ class nccl_group {
     bool const other = state == ncclRemoteError;
     blame(other ? comm_fault::remote : comm_fault::aborted, call, other ? -1 : world_rank(rank),
           sentence("NCCL says ", nccl_text(state)));
+  }
+
+  /// Until every rank knows what this one does, half a second at most: whoever leaves before would seem to be at fault.
+  void linger() {
+    run_options const grace{.deadline = std::chrono::milliseconds(500)};
+    nccl_calls asked{comm(), world->stream()};
+    std::byte* const device = world->staging().device.get();
+    cuda_event const done = make_event();
+    asked.keep(ncclGroupStart());
+    asked.keep(ncclAllGather(device + rank, device, 1, ncclUint8, asked.comm, asked.stream));
+    asked.keep(ncclGroupEnd());
+    auto const taken = [&] { return nccl_world::state_of(comm()) != ncclInProgress; };
+    if (!nccl_world::reached(asked.first) || !await_within(grace, taken)) return;
+    expect_cuda(cudaEventRecord(done.get(), world->stream()), "marking a CUDA stream");
+    await_within(grace, [&] {
+      return cudaEventQuery(done.get()) != cudaErrorNotReady || !nccl_world::reached(nccl_world::state_of(comm()));
+    });
+    static_cast<void>(cudaGetLastError());  // that it is not there is no error
   }
 
   nccl_world::slot open_;
