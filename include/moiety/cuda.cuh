@@ -14,6 +14,7 @@
 #include <moiety/backend/transport/device_ranks.cuh>
 #include <moiety/experts/apply.cuh>
 #include <moiety/kernels/cuda/portable/combine.cuh>
+#include <moiety/kernels/cuda/portable/drop.cuh>
 #include <moiety/kernels/cuda/portable/expected_load.cuh>
 #include <moiety/kernels/cuda/portable/fill_normal.cuh>
 #include <moiety/kernels/cuda/portable/gather.cuh>

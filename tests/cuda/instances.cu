@@ -38,6 +38,13 @@ struct noisy : plain {
   using losses = mo::losses<mo::noisy_load<>>;
 };
 
+struct limited : plain {
+  using capacity = mo::capacity<std::ratio<5, 4>, mo::drop::priority, mo::renormalise_after_drop>;
+};
+struct limited_by_sequence : gated {
+  using capacity = mo::capacity<std::ratio<5, 4>, mo::drop::random, mo::per::sequence>;
+};
+
 template <class Spec, class T> void use() {
   mo::context<one_gpu<T>> ctx;
   mo::moe_layer<Spec, one_gpu<T>> layer{ctx};
@@ -67,4 +74,6 @@ void use_all() {
   use<plain, double>();
   use<grouped, mo::bf16>();
   use<noisy, float>();
+  use<limited, double>();
+  use<limited_by_sequence, float>();
 }

@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 
 #include <cstdint>
+#include <ratio>
 
 namespace mo = moiety;
 
@@ -16,6 +17,9 @@ struct spec : mo::layer_spec<mo::dims{.hidden = 8, .ffn = 16, .experts = 4}> {
 };
 struct by_sequence : spec {
   using losses = mo::losses<mo::load_balance<mo::over::sequence>>;
+};
+struct limited : spec {
+  using capacity = mo::capacity<std::ratio<1>, mo::per::sequence>;
 };
 
 }  // namespace
@@ -42,6 +46,12 @@ TEST_CASE("the plan of a tape is a constant: bf16 saves 4 T k I bytes of a gated
 TEST_CASE("sequences have units of their own only where a loss is over them") {
   CHECK(mo::tape_plan<spec, float>::units(mo::tokens{10, 3}) == 1);
   CHECK(mo::tape_plan<by_sequence, float>::units(mo::tokens{10, 3}) == 4);
+}
+
+TEST_CASE("a capacity of each sequence has room for their offsets, where experts' rows are less") {
+  CHECK(mo::forward_plan<limited, float>(mo::tokens{1, 100}).block.bytes() == 101 * 8);
+  CHECK(mo::forward_plan<limited, float>(mo::tokens{64, 2}).block.bytes() ==
+        mo::forward_plan<spec, float>(mo::tokens{64, 2}).block.bytes());
 }
 
 TEST_CASE("sizes beyond 2^31 do not wrap") {

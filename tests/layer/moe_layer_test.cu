@@ -85,6 +85,15 @@ struct noisy_logits : odd {
   using losses = mo::losses<mo::noisy_load<mo::over::sequence>, mo::importance<>>;
 };
 
+struct limited : swiglu {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+  using capacity = mo::capacity<std::ratio<3, 4>, mo::renormalise_after_drop>;
+};
+struct limited_by_sequence : odd {
+  using capacity = mo::capacity<std::ratio<1>, mo::drop::random, mo::per::sequence>;
+  using shared = mo::shared_experts<>;
+};
+
 template <class Experts> struct stored : odd { using experts = Experts; };
 
 template <class Spec> mo::layer_options<Spec> options() {
@@ -266,6 +275,15 @@ TEST_CASE("noise of logits and its load loss on a device are those on the host")
   compare<noisy_logits, mo::bf16>({.tokens = 0});
 }
 
+TEST_CASE("experts of a capacity drop on a device what they drop on the host") {
+  std::vector<std::uint8_t> mask(60, 1);
+  for (std::size_t const t : {0, 7, 8, 30, 59}) mask[t] = 0;
+  for (std::int64_t const tokens : {60, 1, 0}) compare<limited, float>({.tokens = tokens});
+  compare<limited, mo::bf16>({.tokens = 60, .sequences = {0, 10, 10, 45, 60}, .mask = mask, .nan_rows = {3, 9}});
+  compare<limited_by_sequence, float>({.tokens = 60, .sequences = {0, 10, 10, 45, 60}, .mask = mask, .nan_rows = {3}});
+  compare<limited_by_sequence, float>({.tokens = 37});
+}
+
 TEST_CASE("tensors that lie otherwise are read on a device as on the host") {
   using swiglu_of_gpt_oss = mo::clamped_swiglu<std::ratio<1>, mo::biased, mo::interleaved, mo::in_by_out>;
   compare<stored<swiglu_of_gpt_oss>, float>({.tokens = 37});
@@ -293,16 +311,16 @@ TEST_CASE("tokens whose logits are not finite are routed nowhere, on a device as
 namespace {
 
 /// A layer and what a step needs.
-template <class T> struct fixture {
-  static constexpr std::int64_t tokens = 50, hidden = mo::spec_of<swiglu>::hidden;
-  using layer_type = mo::moe_layer<swiglu, on<T>>;
+template <class T, class Spec = swiglu> struct fixture {
+  static constexpr std::int64_t tokens = 50, hidden = mo::spec_of<Spec>::hidden;
+  using layer_type = mo::moe_layer<Spec, on<T>>;
   mo::context<on<T>> ctx;
   layer_type layer;
   typename layer_type::weights_type weights;
   typename layer_type::gradients_type gradients;
   mo::device_matrix<T> x, y, dy, dx;
 
-  explicit fixture(mo::cuda const& on_device = {}, mo::layer_options<swiglu> const& with = options<swiglu>())
+  explicit fixture(mo::cuda const& on_device = {}, mo::layer_options<Spec> const& with = options<Spec>())
       : ctx(on_device),
         layer(ctx, with),
         weights(layer.make_weights(mo::seed{1})),
@@ -315,8 +333,8 @@ template <class T> struct fixture {
     mo::fill_normal(ctx, dy, mo::seed{3});
   }
 
-  void step() {
-    auto tape = layer.forward(weights, x, y);
+  void step(mo::batch const& about = {}) {
+    auto tape = layer.forward(weights, x, y, about);
     layer.backward(weights, tape, dy, dx, gradients);
   }
 
@@ -370,6 +388,28 @@ TEST_CASE("a step is captured into a graph, and its replays have the bits of the
     f.gradients.filled();
     CHECK(same_bits(f.results(), wanted));
   }
+  CHECK(cudaGraphExecDestroy(run) == cudaSuccess);
+  CHECK(cudaGraphDestroy(graph) == cudaSuccess);
+}
+
+TEST_CASE("offsets of sequences that a capacity needs are part of a graph") {
+  fixture<float, limited_by_sequence> f;
+  std::vector<std::int64_t> sequences{0, 20, 50};
+  f.step({.sequences = sequences});
+  auto const wanted = f.results();
+  f.poison();
+  cudaStream_t const stream = f.ctx.engine().stream();
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t run = nullptr;
+  REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+  f.step({.sequences = sequences});
+  REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+  REQUIRE(cudaGraphInstantiate(&run, graph, 0) == cudaSuccess);
+  sequences.assign(3, -1);
+  f.poison();
+  REQUIRE(cudaGraphLaunch(run, stream) == cudaSuccess);
+  f.gradients.filled();
+  CHECK(same_bits(f.results(), wanted));
   CHECK(cudaGraphExecDestroy(run) == cudaSuccess);
   CHECK(cudaGraphDestroy(graph) == cudaSuccess);
 }

@@ -29,7 +29,6 @@
 #include <moiety/core/config.hpp>
 #include <moiety/core/random.hpp>
 
-#include <algorithm>
 #include <concepts>
 #include <cstdint>
 #include <ratio>
@@ -43,25 +42,26 @@ namespace moiety::inline MOIETY_ABI {
 namespace drop {
 struct lowest_weight {
   static constexpr std::string_view name = "lowest_weight";
-  template <class S> static double key(S weight, S, token_view const&, std::int64_t) {
+  template <class S> MOIETY_HD static double key(S weight, S, token_view const&, std::int64_t) {
     return static_cast<double>(weight);
   }
 };
 struct position {
   static constexpr std::string_view name = "position";
-  template <class S> static double key(S, S, token_view const&, std::int64_t) { return 0; }
+  template <class S> MOIETY_HD static double key(S, S, token_view const&, std::int64_t) { return 0; }
 };
 struct priority {
   static constexpr std::string_view name = "priority";
-  template <class S> static double key(S, S largest, token_view const&, std::int64_t) {
+  template <class S> MOIETY_HD static double key(S, S largest, token_view const&, std::int64_t) {
     return static_cast<double>(largest);
   }
 };
 struct random {
   static constexpr std::string_view name = "random";
-  template <class S> static double key(S, S, token_view const& token, std::int64_t expert) {
-    std::uint64_t const stream = stream_of("capacity.random") + static_cast<std::uint64_t>(token.moment());
-    return random_word(seed{expert}, stream, static_cast<std::uint64_t>(token.logical));
+  static constexpr std::uint64_t stream = stream_of("capacity.random");
+  template <class S> MOIETY_HD static double key(S, S, token_view const& token, std::int64_t expert) {
+    return random_word(seed{expert}, stream + static_cast<std::uint64_t>(token.moment()),
+                       static_cast<std::uint64_t>(token.logical));
   }
 };
 }  // namespace drop
@@ -128,11 +128,12 @@ template <class Ratio, class... Options> struct capacity {
   using drop_type = typename detail::find_if<detail::is_drop_rule, drop::lowest_weight, Options...>::type;
 
   /// C of a unit of `tokens` tokens with `slots` slots each.
-  static constexpr std::int64_t of(std::int64_t tokens, std::int64_t slots, std::int64_t experts) {
+  MOIETY_HD static constexpr std::int64_t of(std::int64_t tokens, std::int64_t slots, std::int64_t experts) {
     constexpr bool down = detail::count_of < rounded_down, Options... >> 0;
     std::int64_t const parts = experts * Ratio::den, share = tokens * slots * Ratio::num;
     std::int64_t const rounded = (share + (down ? 0 : parts - 1)) / parts;
-    return std::min(tokens, std::max(least, rounded));
+    std::int64_t const raised = rounded < least ? least : rounded;
+    return raised < tokens ? raised : tokens;
   }
 
  private:

@@ -19,6 +19,7 @@
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/experts/apply.hpp>
+#include <moiety/kernels/drop.hpp>
 #include <moiety/kernels/route_together.hpp>
 #include <moiety/layer/spec.hpp>
 
@@ -141,6 +142,8 @@ template <class Spec, scalar T> struct forward_plan {
     row_weights = block.add<sum_t<T>>(place == weight_place::activation ? rows : 0);
     if constexpr (spec::router_type::has_jitter)
       block.at_least(of.count * spec::hidden * static_cast<std::int64_t>(sizeof(T)));
+    if constexpr (spec::capacity_type::drops)
+      block.at_least(kernels::drop_workspace<typename spec::capacity_type>(of.sequences));
     if constexpr (spec::router_type::couples_tokens)
       block.at_least(kernels::route_workspace<typename spec::router_type, sum_t<T>>(of.count, spec::experts));
   }

@@ -72,7 +72,6 @@ template <class Spec, class Deployment> class routing_stage {
   template <class Weights>
   static void choose(engine_type& engine, Weights const& weights, layer_tape<Spec, T>& tape, batch const& about,
                      buffer const& work, bool keep) {
-    static_assert(on_host || !capacity::drops, "mo::capacity runs on mo::host, not yet on mo::cuda.");
     static_assert(on_host || !router_type::couples_tokens,
                   "a selection over the whole batch runs on mo::host, not yet on mo::cuda.");
     layer_options<Spec> const& options = tape.options();
@@ -96,7 +95,7 @@ template <class Spec, class Deployment> class routing_stage {
     engine_type& engine = ctx.engine();
     router_type const router = router_of(tape.options(), weights);
     permutation_view const& order = tape.permutation();
-    if constexpr (capacity::drops && on_host) drop(ctx, router, about, tape);
+    if constexpr (capacity::drops) drop(ctx, router, about, tape, work);
     index_builder::template build<S>(engine, tape.routing(), order);
     if constexpr (read::lists_passing) list_passing(engine, tape, work);
     if (!keep) return;
@@ -147,12 +146,13 @@ template <class Spec, class Deployment> class routing_stage {
 
  private:
   /// Slots beyond the capacity of their expert.
-  static void drop(context_type& ctx, router_type const& router, batch const& about, layer_tape<Spec, T> const& tape) {
+  static void drop(context_type& ctx, router_type const& router, batch const& about, layer_tape<Spec, T> const& tape,
+                   buffer const& work) {
     if constexpr (detail::has_ranks<Deployment>)
       if ((capacity::by_sequence ? ctx.sequence_parts() : ctx.stage()).size() > 1)
         return drop_over_ranks<capacity>(ctx, router, about, tape.routing());
     index_builder::template build<S>(ctx.engine(), tape.routing(), tape.permutation());
-    kernels::drop_beyond<capacity>(ctx.engine(), router, about, tape.permutation(), tape.routing());
+    kernels::drop_beyond<capacity>(ctx.engine(), router, about, tape.permutation(), tape.routing(), work.data());
   }
 
   using noise_type = std::decay_t<decltype(router_type{}.noise())>;

@@ -18,10 +18,21 @@ namespace moiety::inline MOIETY_ABI::kernels {
 namespace detail {
 
 /// The slot of a token that has an expert.
-template <class S> std::int64_t slot_of(routing_view<S> const& routes, std::int64_t token, std::int64_t expert) {
+template <class S>
+MOIETY_HD std::int64_t slot_of(routing_view<S> const& routes, std::int64_t token, std::int64_t expert) {
   std::int64_t slot = 0;
   while (routes.expert(token, slot) != expert) ++slot;
   return slot;
+}
+
+/// What decides whether a token keeps an expert: the larger stays.
+template <class Drop, class S>
+MOIETY_HD double drop_key(routing_view<S> const& routes, token_table const& tokens, std::int64_t token,
+                          std::int64_t expert) {
+  S const* const weights = routes.weights + token * routes.slots;
+  S largest = weights[0];
+  for (std::int64_t j = 1; j < routes.slots; ++j) largest = largest < weights[j] ? weights[j] : largest;
+  return Drop::key(weights[slot_of(routes, token, expert)], largest, tokens[token], expert);
 }
 
 /// Of the tokens of one expert in one unit, those beyond `kept` become −1 − token.
@@ -29,13 +40,8 @@ template <class Drop, class S>
 void part_tokens(routing_view<S> const& routes, token_table const& tokens, std::int64_t expert, std::int64_t kept,
                  std::int32_t* first, std::int32_t* last) {
   if (last - first <= kept) return;
-  auto const key = [&](std::int32_t t) {
-    S const* const weights = routes.weights + t * routes.slots;
-    S const weight = weights[slot_of(routes, t, expert)], largest = *std::max_element(weights, weights + routes.slots);
-    return Drop::key(weight, largest, tokens[t], expert);
-  };
   std::nth_element(first, first + kept, last, [&](std::int32_t a, std::int32_t b) {
-    double const of_a = key(a), of_b = key(b);
+    double const of_a = drop_key<Drop>(routes, tokens, a, expert), of_b = drop_key<Drop>(routes, tokens, b, expert);
     return of_a != of_b ? of_a > of_b : a < b;
   });
   for (std::int32_t* t = first + kept; t != last; ++t) *t = dropped_from(*t);
@@ -45,7 +51,7 @@ void part_tokens(routing_view<S> const& routes, token_table const& tokens, std::
 
 template <class Capacity, class Router, class S>
 void drop_beyond(host_engine& engine, Router const& router, batch const& about, permutation_view const& order,
-                 routing_view<S> const& routes) {
+                 routing_view<S> const& routes, void* = nullptr) {
   token_table const tokens = about.tokens(routes.slots);
   auto const capacity = [&](std::int64_t count) { return Capacity::of(count, routes.slots, routes.experts); };
   engine.parallel(routes.experts, [&](std::int64_t e, int) {

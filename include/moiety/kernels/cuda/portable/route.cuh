@@ -97,11 +97,50 @@ template <int Slots> __device__ __forceinline__ void store_ids(std::int32_t cons
   }
 }
 
+/// The ids of a token: in registers, or where they lie if a token may have any number of them (0 slots).
+template <int Slots> class token_ids {
+ public:
+  __device__ __forceinline__ explicit token_ids(std::int32_t const* from) {
+    MOIETY_REGISTERS
+    for (int j = 0; j < Slots; ++j) ids_[j] = from[j];
+  }
+  __device__ __forceinline__ operator std::int32_t const*() const { return ids_; }
+
+ private:
+  registers_of<std::int32_t, Slots> ids_;
+};
+template <> class token_ids<0> {
+ public:
+  __device__ __forceinline__ explicit token_ids(std::int32_t const* from) : ids_(from) {}
+  __device__ __forceinline__ operator std::int32_t const*() const { return ids_; }
+
+ private:
+  std::int32_t const* ids_;
+};
+
+/// The slots of a token: a constant, or as many as there are experts.
+template <class Router> __device__ __forceinline__ int slots_of(int experts) {
+  return Router::slots > 0 ? Router::slots : experts;
+}
+
 template <int Slots> __device__ __forceinline__ bool each_found(std::int32_t const* ids) {
   std::int32_t bits = 0;
   MOIETY_REGISTERS
   for (int j = 0; j < Slots; ++j) bits |= ids[j];
   return bits >= 0;
+}
+
+/// The state of a token whose logits become the row, sanitised; masked ones are not read. Rejected ones are noted.
+template <class S, int N>
+__device__ __forceinline__ token_state read_token(matrix_view<S const> const& logits, std::uint8_t const* mask,
+                                                  bool reject, std::int64_t t, warp_row<S, N> const& row,
+                                                  cuda_faults* faults) {
+  if (mask != nullptr && mask[t] == 0) return token_state::masked;
+  load_row(row, logits.row(t));
+  token_state const state = detail::sanitise(row, row);
+  if (!reject || state == token_state::routed) return state;
+  lower(&faults->rejected_token, t);
+  return token_state::unroutable;
 }
 
 template <class Router, class S, int N, int Experts>
@@ -116,15 +155,7 @@ __global__ void __launch_bounds__(route_threads, 1)
     registers_of<S, Router::changes_scores ? N : 1> candidate_values = {};
     warp_row<S, N> const candidates(Router::changes_scores ? candidate_values : score_values, experts);
     registers_of<std::int32_t, slots> ids;
-    token_state state = token_state::masked;
-    if (mask == nullptr || mask[t] != 0) {
-      load_row(row, logits.row(t));
-      state = detail::sanitise(row, row);
-    }
-    if (reject && (state == token_state::sanitised || state == token_state::unroutable)) {
-      lower(&faults->rejected_token, t);
-      state = token_state::unroutable;
-    }
+    token_state state = read_token(logits, mask, reject, t, row, faults);
     if (state <= token_state::sanitised) {
       router.forward_row(row, scores, candidates, weights, ids, tokens[t]);
       if (Router::needs_every_slot && !each_found<slots>(ids)) {
@@ -237,7 +268,16 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
   shared.clear();
   __syncthreads();
   for (std::int64_t t = begin + warp; t < end; t += route_warps) {
-    if (routing.states[t] != token_state::routed) continue;
+    if (!routing.dispatched(t)) continue;
+    bool const counts = routing.states[t] == token_state::routed;
+    for (std::int64_t j = lane; j < routing.slots; j += warp_lanes) {
+      std::int32_t const id = routing.expert(t, j), e = asked_for(id);
+      if (counts && e >= 0) atomicAdd(&shared.count[e], 1u);
+      if (is_dropped(id))
+        units.each(
+            [&](statistics_view const& unit) { add_count(unit.experts[static_cast<std::size_t>(e)].dropped, 1); });
+    }
+    if (!counts) continue;
     registers_of<S, N> values = {};
     warp_row<S, N> const row(values, experts);
     load_row(row, logits.row(t));
@@ -257,8 +297,6 @@ __device__ void accumulate_run(Router const& router, matrix_view<S const> const&
           term.add_to(unit.experts[static_cast<std::size_t>(e)].probability, add_atomically{});
         });
     }
-    for (std::int64_t j = lane; j < routing.slots; j += warp_lanes)
-      if (std::int32_t const e = asked_for(routing.expert(t, j)); e >= 0) atomicAdd(&shared.count[e], 1u);
   }
   unsigned tokens = 0;  // counted here, so that no register holds it above
   for (std::int64_t t = begin + warp; t < end; t += route_warps)
@@ -349,8 +387,7 @@ __global__ void __launch_bounds__(route_threads, 1)
     route_tokens_backward(Router const router, matrix_view<S const> const logits, routing_view<S> const routing,
                           S const* dweights, AddLosses const add_losses, matrix_view<S> const dlogits,
                           bool const accumulate) {
-  constexpr int slots = Router::slots;
-  int const experts = row_size<Experts>(logits.cols());
+  int const experts = row_size<Experts>(logits.cols()), slots = slots_of<Router>(experts);
   for (std::int64_t t = first_token(); t < logits.rows(); t += token_stride()) {
     registers_of<S, N> gradient_values = {};
     warp_row<S, N> const gradient(gradient_values, experts);
@@ -360,9 +397,7 @@ __global__ void __launch_bounds__(route_threads, 1)
       warp_row<S, N> const row(values, experts), scores(score_values, experts), normalised(normalised_values, experts),
           dprobabilities(probability_values, experts), dweight(dweight_values, slots), inputs(input_values, slots),
           weights(weight_values, slots);
-      registers_of<std::int32_t, slots> ids;
-      MOIETY_REGISTERS
-      for (int j = 0; j < slots; ++j) ids[j] = routing.ids[t * slots + j];
+      token_ids<Router::slots> const ids(routing.ids + t * slots);
       load_row(row, logits.row(t));
       if (dweights != nullptr) load_row(dweight, dweights + t * slots);
       add_losses(t, row, dprobabilities, gradient);
