@@ -71,6 +71,7 @@ template <class Capacity, class S> void compare(std::int64_t tokens, std::int64_
   testing::device_values<std::int64_t> starts(experts + 1);
   std::int64_t const bytes = mo::kernels::drop_workspace<Capacity>(about.units());
   testing::device_values<std::int64_t> work(bytes / 8);
+  testing::succeed(cudaDeviceSynchronize());  // poisoned by another stream
 
   mo::cuda_engine gpu{mo::cuda{}};
   mo::routing_view<S> const routes{tokens, experts, k, ids.data(), weights.data(), states.data()};

@@ -64,8 +64,8 @@ template <class Key> void check(kind of, std::int64_t count, std::int64_t wanted
   constexpr std::int64_t lists = 4;
   std::vector<Key> const keys = draw<Key>(of, lists * count, words);
   mo::cuda_engine engine{mo::cuda{}};
-  testing::device_values<Key> d_keys(keys);
   testing::device_values<std::uint8_t> d_kept(lists * count);
+  testing::device_values<Key> d_keys(keys);  // waits for the poison
   engine.launch("keep_largest", keep_largest<Key>, {lists / 2, gpu::cut_threads}, d_keys.data(), count, wanted,
                 d_kept.data());
   auto const kept = d_kept.host();
@@ -93,8 +93,8 @@ TEST_CASE_TEMPLATE("the bits of numbers are ordered as the numbers", V, float, d
   mo::cuda_engine engine{mo::cuda{}};
   std::vector<V> values = ascending;
   values.push_back(-V{0});
-  testing::device_values<V> d_values(values);
   testing::device_values<std::uint64_t> d_bits(static_cast<std::int64_t>(values.size()));
+  testing::device_values<V> d_values(values);
   engine.launch("order_values", order_values<V>, {1, static_cast<int>(values.size())}, d_values.data(), d_bits.data());
   auto const bits = d_bits.host();
   CHECK(std::is_sorted(bits.begin(), bits.begin() + 8));
