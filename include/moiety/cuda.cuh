@@ -26,7 +26,11 @@
 #include <moiety/kernels/cuda/portable/logit_noise.cuh>
 #include <moiety/kernels/cuda/portable/permute.cuh>
 #include <moiety/kernels/cuda/portable/route.cuh>
+#include <moiety/kernels/cuda/portable/route_together.cuh>
 #include <moiety/kernels/cuda/portable/router_gemm.cuh>
 #include <moiety/kernels/cuda/portable/row_weights.cuh>
 #include <moiety/kernels/cuda/portable/token_gate.cuh>
 #include <moiety/moiety.hpp>
+#include <moiety/router/expert_choice.cuh>
+#include <moiety/router/sinkhorn.cuh>
+#include <moiety/router/token_rounding.cuh>

@@ -45,6 +45,16 @@ struct limited_by_sequence : gated {
   using capacity = mo::capacity<std::ratio<5, 4>, mo::drop::random, mo::per::sequence>;
 };
 
+struct chosen : gated {
+  using router = mo::router<mo::softmax, mo::expert_choice<2>, mo::renormalised>;
+};
+struct rounded : plain {
+  using router = mo::router<mo::sigmoid, mo::token_rounding<2, 128, mo::rounding::nearest_by_score>>;
+};
+struct balanced : gated {
+  using router = mo::router<mo::sigmoid, mo::sinkhorn<2>>;
+};
+
 template <class Spec, class T> void use() {
   mo::context<one_gpu<T>> ctx;
   mo::moe_layer<Spec, one_gpu<T>> layer{ctx};
@@ -76,4 +86,7 @@ void use_all() {
   use<noisy, float>();
   use<limited, double>();
   use<limited_by_sequence, float>();
+  use<chosen, float>();
+  use<rounded, double>();
+  use<balanced, float>();
 }

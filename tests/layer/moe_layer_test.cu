@@ -94,6 +94,18 @@ struct limited_by_sequence : odd {
   using shared = mo::shared_experts<>;
 };
 
+struct chosen_by_experts : swiglu {
+  using router = mo::router<mo::softmax, mo::expert_choice<2>>;
+};
+struct rounded_tokens : swiglu {
+  using router = mo::router<mo::sigmoid, mo::token_rounding<2, 8>, mo::renormalised, mo::on_activation>;
+};
+/// With a capacity, which a plan of so few iterations needs.
+struct balanced : odd {
+  using router = mo::router<mo::sigmoid, mo::sinkhorn<3, 4>>;
+  using capacity = mo::capacity<std::ratio<1>, mo::drop::position>;
+};
+
 template <class Experts> struct stored : odd { using experts = Experts; };
 
 template <class Spec> mo::layer_options<Spec> options() {
@@ -282,6 +294,19 @@ TEST_CASE("experts of a capacity drop on a device what they drop on the host") {
   compare<limited, mo::bf16>({.tokens = 60, .sequences = {0, 10, 10, 45, 60}, .mask = mask, .nan_rows = {3, 9}});
   compare<limited_by_sequence, float>({.tokens = 60, .sequences = {0, 10, 10, 45, 60}, .mask = mask, .nan_rows = {3}});
   compare<limited_by_sequence, float>({.tokens = 37});
+}
+
+TEST_CASE("selections over a whole batch choose on a device what they choose on the host") {
+  std::vector<std::uint8_t> mask(60, 1);
+  for (std::size_t const t : {0, 7, 8, 30, 59}) mask[t] = 0;
+  call const masked{.tokens = 60, .sequences = {0, 10, 10, 45, 60}, .mask = mask, .nan_rows = {3, 9}};
+  compare<chosen_by_experts, float>(masked);
+  compare<rounded_tokens, float>(masked);
+  compare<balanced, mo::bf16>(masked);
+  for (std::int64_t const tokens : {1, 0}) {
+    compare<chosen_by_experts, float>({.tokens = tokens});
+    compare<rounded_tokens, float>({.tokens = tokens});
+  }
 }
 
 TEST_CASE("tensors that lie otherwise are read on a device as on the host") {
@@ -504,25 +529,32 @@ struct counted final : std::pmr::memory_resource {
   bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
 };
 
-}  // namespace
-
-TEST_CASE("the memory of a step is what describe says, to the byte") {
+template <class Spec, class T> void check_memory(std::vector<std::int64_t> const& sequences) {
+  using D = on<T>;
   counted hook;
   {
-    fixture<mo::bf16> f(mo::cuda{.memory = &hook});
-    using D = on<mo::bf16>;
+    fixture<T, Spec> f(mo::cuda{.memory = &hook});
+    mo::batch const about{.sequences = sequences};
+    mo::tokens const all{f.tokens, about.units()};
     f.ctx.memory().release();
-    std::int64_t const kept = hook.live, all = fixture<mo::bf16>::tokens;
-    std::int64_t const saved = mo::saved_bytes<swiglu, D>(mo::tokens{all}),
-                       workspace = mo::workspace_bytes<swiglu, D>(mo::tokens{all});
+    std::int64_t const kept = hook.live;
+    std::int64_t const saved = mo::saved_bytes<Spec, D>(all), workspace = mo::workspace_bytes<Spec, D>(all);
     hook.most = hook.live;
-    f.step();
+    f.step(about);
     CHECK(hook.most - kept == saved + workspace);
     f.ctx.memory().release();
     hook.most = hook.live;
-    f.layer.infer(f.weights, f.x, f.y);
+    f.layer.infer(f.weights, f.x, f.y, about);
     CHECK(hook.most - kept <= workspace);
     f.ctx.synchronize();
   }
   CHECK(hook.live == 0);
+}
+
+}  // namespace
+
+TEST_CASE("the memory of a step is what describe says, to the byte") {
+  check_memory<swiglu, mo::bf16>({});
+  check_memory<limited_by_sequence, float>({0, 20, 50});
+  check_memory<chosen_by_experts, float>({});
 }

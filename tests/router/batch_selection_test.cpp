@@ -46,6 +46,8 @@ struct without_rows {
 static_assert(mo::batch_selection<shared_choice<2>> && !mo::batch_selection<without_rows>);
 static_assert(!mo::batch_selection<mo::top_k<2>> && !mo::selection<mo::expert_choice<2>>);
 static_assert(!mo::batch_selection<int>);
+static_assert(mo::selects_on<shared_choice<2>, mo::host> && !mo::selects_on<shared_choice<2>, mo::cuda>);
+static_assert(mo::selects_on<mo::expert_choice<2>, mo::host> && mo::selects_on<mo::expert_choice<2>, mo::cuda>);
 
 TEST_CASE("tokens that are routed or sanitised take part, padding and tokens without a logit do not") {
   using enum mo::token_state;

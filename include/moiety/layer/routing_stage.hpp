@@ -45,7 +45,6 @@ template <class Spec, class Deployment> class routing_stage {
   using index_builder = typename detail::policy_of<typename Deployment::index_builder, backend, counting_sort>::type;
   static constexpr int experts = static_cast<int>(read::experts);
   static constexpr bool expects_loads = read::losses_type::needs_expected_loads;
-  static constexpr bool on_host = std::is_same_v<backend, host>;
 
  public:
   /// The router of the options, with what its rows need to know beside them.
@@ -72,20 +71,22 @@ template <class Spec, class Deployment> class routing_stage {
   template <class Weights>
   static void choose(engine_type& engine, Weights const& weights, layer_tape<Spec, T>& tape, batch const& about,
                      buffer const& work, bool keep) {
-    static_assert(on_host || !router_type::couples_tokens,
-                  "a selection over the whole batch runs on mo::host, not yet on mo::cuda.");
+    constexpr bool couples = router_type::couples_tokens;
+    static_assert(!couples || selects_on<typename router_type::selection_type, backend>,
+                  "this selection over the whole batch runs on mo::host: on another back end it needs runs_on<Backend> "
+                  "and select(engine, scores) for its engine.");
     layer_options<Spec> const& options = tape.options();
     router_type const router = router_of(options, weights);
     matrix_view<T const> const seen = keep ? seen_by_router(engine, router, tape, work.data()) : tape.x;
     kernels::router_logits<T>(engine, seen, weights.router(), tape.logits(), weights.router_bias());
     if (keep) add_noise(engine, weights, tape, seen);
     auto const policy = options.non_finite.value_or(backend::default_non_finite);
-    if constexpr (router_type::couples_tokens && on_host)
-      kernels::route_together<router_type, S>(engine, router, tape.logits(), about, policy, tape.routing(), work.data(),
-                                              options.name);
-    else if constexpr (!router_type::couples_tokens)
+    if constexpr (!couples)
       kernels::route<router_type, S, experts>(engine, router, tape.logits(), about, policy, tape.routing(),
                                               options.name);
+    else if constexpr (selects_on<typename router_type::selection_type, backend>)
+      kernels::route_together<router_type, S, experts>(engine, router, tape.logits(), about, policy, tape.routing(),
+                                                       work.data(), options.name);
   }
 
   /// What follows from the choices of all ranks: drops, the permutation, statistics. A collective where there are ranks.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Selections that look at all tokens of a call at once. One token's experts then depend on its neighbours and on how the
-// batch was cut, so the promises about layouts and neighbours do not hold for them. They run on the host.
+// batch was cut, so the promises about layouts and neighbours do not hold for them.
 //
 //   expert_choice<K, Factor>                  router/expert_choice.hpp
 //   sinkhorn<K, Iterations>                   router/sinkhorn.hpp
@@ -11,11 +11,13 @@
 //   average                    experts that a token has on average, for costs
 //   rows(tokens, experts)      the most rows that its choices can have
 //   workspace_bytes<S>(tokens, experts)
-//   select(engine, scores)     writes the ids of all tokens
+//   select(engine, scores)     writes the ids of all tokens; an overload for each back end's engine
+//   runs_on<Backend>           the back ends that it has one for; if it is not there: mo::host
 //   reads_logits               if it is there: sees logits in place of scores, finite or −∞ as everywhere
 // Tokens that are not dispatched take no part: they are neither chosen nor counted.
 #pragma once
 
+#include <moiety/backend/backend.hpp>
 #include <moiety/batch/routing.hpp>
 #include <moiety/batch/token.hpp>
 #include <moiety/core/config.hpp>
@@ -24,6 +26,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -39,7 +42,7 @@ template <std::floating_point S> struct batch_of_scores {
   std::int32_t* ids;     // [T × slots], no_expert throughout
   std::byte* workspace;  // workspace_bytes
 
-  bool takes_part(std::int64_t t) const { return states[t] <= token_state::sanitised; }
+  MOIETY_HD bool takes_part(std::int64_t t) const { return states[t] <= token_state::sanitised; }
   std::int64_t participants() const {
     std::int64_t count = 0;
     for (std::int64_t t = 0; t < scores.rows(); ++t) count += takes_part(t) ? 1 : 0;
@@ -54,5 +57,11 @@ concept batch_selection = requires(S const rule) {
   { S::rows(std::int64_t{}, std::int64_t{}) } -> std::same_as<std::int64_t>;
   { S::template workspace_bytes<float>(std::int64_t{}, std::int64_t{}) } -> std::same_as<std::int64_t>;
 };
+
+/// Whether a batch selection can select on a back end.
+template <class S, class Backend> inline constexpr bool selects_on = std::is_same_v<Backend, host>;
+template <class S, class Backend>
+requires requires { S::template runs_on<Backend>; }
+inline constexpr bool selects_on<S, Backend> = S::template runs_on<Backend>;
 
 }  // namespace moiety

@@ -26,11 +26,12 @@ template <int K, class Factor = std::ratio<1>> struct expert_choice {
   static constexpr int count = every_expert;
   static constexpr double average = K * static_cast<double>(Factor::num) / static_cast<double>(Factor::den);
   static constexpr bool sees_later_tokens = true;
+  template <class Backend> static constexpr bool runs_on = true;
 
   /// C of n tokens.
-  static constexpr std::int64_t capacity(std::int64_t n, std::int64_t experts) {
-    std::int64_t const parts = experts * Factor::den;
-    return std::min(n, (n * K * Factor::num + parts - 1) / parts);
+  MOIETY_HD static constexpr std::int64_t capacity(std::int64_t n, std::int64_t experts) {
+    std::int64_t const parts = experts * Factor::den, share = (n * K * Factor::num + parts - 1) / parts;
+    return share < n ? share : n;
   }
   static constexpr std::int64_t rows(std::int64_t tokens, std::int64_t experts) {
     return experts * capacity(tokens, experts);
@@ -53,6 +54,8 @@ template <int K, class Factor = std::ratio<1>> struct expert_choice {
       }
     });
   }
+
+  template <class S> void select(cuda_engine& engine, batch_of_scores<S> const& of) const;
 
  private:
   template <class S>

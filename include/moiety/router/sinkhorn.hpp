@@ -27,6 +27,7 @@ template <int K, int Iterations = 16> struct sinkhorn {
   static constexpr int count = K;
   static constexpr double average = K;
   static constexpr bool reads_logits = true;
+  template <class Backend> static constexpr bool runs_on = true;
 
   static constexpr std::int64_t rows(std::int64_t tokens, std::int64_t) { return tokens * K; }
   template <class S> static constexpr std::int64_t workspace_bytes(std::int64_t tokens, std::int64_t experts) {
@@ -65,11 +66,14 @@ template <int K, int Iterations = 16> struct sinkhorn {
     });
   }
 
- private:
+  template <class S> void select(cuda_engine& engine, batch_of_scores<S> const& of) const;
+
+  /// Tokens whose Σ_t is one part of the sum over all.
   static constexpr std::int64_t block = 64;
   static constexpr double epsilon = 1e-8;
   static constexpr std::int64_t blocks(std::int64_t tokens) { return (tokens + block - 1) / block; }
 
+ private:
   /// f(t, row) for each token that takes part; a block of tokens in turn, on one thread.
   template <class S, class Engine, class F>
   static void each_token(Engine& engine, batch_of_scores<S> const& of, F const& f) {

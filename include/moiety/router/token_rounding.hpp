@@ -23,7 +23,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <numeric>
 #include <string_view>
 
@@ -33,31 +32,47 @@ namespace moiety::inline MOIETY_ABI {
 namespace rounding {
 struct facts {
   std::int64_t over, tile;  // f mod Tile, which is not 0
-  double added, dropped;    // Σ scores of the tokens that rounding up would add, and down would drop
+  double added, dropped;    // Σ scores of the tokens that rounding up would add, and down would drop; 0 if not read
   std::int64_t sum;         // Σ (rounded − f) over the experts before
   std::uint32_t random;     // 32 bits
 };
 struct nearest {
-  static bool rounds_up(facts const& of) { return 2 * of.over >= of.tile; }
+  static constexpr bool reads_scores = false;
+  MOIETY_HD static bool rounds_up(facts const& of) { return 2 * of.over >= of.tile; }
 };
 struct up {
-  static bool rounds_up(facts const&) { return true; }
+  static constexpr bool reads_scores = false;
+  MOIETY_HD static bool rounds_up(facts const&) { return true; }
 };
 struct down {
-  static bool rounds_up(facts const&) { return false; }
+  static constexpr bool reads_scores = false;
+  MOIETY_HD static bool rounds_up(facts const&) { return false; }
 };
 struct stochastic {
-  static bool rounds_up(facts const& of) {
+  static constexpr bool reads_scores = false;
+  MOIETY_HD static bool rounds_up(facts const& of) {
     return (static_cast<std::uint64_t>(of.random) * static_cast<std::uint64_t>(of.tile)) >> 32 <
            static_cast<std::uint64_t>(of.over);
   }
 };
 struct nearest_by_score {
-  static bool rounds_up(facts const& of) { return of.added < of.dropped; }
+  MOIETY_HD static bool rounds_up(facts const& of) { return of.added < of.dropped; }
 };
 struct balanced {
-  static bool rounds_up(facts const& of) { return std::abs(of.sum + of.tile - of.over) < std::abs(of.sum - of.over); }
+  static constexpr bool reads_scores = false;
+  MOIETY_HD static bool rounds_up(facts const& of) {
+    return magnitude(of.sum + of.tile - of.over) < magnitude(of.sum - of.over);
+  }
+
+ private:
+  MOIETY_HD static std::int64_t magnitude(std::int64_t v) { return v < 0 ? -v : v; }
 };
+
+/// Whether a rule reads the sums of scores: unless it says that it does not.
+template <class Rule> inline constexpr bool reads_scores = true;
+template <class Rule>
+requires requires { Rule::reads_scores; }
+inline constexpr bool reads_scores<Rule> = Rule::reads_scores;
 }  // namespace rounding
 
 template <int K, int Tile = 128, class Rounding = rounding::nearest> struct token_rounding {
@@ -65,7 +80,31 @@ template <int K, int Tile = 128, class Rounding = rounding::nearest> struct toke
   static constexpr std::string_view name = "token_rounding";
   static constexpr int count = every_expert;
   static constexpr double average = K;
+  static constexpr int tile = Tile;
+  static constexpr bool reads_scores = rounding::reads_scores<Rounding>;
+  template <class Backend> static constexpr bool runs_on = true;
   seed key{0};
+
+  /// Of one expert, the tokens that chose it, f, and those that could come, with what its rounding may look at.
+  struct load {
+    std::int64_t chosen, available;
+    double added, dropped;
+    std::uint32_t random;
+
+    MOIETY_HD std::int64_t over() const { return chosen % Tile; }
+    MOIETY_HD std::int64_t down() const { return chosen - over(); }
+    MOIETY_HD std::int64_t up() const { return down() + Tile; }
+    MOIETY_HD bool may_rise() const { return over() != 0 && up() <= available; }
+    /// What f is rounded to; `sum` as in facts.
+    MOIETY_HD std::int64_t rounded(std::int64_t sum) const {
+      return may_rise() && Rounding::rounds_up({over(), Tile, added, dropped, sum, random}) ? up() : down();
+    }
+  };
+  MOIETY_HD load load_of(std::int64_t chosen, std::int64_t available, token_table const& tokens,
+                         std::int64_t expert) const {
+    std::uint64_t const moment = stream + static_cast<std::uint64_t>(tokens.moment());
+    return {chosen, available, 0, 0, random_word(key, moment, static_cast<std::uint64_t>(expert))};
+  }
 
   static constexpr std::int64_t rows(std::int64_t tokens, std::int64_t experts) {
     return std::min(tokens * experts, tokens * K + experts * (Tile - 1));
@@ -90,7 +129,11 @@ template <int K, int Tile = 128, class Rounding = rounding::nearest> struct toke
     });
   }
 
+  template <class S> void select(cuda_engine& engine, batch_of_scores<S> const& of) const;
+
  private:
+  static constexpr std::uint64_t stream = stream_of("router.token_rounding");
+
   /// The workspace.
   struct table {
     std::int64_t tokens, experts;
@@ -145,19 +188,18 @@ template <int K, int Tile = 128, class Rounding = rounding::nearest> struct toke
   template <class S> void round(batch_of_scores<S> const& of, table const& t) const {
     std::int64_t sum = 0;
     for (std::int64_t e = 0; e < t.experts; ++e) {
-      std::int64_t const f = t.chosen_count[e], over = f % Tile, down = f - over, up = over == 0 ? f : down + Tile;
+      load of_expert = load_of(t.chosen_count[e], t.kept[e], of.tokens, e);
       auto const scores = [&](std::int64_t first, std::int64_t last) {
         double total = 0;
         for (; first < last; ++first) total += static_cast<double>(of.scores.row(t.order[e * t.tokens + first])[e]);
         return total;
       };
-      std::uint32_t const random =
-          random_word(key, stream_of("router.token_rounding") + static_cast<std::uint64_t>(of.tokens.moment()),
-                      static_cast<std::uint64_t>(e));
-      bool const raise = over != 0 && up <= t.kept[e] &&
-                         Rounding::rounds_up({over, Tile, scores(f, up), scores(down, f), sum, random});
-      t.kept[e] = raise ? up : down;
-      sum += t.kept[e] - f;
+      if (reads_scores && of_expert.may_rise()) {
+        of_expert.added = scores(of_expert.chosen, of_expert.up());
+        of_expert.dropped = scores(of_expert.down(), of_expert.chosen);
+      }
+      t.kept[e] = of_expert.rounded(sum);
+      sum += t.kept[e] - of_expert.chosen;
     }
   }
 

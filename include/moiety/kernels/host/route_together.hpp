@@ -31,7 +31,8 @@ template <class Router, class S> constexpr std::int64_t route_workspace(std::int
   return detail::score_bytes<S>(tokens, experts) + Router::selection_type::template workspace_bytes<S>(tokens, experts);
 }
 
-template <class Router, class S>
+/// Experts: their number where it is a constant, of no matter here.
+template <class Router, class S, int Experts = 0>
 void route_together(host_engine& engine, Router const& router, matrix_view<S const> logits, batch const& about,
                     non_finite policy, routing_view<S> out, void* workspace, std::string_view name = {}) {
   std::int64_t const tokens = logits.rows(), experts = logits.cols();

@@ -413,7 +413,7 @@ __global__ void __launch_bounds__(route_threads, 1)
 template <class Router, class S, int Experts>
 void route(cuda_engine& engine, Router const& router, matrix_view<S const> logits, batch const& about,
            non_finite policy, routing_view<S> out, std::string_view) {
-  static_assert(!Router::couples_tokens, "a selection over the whole batch runs on mo::host, not yet on mo::cuda.");
+  static_assert(!Router::couples_tokens, "a selection over the whole batch is the work of route_together.");
   gpu::with_registers<Experts>(logits.cols(), [&](auto n) {
     engine.launch("route", &gpu::route_tokens<Router, S, n(), Experts>,
                   {gpu::route_blocks(engine, logits.rows()), gpu::route_threads}, router, logits, about.mask.data(),
