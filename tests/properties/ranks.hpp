@@ -134,6 +134,14 @@ template <class Backend> Backend of_one_thread() {
   return options;
 }
 
+/// A micro-batch whose input half is yet to come.
+template <class Spec, class Deployment> struct micro_batch {
+  rank_tokens tokens;
+  std::vector<mo::buffer> said;
+  typename Deployment::backend::template matrix<typename Deployment::element> x, y, dy, dx;
+  typename mo::moe_layer<Spec, Deployment>::tape_type tape;
+};
+
 template <class Spec, class T, class Dispatcher = mo::all_to_all, class Transport = mo::threads,
           class Backend = mo::host, class Numerics = mo::numerics::invariant>
 outcome<T> step_on(mo::layout const& shape, std::vector<cut> const& micro_batches,
@@ -146,18 +154,13 @@ outcome<T> step_on(mo::layout const& shape, std::vector<cut> const& micro_batche
       [&](mo::context<deployment>& ctx) {
         mo::moe_layer<Spec, deployment> layer{ctx, options};
         auto weights = layer.make_weights(mo::seed{17});
-        if constexpr (read::router_type::has_selection_bias)
+        if constexpr (read::router_type::has_selection_bias) {
           for (std::int64_t e = 0; e < read::experts; ++e) {
             float const bias = static_cast<float>(e * 7 % 5) * 0.05f;
             ctx.memory().store(weights.selection_bias() + e, &bias, sizeof(bias));
           }
-        struct micro_batch {
-          rank_tokens tokens;
-          std::vector<mo::buffer> said;
-          decltype(ctx.matrix(0, 0)) x, y, dy, dx;
-          typename mo::moe_layer<Spec, deployment>::tape_type tape;
-        };
-        std::vector<micro_batch> all;
+        }
+        std::vector<micro_batch<Spec, deployment>> all;
         outcome<T> result;
         mo::loss_ledger<Spec> ledger{ctx, 1};
         auto const append = [](auto& to, auto const& from) { to.insert(to.end(), from.begin(), from.end()); };

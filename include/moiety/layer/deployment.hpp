@@ -7,7 +7,8 @@
 //   element      float, double, bf16 or fp16: activations and expert weights. Router weights, logits, gradients and sums
 //                are sum_t<element>: double for double, else float
 //   transport    mo::self: one rank; mo::threads: ranks are threads of this process; mo::mpi of <moiety/mpi.hpp>: processes.
-//                mo::self for a layout of one rank, else mo::threads
+//                mo::self for a layout of one rank, else mo::threads. On mo::cuda threads share a device, and mo::nccl of
+//                <moiety/backend/transport/nccl_ranks.cuh> has one for each rank
 //   dispatcher   mo::local: every expert on this rank; mo::all_to_all, where the layout spreads them. The default is what
 //                the layout needs
 //   weight_layout  mo::row_major: products read the weights as they lie; or mo::packed_forward, mo::packed, with mo::host

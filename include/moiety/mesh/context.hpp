@@ -16,6 +16,8 @@
 //   expert(), expert_tensor(), expert_data()          one axis of the experts' grid
 //   tied()          the ranks of the first and of the last stage, for a tensor that both hold; in between, those of a stage
 //
+// On mo::cuda they move rows of device memory and tell each other values of the host's, see backend/transport/device_ranks.cuh.
+//
 // A context outlives the layers, matrices, weights and tapes that were made with it. It is used by one thread at a time.
 #pragma once
 
