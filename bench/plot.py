@@ -12,7 +12,9 @@ from pathlib import Path
 from report import DIRECTIONS, Run
 
 COLOURS = {"moiety": "#c0392b", "moiety_packed": "#e67e22", "openblas": "#2471a3", "blis": "#1e8449",
-           "onednn": "#7d3c98", "eigen": "#7f8c8d", "libxsmm": "#17202a", "libxsmm_in_place": "#85929e"}
+           "onednn": "#7d3c98", "eigen": "#7f8c8d", "libxsmm": "#17202a", "libxsmm_in_place": "#85929e",
+           "moiety_portable": "#e67e22", "torch": "#2471a3", "torch_fused": "#1e8449", "loop": "#7f8c8d",
+           "deep_gemm": "#7d3c98"}
 WIDTH, HEIGHT, LEFT, TOP, GAP = 300, 190, 46, 64, 46
 
 
@@ -60,11 +62,20 @@ def plot(run, shape):
     bottom = TOP + len(kinds) * (HEIGHT + GAP + 10)
     out.insert(0, text(width / 2, 24, f"% of limit over rows an expert, {shape}, one thread, "
                        f"{run.context.get('processor', '')}, {run.context['date'][:10]}", size=14))
+    return document(width, bottom, [*out, *legend(seen, bottom)])
+
+
+def legend(seen, bottom):
+    out = []
     for i, who in enumerate(sorted(seen, key=lambda w: list(COLOURS).index(w) if w in COLOURS else 99)):
         at, dash = LEFT + i * 125, ' stroke-dasharray="5 3"' if who.startswith("libxsmm") else ""
         out.append(f'<line x1="{at}" x2="{at + 22}" y1="{bottom}" y2="{bottom}" stroke="{COLOURS.get(who, "#000")}" '
                    f'stroke-width="{3 if who.startswith("moiety") else 1.5}"{dash}/>')
         out.append(text(at + 27, bottom + 4, who, "start"))
+    return out
+
+
+def document(width, bottom, out):
     size = f'width="{width}" height="{bottom + 24}" viewBox="0 0 {width} {bottom + 24}"'
     style = 'font-family="sans-serif" fill="#222"'
     return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>',
