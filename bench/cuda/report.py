@@ -7,7 +7,8 @@ report.py --self                                   the same from rows made up
 
 The floor of a row is the larger of its bytes at the rate of the copy and its FLOPs at the best rate of cuBLAS in the same
 run: bf16, or float for products without tensor cores. `of floor` is floor / time; `of dense` is the time of cuBLAS's dense
-product of equal size, replayed between ours, over ours: the number to judge by, as clocks move both.
+product of equal size, or of those of a layer, replayed between ours, over ours: the number to judge by, as clocks move
+both. `shapes` says how many rows each expert had, for peers.py.
 """
 import json
 import sys
@@ -34,7 +35,7 @@ def ceilings(rows):
         parts = row["name"].split("/")
         if len(parts) == 3 and parts[1] == "ceiling":
             best[parts[2]] = max(best[parts[2]], (row["flops"] or row["bytes"]) / row["us"] * 1e6)
-        elif row.get("dense_us") and row["tensor_cores"]:
+        elif row.get("dense_us") and row["tensor_cores"] and "/layer_" not in row["name"]:  # without the router's
             best["bf16"] = max(best["bf16"], row["flops"] / row["dense_us"] * 1e6)
     return best
 
@@ -55,7 +56,8 @@ def document(rows, about):
     measured = [judge(row, best) for row in rows if "us" in row and "/ceiling/" not in row["name"]]
     left_out = [row["name"].rsplit("/", 1)[0] + ": " + row["left_out"] for row in rows if "left_out" in row]
     return {**about, "ceilings": {"copy_bytes_per_s": best["copy"], "bf16_flops": best["bf16"],
-                                  "float_flops": best["float"]}, "left_out": left_out, "rows": measured}
+                                  "float_flops": best["float"]}, "left_out": left_out,
+            "shapes": [row for row in rows if "counts" in row], "rows": measured}
 
 
 def table(result):
@@ -63,14 +65,14 @@ def table(result):
              f"bf16 {result['ceilings']['bf16_flops'] / 1e12:.0f} TFLOP/s, "
              f"float {result['ceilings']['float_flops'] / 1e12:.1f} TFLOP/s",
              f"{'model/tokens/routing/stage':44} {'us':>11} {'p90':>11} {'floor us':>11} {'of floor':>8} {'bound by':>8} "
-             f"{'rate':>14} {'of dense':>8} {'MHz':>5}"]
+             f"{'rate':>14} {'of dense':>8} {'MHz':>5} {'W':>4}"]
     for row in result["rows"]:
         rate = (f"{row['flops'] / row['us'] / 1e6:.1f} TFLOP/s" if row["bound_by"] == "compute"
                 else f"{row['bytes'] / row['us'] / 1e6:.2f} TB/s")
         dense = f"{100 * row['dense_ratio']:.0f} %" if "dense_ratio" in row else ""
         lines.append(f"{row['name']:44} {row['us']:11.1f} {row['p90']:11.1f} {row['floor_us']:11.1f} "
                      f"{100 * row['of_floor']:6.0f} % {row['bound_by']:>8} {rate:>14} {dense:>8} "
-                     f"{row['clock_after']:5.0f}")
+                     f"{row['clock_after']:5.0f} {row.get('watts_after', 0):4.0f}")
     return "\n".join(lines + [f"left out: {what}" for what in result["left_out"]])
 
 
@@ -89,21 +91,25 @@ def self_test():
         {"name": "qwen3/ceiling/float", "us": 1000.0, "flops": 5e10, "bytes": 0, "tensor_cores": False, **common},
         {"name": "qwen3/64/uniform/gemm_up", "us": 200.0, "flops": 7e10, "bytes": 4e7, "tensor_cores": True,
          "dense_us": 100.0, "dense_ratio": 0.5, **common},
+        {"name": "qwen3/64/uniform/layer_infer", "us": 200.0, "flops": 9e11, "bytes": 4e7, "tensor_cores": True,
+         "dense_us": 100.0, "dense_ratio": 0.5, **common},
         {"name": "qwen3/64/uniform/gather", "us": 20.0, "flops": 0, "bytes": 4e7, "tensor_cores": False, **common},
+        {"name": "qwen3/64/uniform/shape", "tokens": 64, "counts": [[500, 12]]},
         {"name": "qwen3/64/uniform/done", "left_out": "out of memory"},
     ]
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder, "rows.jsonl")
         lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
         result = document(read([lines]), {"device": "none"})
-        up, gather = result["rows"]
+        up, _, gather = result["rows"]
         assert result["ceilings"]["bf16_flops"] == 7e14 and result["ceilings"]["copy_bytes_per_s"] == 4e12
         assert up["bound_by"] == "compute" and abs(up["floor_us"] - 100) < 1e-9 and abs(up["of_floor"] - 0.5) < 1e-9
         assert gather["bound_by"] == "memory" and abs(gather["floor_us"] - 10) < 1e-9
+        assert result["shapes"] == [rows[6]]
         text = table(result)
         assert "350.0 TFLOP/s" in text and "2.00 TB/s" in text and "qwen3/64/uniform: out of memory" in text
         write(Path(folder, "new", "out.json"), [lines], {"device": "none"})
-        assert len(json.loads(Path(folder, "new", "out.json").read_text())["rows"]) == 2
+        assert len(json.loads(Path(folder, "new", "out.json").read_text())["rows"]) == 3
 
 
 if __name__ == "__main__":
