@@ -12,7 +12,7 @@ OURS.json is what report.py wrote. The same sizes and the same number of rows an
   torch_fused    gemm_up as ours does it: with the gather in front and the activation behind
   torch_compile  the layer, compiled; the largest evenly routed shape of a model
   loop           torch.mm for each expert; a layer of at most 16 experts
-  dense          one matmul of equal M * N * K
+  dense          one matmul of equal M * N * K; in place of a layer its products, as if all rows were one expert's
   scattermoe, liger, sonicmoe, deep_gemm   where they can be imported
 
 Peers of a stage take turns in every round, over three sets of random inputs, each round a CUDA graph of at least half a

@@ -65,10 +65,19 @@ class Clock:
         bodies = [partial(body, s) for s in range(SETS)]
         if not self.cuda or not graph:
             return calls, bodies, False
+        try:
+            return calls, self.captured(bodies), True
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # it waits for the host
+            return calls, bodies, False
+
+    @staticmethod
+    def captured(bodies):
         pool, stream, graphs = torch.cuda.graph_pool_handle(), torch.cuda.Stream(), []
         torch.cuda.synchronize()
         with torch.cuda.stream(stream):
-            call(0)
+            bodies[0]()
             torch.cuda.synchronize()
             for put in bodies:
                 graphs.append(torch.cuda.CUDAGraph())
@@ -78,7 +87,7 @@ class Clock:
                 finally:
                     graphs[-1].capture_end()
         torch.cuda.synchronize()
-        return calls, [graph.replay for graph in graphs], True
+        return [graph.replay for graph in graphs]
 
 
 class Model:
@@ -193,8 +202,8 @@ def deep_gemm(case, rows, weights):
     """Its rows of an expert begin at multiples of 128; weights [E x m x n] whose rows are contiguous."""
     try:
         import deep_gemm as library
-    except ImportError:
-        return {}
+    except ImportError as e:
+        return {"deep_gemm": f"{type(e).__name__}: {e}"}
     weights, sets = weights.transpose(1, 2), []
     if weights.stride(2) != 1:
         return {}
@@ -267,7 +276,8 @@ def stages(case, compiled):
         for x, counts in zip(case.x, case.counts):
             if m.route(x)[1].flatten().bincount(minlength=m.E).tolist() != counts:
                 raise RuntimeError("the layer routes otherwise than ours")
-        return {**{peer: layer_pass(case, stage, *of) for peer, of in forwards.items()}, **absent}
+        passes_of = {peer: layer_pass(case, stage, *of) for peer, of in forwards.items()}
+        return {**passes_of, "dense": dense_layer(case, stage == "layer_step"), **absent}
 
     for stage in ("layer_infer", "layer_forward", "layer_step"):
         yield stage, partial(passes, stage)
@@ -290,6 +300,21 @@ def layers(model, compiled):
         except Exception as e:  # not installed, or another version: the others are measured all the same
             absent[make.__name__] = f"{type(e).__name__}: {e}"
     return found, absent
+
+
+def dense_layer(case, backward):
+    """The products of a layer as if all rows were one expert's."""
+    m = case.model
+    x, z, a = (m.random(case.R, width, scale=1) for width in (m.H, 2 * m.I, m.I))
+
+    def products(s):
+        for left, right in ((x, m.w1[0].t()), (a, m.w2[0].t())):
+            torch.mm(left, right)
+        if backward:
+            for left, right in ((x, m.w2[0]), (z, m.w1[0]), (z.t(), x), (x.t(), a)):
+                torch.mm(left, right)
+
+    return products
 
 
 def layer_pass(case, stage, forward, weights):
