@@ -30,6 +30,17 @@ with open(asked["--out"], "a") as file:
         file.write(json.dumps(row) + "\\n")
 sys.exit(0 if asked["--model"] == "qwen3" or os.path.exists("fixed") else 75)
 """
+PEERS = """import pathlib, sys
+ours, out = map(pathlib.Path, sys.argv[1:3])
+if not ours.exists() or sys.argv[3] != "--rows" or float(sys.argv[6]) > 540:
+    sys.exit(1)
+print("peers of", ours.name)
+out.write_text("{}")
+sys.exit(0 if pathlib.Path("ready").exists() else 75)
+"""
+PLOT = """import pathlib, sys
+pathlib.Path(sys.argv[2]).write_text(pathlib.Path(sys.argv[1]).read_text())
+"""
 
 
 def program(path, text):
@@ -61,13 +72,23 @@ with tempfile.TemporaryDirectory() as folder:
         program(root / "bin" / name, text)
     program(root / "build" / "cuda" / "bench" / "cuda" / "moiety_bench_cuda", BENCH)
     expect(1, run(root, "test"), "passed   gpu/kernels/a", "FAILED   gpu/layer/b", "== test FAILED")
+    expect(1, run(root, "peers"), "bench has written nothing")
     expect(75, run(root, "build", "sanitize", "bench"), "passed   racecheck/gpu/kernels/a", "start it again")
     sanitizers = (root / "sanitizers").read_text().splitlines()
     if len(sanitizers) != 4 or any("*/tests/kernels/a_test.cu" not in line for line in sanitizers):
         sys.exit(f"the sanitizers were asked for {sanitizers}")
     (root / "fixed").touch()
-    expect(0, run(root), "== build: done before", "passed   gpu/layer/b", "== sanitize: done before", "mixtral/64/x/y")
+    expect(0, run(root), "== build: done before", "passed   gpu/layer/b", "== sanitize: done before", "mixtral/64/x/y",
+           "peers were not measured")
     (document,) = (root / "bench" / "results").glob("*.json")
-    if len(json.loads(document.read_text())["rows"]) != 3:
-        sys.exit("the JSON does not hold the three rows")
-    expect(0, run(root), "== bench: done before")
+    if len(json.loads(document.read_text())["rows"]) != 4:
+        sys.exit("the JSON does not hold the four rows")
+    expect(0, run(root), "== bench: done before", "== peers: done before")
+    (root / "build" / "gpu-check" / "unknown.peers.done").unlink()
+    (root / "bench" / "cuda" / "peers.py").write_text(PEERS)
+    (root / "bench" / "plot_cuda.py").write_text(PLOT)
+    expect(75, run(root, "peers"), f"peers of {document.name}", "start it again")
+    (root / "ready").touch()
+    expect(0, run(root, "peers"), f"peers of {document.name}")
+    if document.with_name(document.stem + "-peers.svg").read_text() != "{}":
+        sys.exit("the plot is not drawn from the JSON of the peers")
