@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// moiety_bench_cuda --model qwen3|olmoe|mixtral --out FILE [--tokens N,N,...] [--replays N] [--seconds N]
+// moiety_bench_cuda --model qwen3|olmoe|mixtral|sonic --out FILE [--tokens N,N,...] [--replays N] [--seconds N]
 //
 // Appends rows to FILE, see measure.cuh. Ends with 0 when all are there, 75 when time ran out (run it again), 77 without
 // a device.
@@ -35,9 +35,14 @@ bool parse(int argc, char** argv, bench::options& asked) {
   return argc % 2 == 1 && !asked.out.empty() && asked.replays > 0;
 }
 
+bool known(std::string const& model) {
+  return model == "qwen3" || model == "olmoe" || model == "mixtral" || model == "sonic";
+}
+
 bool measure(bench::options const& asked) {
   if (asked.model == "qwen3") return bench::measure_qwen3(asked);
   if (asked.model == "olmoe") return bench::measure_olmoe(asked);
+  if (asked.model == "sonic") return bench::measure_sonic(asked);
   return bench::measure_mixtral(asked);
 }
 
@@ -45,9 +50,9 @@ bool measure(bench::options const& asked) {
 
 int main(int argc, char** argv) try {
   bench::options asked;
-  if (!parse(argc, argv, asked) || (asked.model != "qwen3" && asked.model != "olmoe" && asked.model != "mixtral")) {
+  if (!parse(argc, argv, asked) || !known(asked.model)) {
     std::fprintf(stderr,
-                 "usage: moiety_bench_cuda --model qwen3|olmoe|mixtral --out FILE [--tokens N,N,...] "
+                 "usage: moiety_bench_cuda --model qwen3|olmoe|mixtral|sonic --out FILE [--tokens N,N,...] "
                  "[--replays N] [--seconds N]\n");
     return 2;
   }

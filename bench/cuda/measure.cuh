@@ -3,12 +3,14 @@
 // graphs are replayed in turn; beside each replay runs one of cuBLAS's dense product of the same size, where there is one.
 // A row's time is the median over replays, divided by the calls in a graph.
 //
-// Rows are lines of JSON that are appended to a file; a name that stands there already is not measured again.
+// Rows are lines of JSON that are appended to a file; a name that stands there already is not measured again. Clock and
+// power are read before the first and after the last replay.
 #pragma once
 
 #include <moiety/cuda.cuh>
 #include <moiety/experts/cublas_handle.cuh>
 
+#include <dlfcn.h>
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -88,27 +90,49 @@ inline double quantile(std::vector<double> values, double at) {
   return values[static_cast<std::size_t>(at * static_cast<double>(values.size() - 1) + 0.5)];
 }
 
-/// The first line that a program prints; empty where it cannot be run.
-inline std::string first_line(char const* command) {
-  std::string line;
-  if (FILE* const pipe = popen(command, "r")) {
-    char text[256] = {};
-    if (std::fgets(text, sizeof text, pipe) != nullptr) line = text;
-    pclose(pipe);
-  }
-  while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();
-  return line;
-}
-/// Clock of the multiprocessors in MHz; 0 where the driver's tool does not say.
-inline double sm_clock() {
-  return std::atof(first_line("nvidia-smi --query-gpu=clocks.sm --format=csv,noheader,nounits 2>/dev/null").c_str());
-}
+/// Clock and power of a device, from the library behind nvidia-smi: the program itself takes longer than most rows. Zeros
+/// where there is none.
+class meter {
+ public:
+  struct reading {
+    unsigned mhz = 0, milliwatts = 0;
+  };
 
+  explicit meter(int device) {
+    void* const library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
+    char bus[32] = {};
+    if (library == nullptr || cudaDeviceGetPCIBusId(bus, sizeof bus, device) != cudaSuccess) return;
+    auto const init = function<int()>(library, "nvmlInit_v2");
+    auto const find = function<int(char const*, void**)>(library, "nvmlDeviceGetHandleByPciBusId_v2");
+    if (init == nullptr || find == nullptr || init() != 0 || find(bus, &handle_) != 0) return;
+    clock_ = function<int(void*, int, unsigned*)>(library, "nvmlDeviceGetClockInfo");
+    power_ = function<int(void*, unsigned*)>(library, "nvmlDeviceGetPowerUsage");
+  }
+  reading read() const {
+    constexpr int multiprocessors = 1;
+    reading now;
+    if (clock_ != nullptr) static_cast<void>(clock_(handle_, multiprocessors, &now.mhz));
+    if (power_ != nullptr) static_cast<void>(power_(handle_, &now.milliwatts));
+    return now;
+  }
+
+ private:
+  template <class F> static F* function(void* library, char const* name) {
+    return reinterpret_cast<F*>(dlsym(library, name));
+  }
+
+  void* handle_ = nullptr;
+  int (*clock_)(void*, int, unsigned*) = nullptr;
+  int (*power_)(void*, unsigned*) = nullptr;
+};
+
+/// tokens: those of the model where there are none.
 struct options {
   std::string out, model;
-  std::vector<std::int64_t> tokens{64, 1024, 4096, 16384, 32768};
+  std::vector<std::int64_t> tokens;
   int replays = 30;
   double seconds = 540;
+  std::chrono::steady_clock::time_point begin = std::chrono::steady_clock::now();
 };
 
 /// One thing to measure. dense: what cuBLAS does beside it, or nothing.
@@ -122,7 +146,8 @@ struct row {
 
 class run {
  public:
-  run(options asked, mo::cuda_engine& engine) : asked_(std::move(asked)), engine_(engine), watch_(engine.stream()) {
+  run(options asked, mo::cuda_engine& engine)
+      : asked_(std::move(asked)), engine_(engine), watch_(engine.stream()), meter_(engine.device()) {
     std::ifstream known(asked_.out);
     for (std::string line; std::getline(known, line);) {
       auto const from = line.find("\"name\": \"");
@@ -133,7 +158,7 @@ class run {
   options const& asked() const { return asked_; }
   bool has(std::string const& name) const { return done_.count(name) != 0; }
   bool out_of_time() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count() > asked_.seconds;
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - asked_.begin).count() > asked_.seconds;
   }
 
   /// A line of any keys; values are JSON already.
@@ -151,7 +176,7 @@ class run {
     if (what.dense)
       for (int set = 0; set < sets; ++set) what.dense(set);
     engine_.synchronize();
-    double const clock_before = sm_clock();
+    meter::reading const before = meter_.read();
     auto const ours = capture(what.call, what.most_repeats);
     captured beside;
     if (what.dense) beside = capture(what.dense, what.most_repeats);
@@ -162,12 +187,19 @@ class run {
       times.push_back(time);
       if (what.dense) dense_times.push_back(dense), ratios.push_back(dense / time);
     }
-    std::vector<std::pair<std::string, std::string>> values{
-        {"us", std::to_string(quantile(times, 0.5))},   {"p10", std::to_string(quantile(times, 0.1))},
-        {"p90", std::to_string(quantile(times, 0.9))},  {"replays", std::to_string(times.size())},
-        {"calls", std::to_string(ours.calls)},          {"flops", std::to_string(what.flops)},
-        {"bytes", std::to_string(what.bytes)},          {"tensor_cores", what.tensor_cores ? "true" : "false"},
-        {"clock_before", std::to_string(clock_before)}, {"clock_after", std::to_string(sm_clock())}};
+    meter::reading const after = meter_.read();
+    std::vector<std::pair<std::string, std::string>> values{{"us", std::to_string(quantile(times, 0.5))},
+                                                            {"p10", std::to_string(quantile(times, 0.1))},
+                                                            {"p90", std::to_string(quantile(times, 0.9))},
+                                                            {"replays", std::to_string(times.size())},
+                                                            {"calls", std::to_string(ours.calls)},
+                                                            {"flops", std::to_string(what.flops)},
+                                                            {"bytes", std::to_string(what.bytes)},
+                                                            {"tensor_cores", what.tensor_cores ? "true" : "false"},
+                                                            {"clock_before", std::to_string(before.mhz)},
+                                                            {"clock_after", std::to_string(after.mhz)},
+                                                            {"watts_before", watts(before)},
+                                                            {"watts_after", watts(after)}};
     if (what.dense) {
       values.emplace_back("dense_us", std::to_string(quantile(dense_times, 0.5)));
       values.emplace_back("dense_ratio", std::to_string(quantile(ratios, 0.5)));
@@ -195,6 +227,7 @@ class run {
       });
     return made;
   }
+  static std::string watts(meter::reading const& at) { return std::to_string(at.milliwatts / 1000); }
   double replay(captured const& of, int i) const {
     return watch_.time([&] { of.graphs[static_cast<std::size_t>(i % sets)].launch(engine_.stream()); }) / of.calls;
   }
@@ -202,8 +235,8 @@ class run {
   options asked_;
   mo::cuda_engine& engine_;
   stopwatch watch_;
+  meter meter_;
   std::set<std::string> done_;
-  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace bench

@@ -4,14 +4,14 @@
 //
 //   uniform   none        zipf   −log(1 + e)        one_hot   a large one for the first k experts
 //
-// Evenly routed, products are measured by portable kernels too, beside those that the library chooses.
+// Evenly routed, products are measured by portable kernels too, beside those that the library chooses. Beside a layer run
+// its products as dense ones. A row `shape` holds the sizes, and how many rows each expert had in each set of inputs.
 #pragma once
 
 #include "measure.cuh"
 
 #include <cmath>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -84,17 +84,21 @@ template <class Spec> class model {
  public:
   model(std::string_view name, options const& asked) : name_(name), layer_(ctx_), run_(asked, engine()) {}
 
-  void measure_all() {
+  void measure_all(std::vector<std::int64_t> tokens_of_model = {64, 1024, 4096, 16384, 32768},
+                   std::vector<std::string> const& routings = {"uniform", "zipf", "one_hot"}) {
     ceilings();
     auto weights = layer_.make_weights(mo::seed{17});
-    for (std::int64_t const tokens : run_.asked().tokens)
-      for (char const* routing : {"uniform", "zipf", "one_hot"}) {
+    if (!run_.asked().tokens.empty()) tokens_of_model = run_.asked().tokens;
+    for (std::int64_t const tokens : tokens_of_model)
+      for (std::string const& routing : routings) {
         if (run_.out_of_time()) return;
         std::string const prefix = name_ + '/' + std::to_string(tokens) + '/' + routing + '/';
         if (run_.has(prefix + "done")) continue;
         try {
-          stages(prefix, weights, tokens, routing);
-          layers(prefix, weights, tokens, routing);
+          auto in = inputs_of(weights, tokens, routing);
+          outputs out(tokens, memory());
+          stages(prefix, weights, in, out, routing == "uniform");
+          layers(prefix, weights, in, out);
           if (!run_.out_of_time()) run_.write(prefix + "done", {});
         } catch (std::exception const& e) {  // memory, as a rule: said, and left out
           if (std::string_view(e.what()).find("out of memory") == std::string_view::npos) throw;
@@ -166,12 +170,28 @@ template <class Spec> class model {
     return all;
   }
 
-  void stages(std::string const& prefix, typename layer_type::weights_type& weights, std::int64_t tokens,
-              std::string_view routing) {
-    auto in = inputs_of(weights, tokens, routing);
-    outputs out(tokens, memory());
+  /// How its experts were loaded: what others need to measure the same.
+  void shape(std::string const& prefix, std::vector<inputs> const& in) {
+    if (run_.has(prefix + "shape")) return;
+    std::string counts;
+    for (inputs const& set : in) {
+      auto const starts = set.starts.host();
+      counts += counts.empty() ? "[" : "], [";
+      for (std::int64_t e = 0; e < E; ++e)
+        counts += (e == 0 ? "" : ", ") + std::to_string(starts(0, e + 1) - starts(0, e));
+    }
+    run_.write(prefix + "shape", {{"tokens", std::to_string(in[0].x.rows())},
+                                  {"hidden", std::to_string(H)},
+                                  {"ffn", std::to_string(I)},
+                                  {"experts", std::to_string(E)},
+                                  {"slots", std::to_string(K)},
+                                  {"counts", '[' + counts + "]]"}});
+  }
+
+  void stages(std::string const& prefix, typename layer_type::weights_type& weights, std::vector<inputs>& in,
+              outputs& out, bool portable) {
     auto const of = [&](int set) -> inputs& { return in[static_cast<std::size_t>(set)]; };
-    auto const t = static_cast<double>(tokens);
+    auto const t = static_cast<double>(in[0].x.rows());
     run_.measure({prefix + "router_logits", 2 * t * H * E, t * H * 2 + t * E * 4 + 4.0 * E * H, false, 64,
                   [&](int s) { mo::kernels::router_logits<T>(engine(), of(s).x, weights.router(), of(s).logits); },
                   nullptr});
@@ -184,6 +204,7 @@ template <class Spec> class model {
     run_.measure({prefix + "index", 0, t * (12 * K + 1), false, 64,
                   [&](int s) { mo::kernels::build_permutation<S>(engine(), of(s).routes(), of(s).order()); }, nullptr});
     engine().synchronize();
+    shape(prefix, in);
     auto const starts = of(0).starts.host();
     auto const r = static_cast<double>(starts(0, E));
     std::int64_t used = 0;
@@ -191,8 +212,7 @@ template <class Spec> class model {
     run_.measure({prefix + "gather", 0, 2 * (t * H + r * H) + 4 * r, false, 64,
                   [&](int s) { mo::kernels::gather<T>(engine(), of(s).order(), of(s).x, out.rows); }, nullptr});
     products(engine(), prefix, "", weights, in, out, starts(0, E), static_cast<double>(used));
-    if (routing == "uniform")
-      products(portable_, prefix, "/portable", weights, in, out, starts(0, E), static_cast<double>(used));
+    if (portable) products(portable_, prefix, "/portable", weights, in, out, starts(0, E), static_cast<double>(used));
     run_.measure(
         {prefix + "combine", 0, 2 * (r * H + t * H) + 8 * r, false, 64,
          [&](int s) { mo::kernels::combine<T>(engine(), of(s).order(), out.o, of(s).weights.data(), nullptr, out.y); },
@@ -219,7 +239,7 @@ template <class Spec> class model {
         {prefix + "gemm_up" + kind, 4 * r * H * I, b * (t * H + used * 2 * H * I + 3 * r * I), true, 64,
          [&](int s) {
            mo::kernels::grouped_gemm_nt<S>(by, E, offsets(s), most, rows(s, in[static_cast<std::size_t>(s)].x), up, I,
-                                           H, mo::detail::activate<mlp, T>{out.z.data(), out.a.data(), I});
+                                           H, mo::detail::activate<mlp, T>{out.z.data(), out.a.data(), I, nullptr, {}});
          },
          [&](int) {
            multiply.template nt<T, T>({count, 2 * I, H}, {out.rows.data(), H}, {up[0].data, H}, {out.dz.data(), 2 * I});
@@ -276,28 +296,47 @@ template <class Spec> class model {
                   }});
   }
 
-  void layers(std::string const& prefix, typename layer_type::weights_type& weights, std::int64_t tokens,
-              std::string_view routing) {
-    auto in = inputs_of(weights, tokens, routing);
+  /// What products of a layer cost where all rows are one expert's: cuBLAS, on what the stages left in `out`.
+  void dense_layer(mo::detail::cublas_stream const& multiply, typename layer_type::weights_type& weights, outputs& out,
+                   bool backward) {
+    std::int64_t const r = out.rows.rows();
+    auto const up = weights.operands().forward_inputs();
+    auto const down = weights.operands().forward_down();
+    multiply.template nt<T, T>({r, 2 * I, H}, {out.rows.data(), H}, {up[0].data, H}, {out.z.data(), 2 * I});
+    multiply.template nt<T, T>({r, H, I}, {out.a.data(), I}, {down[0].data, I}, {out.o.data(), H});
+    if (!backward) return;
+    multiply.template nn<T, T>({r, I, H}, {out.rows.data(), H}, {down[0].data, I}, {out.scaled.data(), I}, false);
+    multiply.template nn<T, T>({r, H, 2 * I}, {out.dz.data(), 2 * I}, {up[0].data, H}, {out.dx.data(), H}, false);
+    for (int input = 0; input < 2; ++input)
+      multiply.template tn<T>({I, H, r}, {out.dz.data() + input * I, 2 * I}, {out.rows.data(), H},
+                              {out.gradient.data(), H}, false);
+    multiply.template tn<T>({H, I, r}, {out.rows.data(), H}, {out.a.data(), I}, {out.gradient.data(), I}, false);
+  }
+
+  void layers(std::string const& prefix, typename layer_type::weights_type& weights, std::vector<inputs>& in,
+              outputs& out) {
+    mo::detail::cublas_stream const multiply(engine());
     auto gradients = layer_.make_gradients();
-    mo::device_matrix<T> y(tokens, H, memory()), dx(tokens, H, memory());
-    std::vector<std::optional<typename layer_type::tape_type>> tapes(sets);
+    std::int64_t const tokens = in[0].x.rows();
+    mo::device_matrix<T> dx(tokens, H, memory());
     auto const at = [](int set) { return static_cast<std::size_t>(set); };
     auto const t = static_cast<double>(tokens), r = t * K;
     double const touched = std::min<double>(E, r), weight_bytes = 2 * touched * 3 * H * I;
     run_.measure({prefix + "layer_infer", 6 * r * H * I + 2 * t * H * E, 2 * (2 * t * H) + weight_bytes, true, 8,
-                  [&](int s) { layer_.infer(weights, in[at(s)].x, y); }, nullptr});
+                  [&](int s) { layer_.infer(weights, in[at(s)].x, out.y); },
+                  [&](int) { dense_layer(multiply, weights, out, false); }});
     run_.measure({prefix + "layer_forward", 6 * r * H * I + 2 * t * H * E,
                   2 * (2 * t * H + 2 * r * I) + weight_bytes + 4 * t * E, true, 8,
-                  [&](int s) { layer_.forward(weights, in[at(s)].x, y); }, nullptr});
+                  [&](int s) { layer_.forward(weights, in[at(s)].x, out.y); },
+                  [&](int) { dense_layer(multiply, weights, out, false); }});
     run_.measure({prefix + "layer_step", 18 * r * H * I + 6 * t * H * E,
                   2 * (5 * t * H + 4 * r * I) + 2 * weight_bytes + 12.0 * E * H * I, true, 1,
                   [&](int s) {
-                    auto tape = layer_.forward(weights, in[at(s)].x, y);
+                    auto tape = layer_.forward(weights, in[at(s)].x, out.y);
                     gradients.reset();
                     layer_.backward(weights, tape, in[at(s)].dy, dx, gradients);
                   },
-                  nullptr});
+                  [&](int) { dense_layer(multiply, weights, out, true); }});
   }
 
   static constexpr float common = 8;
