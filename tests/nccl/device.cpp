@@ -277,6 +277,7 @@ void late(ranks& all) {
 /// The last rank lets go of an operation, by an exception; with it go all its communicators.
 void leaves(ranks& all) {
   if (all.size() == 1) return;
+  all.barrier();  // now all have come
   values_on_device<float> values(8);
   auto* const bytes = reinterpret_cast<std::byte*>(values.data());
   std::vector<mo::outgoing_rows> to(static_cast<std::size_t>(all.size()));
