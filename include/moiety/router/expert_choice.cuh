@@ -19,7 +19,7 @@ namespace kernels::gpu {
 
 /// chosen[e][t], for the expert of the block.
 template <class Rule, class S>
-__global__ void __launch_bounds__(cut_threads) choose_tokens(batch_of_scores<S> const of, bool* chosen) {
+__global__ void __launch_bounds__(cut_threads, 1) choose_tokens(batch_of_scores<S> const of, bool* chosen) {
   using key_type = typename expert_column<S>::key_type;
   expert_column<S> const column{of, blockIdx.x};
   std::int64_t const tokens = column.tokens();

@@ -24,7 +24,7 @@ namespace kernels::gpu {
 
 /// b = 1, and the number of tokens that take part.
 template <class S>
-__global__ void __launch_bounds__(cut_threads)
+__global__ void __launch_bounds__(cut_threads, 1)
     begin_balance(batch_of_scores<S> const of, double* balance, std::int64_t* participants) {
   int count = 0;
   for (std::int64_t t = threadIdx.x; t < of.scores.rows(); t += cut_threads) count += of.takes_part(t) ? 1 : 0;
@@ -48,7 +48,7 @@ template <class S, int N> __global__ void __launch_bounds__(route_threads) raise
 
 /// parts[block][e] = Σ C_te a_t over the tokens of the block.
 template <class Rule, class S>
-__global__ void __launch_bounds__(cut_threads)
+__global__ void __launch_bounds__(cut_threads, 1)
     share_tokens(batch_of_scores<S> const of, double const* balance, std::int64_t const* participants, double* parts) {
   __shared__ registers_of<double, static_cast<int>(Rule::block)> shares;
   std::int64_t const experts = of.scores.cols(), first = blockIdx.x * Rule::block;

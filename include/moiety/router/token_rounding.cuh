@@ -39,21 +39,17 @@ __global__ void __launch_bounds__(route_threads) mark_largest(batch_of_scores<S>
   }
 }
 
-/// One expert's tokens, parted by whether they chose it.
+/// One expert's tokens, parted into those that chose it and the others.
 template <class S> struct rounded_column : expert_column<S> {
   using typename expert_column<S>::key_type;
-  using cut = largest_cut<key_type>;
   bool const* chosen;  // [T]
 
-  __device__ bool may_join(std::int64_t t) const { return !chosen[t] && this->can_come(t); }
-  __device__ key_type own_key(std::int64_t t) const { return chosen[t] ? this->key(t) : key_type{0}; }
-  __device__ key_type other_key(std::int64_t t) const { return may_join(t) ? this->key(t) : key_type{0}; }
-  /// The best `count` of those that chose it, or of the others.
-  __device__ cut best_own(std::int64_t count) const {
-    return find_cut<key_type>(this->tokens(), count, [this](std::int64_t t) { return own_key(t); });
-  }
-  __device__ cut best_others(std::int64_t count) const {
-    return find_cut<key_type>(this->tokens(), count, [this](std::int64_t t) { return other_key(t); });
+  /// Whether a token is one of its own, or one of the others that may join them.
+  __device__ bool is_of(bool own, std::int64_t t) const { return own ? chosen[t] : !chosen[t] && this->can_come(t); }
+  /// The best `count` of either.
+  __device__ __forceinline__ largest_cut<key_type> best(bool own, std::int64_t count) const {
+    return find_cut<key_type>(this->tokens(), count,
+                              [&](std::int64_t t) { return is_of(own, t) ? this->key(t) : key_type{0}; });
   }
   __device__ bool before(std::int32_t a, std::int32_t b) const {
     S const of_a = this->score(a), of_b = this->score(b);
@@ -67,7 +63,8 @@ template <class S> __device__ rounded_column<S> column_of_block(batch_of_scores<
 
 /// Σ scores of the fewer than Most tokens for which takes(t), the best first. They are listed, and the list sorted in place.
 template <int Most, class S, class Takes>
-__device__ double sum_in_order(rounded_column<S> const& column, Takes const& takes, std::int32_t* list) {
+__device__ __forceinline__ double sum_in_order(rounded_column<S> const& column, Takes const& takes,
+                                               std::int32_t* list) {
   constexpr int each = (Most + cut_threads - 1) / cut_threads;
   __shared__ int count;
   __shared__ double total;
@@ -99,31 +96,28 @@ __device__ double sum_in_order(rounded_column<S> const& column, Takes const& tak
 
 /// `lists` [E × T] is scratch.
 template <class Rule, class S>
-__global__ void __launch_bounds__(cut_threads)
+__global__ void __launch_bounds__(cut_threads, 1)
     measure_loads(Rule const rule, batch_of_scores<S> const of, bool const* chosen, std::int32_t* lists,
                   typename Rule::load* loads) {
   rounded_column<S> const column = column_of_block(of, chosen);
-  int own = 0, others = 0;
+  int chose = 0, may_join = 0;
   for (std::int64_t t = threadIdx.x; t < column.tokens(); t += cut_threads)
-    own += column.chosen[t] ? 1 : 0, others += column.may_join(t) ? 1 : 0;
-  own = sum_of_block(own), others = sum_of_block(others);
-  typename Rule::load load = rule.load_of(own, own + others, of.tokens, column.expert);
-  if constexpr (Rule::reads_scores)
-    if (load.may_rise()) {
-      std::int32_t* const list = lists + column.expert * column.tokens();
-      auto const joins = column.best_others(load.up() - load.chosen);
-      load.added = sum_in_order<Rule::tile>(
-          column, [&](std::int64_t t) { return column.may_join(t) && joins.keeps(column.other_key(t), t); }, list);
-      auto const stays = column.best_own(load.down());
-      load.dropped = sum_in_order<Rule::tile>(
-          column, [&](std::int64_t t) { return column.chosen[t] && !stays.keeps(column.own_key(t), t); }, list);
-    }
+    chose += column.is_of(true, t) ? 1 : 0, may_join += column.is_of(false, t) ? 1 : 0;
+  chose = sum_of_block(chose), may_join = sum_of_block(may_join);
+  typename Rule::load load = rule.load_of(chose, chose + may_join, of.tokens, column.expert);
+  for (int side = 0; Rule::reads_scores && load.may_rise() && side < 2; ++side) {
+    bool const own = side == 1;  // what rounding down would drop; of the others, what rounding up would add
+    auto const cut = column.best(own, own ? load.down() : load.up() - load.chosen);
+    auto const moves = [&](std::int64_t t) { return column.is_of(own, t) && cut.keeps(column.key(t), t) != own; };
+    double const sum = sum_in_order<Rule::tile>(column, moves, lists + column.expert * column.tokens());
+    (own ? load.dropped : load.added) = sum;
+  }
   if (threadIdx.x == 0) loads[column.expert] = load;
 }
 
 /// rounded[e]: what the f of each expert becomes.
 template <class Rule>
-__global__ void __launch_bounds__(cut_threads)
+__global__ void __launch_bounds__(cut_threads, 1)
     round_loads(typename Rule::load const* loads, int experts, std::int64_t* rounded) {
   __shared__ registers_of<typename Rule::load, most_experts> all;
   for (int e = static_cast<int>(threadIdx.x); e < experts; e += cut_threads) all[e] = loads[e];
@@ -136,18 +130,16 @@ __global__ void __launch_bounds__(cut_threads)
 }
 
 template <class Rule, class S>
-__global__ void __launch_bounds__(cut_threads)
+__global__ void __launch_bounds__(cut_threads, 1)
     choose_rounded(batch_of_scores<S> const of, typename Rule::load const* loads, std::int64_t const* rounded,
                    bool* chosen) {
   rounded_column<S> const column = column_of_block(of, chosen);
   std::int64_t const f = loads[column.expert].chosen, count = rounded[column.expert];
   bool const rises = count > f;
-  auto const cut = rises ? column.best_others(count - f) : column.best_own(count);
-  for (std::int64_t t = threadIdx.x; t < column.tokens(); t += cut_threads) {
-    bool const joins = rises && column.may_join(t) && cut.keeps(column.other_key(t), t);
-    bool const stays = column.chosen[t] && (rises || cut.keeps(column.own_key(t), t));
-    chosen[column.expert * column.tokens() + t] = stays || joins;
-  }
+  auto const cut = column.best(!rises, rises ? count - f : count);
+  for (std::int64_t t = threadIdx.x; t < column.tokens(); t += cut_threads)
+    chosen[column.expert * column.tokens() + t] =
+        column.is_of(!rises, t) ? cut.keeps(column.key(t), t) : rises && column.chosen[t];
 }
 
 }  // namespace kernels::gpu

@@ -43,8 +43,9 @@ __device__ inline std::int64_t first_row_of(std::int32_t const* tokens, std::int
 
 /// Block u · E + e has the rows of expert e in unit u: sequence u, or without sequences the whole call.
 template <class Capacity, class S>
-__global__ void __launch_bounds__(cut_threads) mark_dropped(routing_view<S> const routes, permutation_view const order,
-                                                            token_table const tokens, std::int64_t const* sequences) {
+__global__ void __launch_bounds__(cut_threads, 1)
+    mark_dropped(routing_view<S> const routes, permutation_view const order, token_table const tokens,
+                 std::int64_t const* sequences) {
   using drop = typename Capacity::drop_type;
   std::int64_t const e = blockIdx.x % routes.experts, unit = blockIdx.x / routes.experts;
   std::int64_t first = order.starts[e], last = order.starts[e + 1], size = routes.tokens;

@@ -43,7 +43,7 @@ template <std::unsigned_integral Key> struct largest_cut {
 
 /// The index of the tie that `left` ties come up to, that one counted.
 template <std::unsigned_integral Key, class KeyOf>
-__device__ std::int64_t find_tie(std::int64_t count, Key tied, int left, KeyOf const& key_of) {
+__device__ __forceinline__ std::int64_t find_tie(std::int64_t count, Key tied, int left, KeyOf const& key_of) {
   __shared__ std::int64_t found;
   for (std::int64_t first = 0;; first += cut_threads) {
     std::int64_t const i = first + threadIdx.x;
@@ -62,7 +62,7 @@ __device__ std::int64_t find_tie(std::int64_t count, Key tied, int left, KeyOf c
 
 /// All threads of a block of cut_threads call it together; count is below 2³¹.
 template <std::unsigned_integral Key, class KeyOf>
-__device__ largest_cut<Key> find_cut(std::int64_t count, std::int64_t wanted, KeyOf const& key_of) {
+__device__ __forceinline__ largest_cut<Key> find_cut(std::int64_t count, std::int64_t wanted, KeyOf const& key_of) {
   constexpr int digit_bits = 8, bits = 8 * static_cast<int>(sizeof(Key));
   static_assert(cut_threads == 1 << digit_bits);
   struct digit_found {
