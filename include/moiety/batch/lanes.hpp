@@ -18,7 +18,8 @@ MOIETY_HD constexpr decltype(auto) call(F const& f, Arguments const&... argument
   return f(arguments...);
 }
 
-template <std::size_t Lanes, class T, class Join> MOIETY_HD T halved(T const (&lane)[Lanes], Join const& join) {
+MOIETY_CALLS_GIVEN template <std::size_t Lanes, class T, class Join>
+MOIETY_HD T halved(T const (&lane)[Lanes], Join const& join) {
   if constexpr (Lanes == 1) {
     return lane[0];
   } else {
