@@ -15,6 +15,8 @@
 #include <moiety/batch/permutation.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
+#include <moiety/core/matrix.hpp>
+#include <moiety/kernels/grouped_gemm.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -25,6 +27,12 @@
 #include <vector>
 
 namespace moiety::inline MOIETY_ABI {
+
+namespace detail {
+
+template <class V> std::int64_t row_bytes(std::int64_t width) { return width * static_cast<std::int64_t>(sizeof(V)); }
+
+}  // namespace detail
 
 class arrived_rows {
  public:
@@ -48,6 +56,10 @@ class arrived_rows {
   std::int64_t most_rows() const { return rows(); }
   /// Rows of this rank's permutation that travel: those of experts that have an MLP.
   std::int64_t own_rows() const { return starts_.back(); }
+  /// The rows that an exchange left in a room, of rows that are tokens.
+  template <class V> kernels::rows_of<V> brought(buffer const& room, std::int64_t width) const {
+    return {static_cast<V const*>(room.data()), width};
+  }
   /// Offsets of a call of some of these experts: others have no row.
   std::vector<std::int64_t> offsets(range_of const& part) const {
     auto const& whole = offsets_.values;
@@ -93,6 +105,16 @@ class arrived_rows {
                                     " rows, which do not fit a row index of 32 bits.");
   }
 
+  /// Rows of `width` values in a room, where bring_to(room) brings them.
+  template <class V, class BringTo>
+  kernels::rows_of<V> in_room(std::int64_t width, buffer& room, std::pmr::memory_resource& memory,
+                              BringTo const& bring_to) const {
+    room = buffer(rows() * detail::row_bytes<V>(width), memory);
+    auto* const to = static_cast<V*>(room.data());
+    bring_to(to);
+    return {to, width};
+  }
+
   std::size_t at(std::int64_t rank, std::int64_t expert) const {
     return static_cast<std::size_t>(rank * share_ + expert);
   }
@@ -130,8 +152,6 @@ class arrived_rows {
 };
 
 namespace detail {
-
-template <class V> std::int64_t row_bytes(std::int64_t width) { return width * static_cast<std::int64_t>(sizeof(V)); }
 
 /// Rows from `first` on of rows that may lie anywhere.
 template <class V>

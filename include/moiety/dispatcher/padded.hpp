@@ -64,14 +64,7 @@ class padded_exchange : public arrived_rows {
   kernels::rows_of<V> bring(links<C>& through, kernels::rows_of<V> const& from, std::int64_t width, buffer& room,
                             std::pmr::memory_resource& memory) {
     buffer const came = exchange_rows(through, from, width, memory);
-    room = buffer(rows() * detail::row_bytes<V>(width), memory);
-    auto* const to = static_cast<V*>(room.data());
-    unpack(came, through.group->size(), width, to);
-    return {to, width};
-  }
-
-  template <class V> kernels::rows_of<V> brought(buffer const& room, std::int64_t width) const {
-    return {static_cast<V const*>(room.data()), width};
+    return in_room<V>(width, room, memory, [&](V* to) { unpack(came, through.group->size(), width, to); });
   }
 
   /// to [most_rows() × width], of which the first rows() are written.

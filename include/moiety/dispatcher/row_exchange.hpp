@@ -46,15 +46,7 @@ class row_exchange : public arrived_rows {
   template <communicator C, class V>
   kernels::rows_of<V> bring(links<C>& through, kernels::rows_of<V> const& from, std::int64_t width, buffer& room,
                             std::pmr::memory_resource& memory) const {
-    room = buffer(rows() * detail::row_bytes<V>(width), memory);
-    auto* const to = static_cast<V*>(room.data());
-    bring_to(through, from, width, to);
-    return {to, width};
-  }
-
-  /// The rows that `bring` left in a room, of rows that are tokens.
-  template <class V> kernels::rows_of<V> brought(buffer const& room, std::int64_t width) const {
-    return {static_cast<V const*>(room.data()), width};
+    return in_room<V>(width, room, memory, [&](V* to) { bring_to(through, from, width, to); });
   }
 
   /// to [rows() × width].

@@ -80,10 +80,7 @@ template <int RanksPerNode> class node_exchange : public arrived_rows {
   template <communicator C, class V>
   kernels::rows_of<V> bring(links<C>& through, kernels::rows_of<V> const& from, std::int64_t width, buffer& room,
                             std::pmr::memory_resource& memory) const {
-    room = buffer(rows() * detail::row_bytes<V>(width), memory);
-    auto* const to = static_cast<V*>(room.data());
-    bring_to(through, from, width, to);
-    return {to, width};
+    return in_room<V>(width, room, memory, [&](V* to) { bring_to(through, from, width, to); });
   }
 
   template <communicator C, class V>
@@ -111,10 +108,6 @@ template <int RanksPerNode> class node_exchange : public arrived_rows {
       in.push_back(detail::rows_to(to, places_.for_kernels(), home(place), width));
     }
     operate(through.node, "dispatch in a node", detail::row_bytes<V>(width), out, in);
-  }
-
-  template <class V> kernels::rows_of<V> brought(buffer const& room, std::int64_t width) const {
-    return {static_cast<V const*>(room.data()), width};
   }
 
   template <communicator C, class V>
