@@ -148,16 +148,15 @@ TEST_CASE("a configuration that all have is accepted, whatever its values") {
   });
 }
 
-TEST_CASE("the first value that differs is named on every rank, with the ranks that have another and the value here") {
+TEST_CASE("the first value that differs is named on every rank, with the ranks that have another, in the same words") {
   on_ranks(4, [](mo::thread_communicator& ranks) {
     bool const other = ranks.rank() == 1 || ranks.rank() == 3;
     mo::configuration all;
     all.add("hidden", 64), all.add("ffn", other ? 8 : 16), all.add("experts", ranks.rank());
     auto const told = expect_throws<mo::config_error>([&] { all.check(ranks, "a layer"); });
     expect(std::string(told.what()) ==
-               "the ranks of a layer disagree on ffn: that of rank 1, 3 is not that of rank 0; "
-               "here it is " +
-                   std::string(other ? "8." : "16."),
+               "the ranks of a layer disagree on ffn: that of rank 1, 3 is not that of rank 0 "
+               "(rank 0: ffn=16; rank 1: ffn=8).",
            told.what());
     mo::configuration{}.check(ranks, "what follows");
   });
@@ -186,6 +185,6 @@ TEST_CASE("lists of different lengths name the first value that is not on all, o
     late.add("losses", "one");
     if (ranks.rank() == 2) late.add("second", 1);
     std::string const of_late = expect_throws<mo::config_error>([&] { late.check(ranks, "x"); }).what();
-    expect(contains(of_late, ranks.rank() == 2 ? "second" : "the number of values"), of_late);
+    expect(contains(of_late, "(rank 0: the number of values=1; rank 2: second=1)"), of_late);
   });
 }

@@ -141,6 +141,6 @@ TEST_CASE("ranks that have made different models") {
         return rank == 0 ? split_of({2, 1}) : split_of({1, 2});
       },
       placement::loop, 0,
-      "the ranks of a stack disagree on the layers of each stage: that of rank 1 is not that of rank 0; here it is "
-      "2 1.");
+      "the ranks of a stack disagree on the layers of each stage: that of rank 1 is not that of rank 0 "
+      "(rank 0: the layers of each stage=2 1; rank 1: the layers of each stage=1 2).");
 }

@@ -6,8 +6,8 @@
 //                              not communicate
 //   agree(ranks, f, {"forward", 3})   the same, and data_error on every rank where not all are in this call of this step
 //   configuration c;           a list of named values;
-//   c.add("hidden", 64);       c.check(ranks, "a layer") throws config_error on every rank, naming the first value that is
-//   c.check(ranks, "a layer")  not the same on all and the ranks that differ from rank 0
+//   c.add("hidden", 64);       c.check(ranks, "a layer") throws config_error on every rank, in the same words: the first value
+//   c.check(ranks, "a layer")  that is not the same on all, and the ranks that differ from rank 0
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -98,10 +98,8 @@ template <class Communicator, class F> void agree(Communicator& ranks, F const& 
 class configuration {
  public:
   template <class T> void add(char const* name, T const& value) {
-    names_.push_back(name);
-    std::string const words = detail::sentence(value);
-    values_.push_back(fnv_1a(detail::sentence(name, '=', words)).value());
-    words_.push_back(words);
+    words_.push_back(detail::sentence(name, '=', value));
+    values_.push_back(fnv_1a(words_.back()).value());
   }
   /// Floating-point values by their bits.
   void add(char const* name, float value) {
@@ -118,20 +116,34 @@ class configuration {
     mine.resize(longest);
     ranks.template all_gather<std::uint64_t>(mine, all);
     for (std::size_t i = 0; i < longest; ++i) {
+      std::size_t other = 0;
       std::string others;
-      for (std::size_t r = 1; r < lengths.size(); ++r)
-        if (all[r * longest + i] != all[i]) others += detail::sentence(others.empty() ? "" : ", ", r);
-      bool const here = i < names_.size();
-      detail::require<config_error>(others.empty(), "the ranks of ", of, " disagree on ",
-                                    here ? names_[i] : "the number of values", ": that of rank ", others,
-                                    " is not that of rank 0; here it is ", here ? words_[i] : std::to_string(own), '.');
+      for (std::size_t r = 1; r < lengths.size(); ++r) {
+        if (all[r * longest + i] == all[i]) continue;
+        if (other == 0) other = r;
+        others += detail::sentence(others.empty() ? "" : ", ", r);
+      }
+      if (other == 0) continue;
+      std::string const first = value_on(ranks, 0, i), second = value_on(ranks, other, i);
+      throw config_error(detail::sentence("the ranks of ", of, " disagree on ", first.substr(0, first.find('=')),
+                                          ": that of rank ", others, " is not that of rank 0 (rank 0: ", first,
+                                          "; rank ", other, ": ", second, ")."));
     }
   }
 
  private:
-  std::vector<char const*> names_;
+  /// Value i of a rank in words, or how many it has. A collective.
+  template <class Communicator> std::string value_on(Communicator& ranks, std::size_t rank, std::size_t i) const {
+    std::string words = i < words_.size() ? words_[i] : detail::sentence("the number of values=", words_.size());
+    std::uint64_t length = words.size();
+    ranks.template broadcast<std::uint64_t>({&length, 1}, static_cast<int>(rank));
+    words.resize(length);
+    ranks.template broadcast<char>(words, static_cast<int>(rank));
+    return words;
+  }
+
   std::vector<std::uint64_t> values_;
-  std::vector<std::string> words_;
+  std::vector<std::string> words_;  // name=value
 };
 
 }  // namespace moiety
