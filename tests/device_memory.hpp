@@ -4,9 +4,12 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory_resource>
+#include <new>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -60,6 +63,26 @@ template <class T> class device_values {
 
   T* data_ = nullptr;
   std::size_t count_;
+};
+
+/// Device memory that any thread asks for, counted: bytes that live, the most of them, and blocks asked for.
+struct counted_device_memory final : std::pmr::memory_resource {
+  std::atomic<std::int64_t> live{0}, most{0}, blocks{0};
+
+  void* do_allocate(std::size_t bytes, std::size_t) override {
+    void* block = nullptr;
+    if (cudaMalloc(&block, bytes) != cudaSuccess) throw std::bad_alloc();
+    std::int64_t const now = live += static_cast<std::int64_t>(bytes);
+    for (std::int64_t seen = most; seen < now && !most.compare_exchange_weak(seen, now);) continue;
+    ++blocks;
+    return block;
+  }
+  void do_deallocate(void* block, std::size_t bytes, std::size_t) override {
+    static_cast<void>(cudaDeviceSynchronize());
+    static_cast<void>(cudaFree(block));
+    live -= static_cast<std::int64_t>(bytes);
+  }
+  bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
 };
 
 /// Bitwise equality: NaN equals itself, the zeros differ.

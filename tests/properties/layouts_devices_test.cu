@@ -2,6 +2,8 @@
 // Ranks that share a device give the answer of one rank on it, and that of ranks on the host.
 #include "properties/ranks.hpp"
 
+#include "device_memory.hpp"
+
 #include <moiety/cuda.cuh>
 
 #include <moiety/dispatcher/all_to_all.hpp>
@@ -14,8 +16,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <memory_resource>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -104,23 +104,6 @@ TEST_CASE("rows kept, experts in parts, nodes, and experts that ranks split") {
 
 namespace {
 
-/// Device memory that threads ask for, counted; a call may find none.
-struct counted final : std::pmr::memory_resource {
-  std::atomic<std::int64_t> live{0}, blocks{0};
-  void* do_allocate(std::size_t bytes, std::size_t) override {
-    void* block = nullptr;
-    if (cudaMalloc(&block, bytes) != cudaSuccess) throw std::bad_alloc();
-    live += static_cast<std::int64_t>(bytes), ++blocks;
-    return block;
-  }
-  void do_deallocate(void* block, std::size_t bytes, std::size_t) override {
-    static_cast<void>(cudaDeviceSynchronize());
-    static_cast<void>(cudaFree(block));
-    live -= static_cast<std::int64_t>(bytes);
-  }
-  bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
-};
-
 struct four_ranks : mo::deployment<mo::layout{.data = 4, .expert = 4}> {
   using backend = mo::cuda;
 };
@@ -149,7 +132,7 @@ struct bench {
 }  // namespace
 
 TEST_CASE("later steps allocate nothing, and memory goes back when the ranks end") {
-  counted hook;
+  testing::counted_device_memory hook;
   mo::run<four_ranks>(
       [&](mo::context<four_ranks>& ctx) {
         bench of(ctx);
@@ -168,7 +151,7 @@ TEST_CASE("later steps allocate nothing, and memory goes back when the ranks end
 }
 
 TEST_CASE("what one rank refuses is refused on all, and they go on") {
-  counted hook;
+  testing::counted_device_memory hook;
   std::vector<int> const told = mo::run<four_ranks>(
       [&](mo::context<four_ranks>& ctx) {
         bench of(ctx);
@@ -194,7 +177,7 @@ TEST_CASE("what one rank refuses is refused on all, and they go on") {
 }
 
 TEST_CASE("a rank that throws between calls ends the others' waiting, and all memory goes back") {
-  counted hook;
+  testing::counted_device_memory hook;
   std::atomic<int> heard{0};
   auto const body = [&](mo::context<four_ranks>& ctx) {
     bench of(ctx);

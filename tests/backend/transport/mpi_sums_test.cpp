@@ -3,6 +3,8 @@
 
 #include <moiety/backend/transport/mpi.hpp>
 
+#include "backend/transport/mpi_ranks.hpp"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -12,7 +14,6 @@
 #include <cstdint>
 #include <limits>
 #include <numeric>
-#include <random>
 #include <span>
 #include <string>
 #include <thread>
@@ -21,6 +22,9 @@
 namespace mo = moiety;
 using namespace std::chrono_literals;
 using ranks = mo::mpi_communicator;
+using mpi_ranks::ending;
+using mpi_ranks::ending_of;
+using mpi_ranks::values_of;
 
 namespace {
 
@@ -40,18 +44,8 @@ int answered(std::int64_t values) {
 }
 
 ranks world_of(std::chrono::milliseconds deadline = 60s, std::int64_t piece = std::int64_t{1} << 26) {
-  mo::detail::mpi_session::get();
   asked = {};
-  MPI_Barrier(MPI_COMM_WORLD);  // those who failed in the case before may still be there
-  return ranks::world({.deadline = deadline}, piece);
-}
-
-/// What rank r has, known to every rank.
-template <class T> std::vector<T> values_of(int r, std::int64_t n) {
-  std::mt19937 draw(static_cast<unsigned>(r) + 1);
-  std::vector<T> values(static_cast<std::size_t>(n));
-  for (T& v : values) v = static_cast<T>(std::uniform_real_distribution<double>(-1000, 1000)(draw));
-  return values;
+  return mpi_ranks::world_of(deadline, piece);
 }
 
 /// The sum of every rank's values, and of their magnitudes.
@@ -82,22 +76,6 @@ std::vector<std::int64_t> parts_of(std::int64_t n, int size) {
   for (int r = 0; r + 1 < size; n -= counts.back(), ++r) counts.push_back(r == 1 ? 0 : n / (3 + r));
   counts.push_back(n);
   return counts;
-}
-
-struct ending {
-  mo::comm_error error{mo::comm_fault::aborted, "no error", -1, -1, ""};
-  std::chrono::steady_clock::duration took{};
-};
-template <class Body> ending ending_of(Body const& body) {
-  auto const begin = std::chrono::steady_clock::now();
-  ending result;
-  try {
-    body();
-  } catch (mo::comm_error const& e) {
-    result.error = e;
-  }
-  result.took = std::chrono::steady_clock::now() - begin;
-  return result;
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/backend/transport/mpi.hpp>
 
+#include "backend/transport/mpi_ranks.hpp"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -8,7 +10,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
-#include <random>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -19,26 +20,15 @@
 namespace mo = moiety;
 using namespace std::chrono_literals;
 using ranks = mo::mpi_communicator;
+using mpi_ranks::ending;
+using mpi_ranks::ending_of;
+using mpi_ranks::values_of;
+using mpi_ranks::world_of;
 
 namespace {
 
 /// Lengths of the longest message: the usual one, and one that cuts elements.
 constexpr std::int64_t pieces[] = {std::int64_t{1} << 26, 1021};
-
-ranks world_of(std::chrono::milliseconds deadline = 60s, std::int64_t piece = pieces[0]) {
-  mo::detail::mpi_session::get();
-  MPI_Barrier(
-      MPI_COMM_WORLD);  // ranks that failed in the case before may still be there, and the deadline of a run is short
-  return ranks::world({.deadline = deadline}, piece);
-}
-
-/// What rank r has in a test, known to every rank.
-template <class T> std::vector<T> values_of(int r, std::int64_t n, unsigned salt = 0) {
-  std::mt19937 draw(1000 * salt + static_cast<unsigned>(r) + 1);
-  std::vector<T> values(static_cast<std::size_t>(n));
-  for (T& v : values) v = static_cast<T>(std::uniform_real_distribution<double>(-100, 100)(draw));
-  return values;
-}
 
 /// ((r₀ + r₁) + r₂) + …
 template <class T> std::vector<T> sum_of(int size, std::int64_t n) {
@@ -53,23 +43,6 @@ template <class T> std::vector<T> sum_of(int size, std::int64_t n) {
 /// Values that `from` sends to `to`: none for some pairs, else any number.
 std::int64_t count_of(int from, int to) {
   return (from + 2 * to) % 3 == 0 ? 0 : 97 * from + 31 * to + (to % 2 == 0 ? 3000 : 5);
-}
-
-/// The error that body ends in, and how long that took.
-struct ending {
-  mo::comm_error error{mo::comm_fault::aborted, "no error", -1, -1, ""};
-  std::chrono::steady_clock::duration took{};
-};
-template <class Body> ending ending_of(Body const& body) {
-  auto const begin = std::chrono::steady_clock::now();
-  ending result;
-  try {
-    body();
-  } catch (mo::comm_error const& e) {
-    result.error = e;
-  }
-  result.took = std::chrono::steady_clock::now() - begin;
-  return result;
 }
 
 bool says(std::exception const& e, std::string const& text) {
