@@ -12,7 +12,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <string_view>
 #include <vector>
 
 namespace mo = moiety;
@@ -21,7 +20,6 @@ namespace {
 
 /// A user's selection: token t to the experts t mod E and, if its first score is above ½, t + 1 mod E.
 struct by_turns {
-  static constexpr std::string_view name = "by_turns";
   static constexpr int count = 2;
   static constexpr double average = 2;
   template <class Backend> static constexpr bool runs_on = true;

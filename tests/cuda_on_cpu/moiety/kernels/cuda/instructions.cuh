@@ -25,10 +25,24 @@ inline void require_aligned(void const* address, char const* what) {
   if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0) cuda_on_cpu::fail(cuda_on_cpu::block::running.self(), what);
 }
 
-template <class T> T half_of(std::uint32_t bits, int half) {
-  T value;
-  value.bits = static_cast<std::uint16_t>(bits >> (16 * half));
-  return value;
+/// The 65536 values of a type of 16 bits: looking one up is faster than asking it, where the compiler does not optimise.
+template <class T> float value_of(std::uint16_t bits) {
+  struct table {
+    float values[1 << 16];
+    table() {
+      for (unsigned i = 0; i < 1u << 16; ++i) {
+        T value;
+        value.bits = static_cast<std::uint16_t>(i);
+        values[i] = value;
+      }
+    }
+  };
+  static table const all;
+  return all.values[bits];
+}
+
+template <class T> float half_of(std::uint32_t bits, int half) {
+  return value_of<T>(static_cast<std::uint16_t>(bits >> (16 * half)));
 }
 
 /// What a lane brings to mma.
@@ -38,25 +52,40 @@ struct products {
   std::uint32_t b[2];
 };
 
-template <class T> void multiply(products* const (&lanes)[32]) {
-  double a[16][16], b[16][8], c[16][8];
+/// Where the elements of operands lie: [lane][register and half].
+struct places {
+  gpu::element a[32][8], b[32][4], c[32][4];
+};
+inline constexpr places places_of_mma = [] {
+  places all{};
   for (int lane = 0; lane < 32; ++lane) {
-    for (int i = 0; i < 8; ++i) {
-      gpu::element const at = gpu::a_element(lane, i / 2, i % 2);
-      a[at.row][at.col] = static_cast<float>(half_of<T>(lanes[lane]->a[i / 2], i % 2));
-    }
+    for (int i = 0; i < 8; ++i) all.a[lane][i] = gpu::a_element(lane, i / 2, i % 2);
+    for (int i = 0; i < 4; ++i) all.b[lane][i] = gpu::b_element(lane, i / 2, i % 2);
+    for (int i = 0; i < 4; ++i) all.c[lane][i] = gpu::c_element(lane, i);
+  }
+  return all;
+}();
+
+using row_of_8 = double __attribute__((vector_size(64)));  // fast also where the compiler does not optimise
+
+template <class T> void multiply(products* const (&lanes)[32]) {
+  double a[16][16];
+  row_of_8 b[16], c[16];
+  for (int lane = 0; lane < 32; ++lane) {
+    auto const& at_a = places_of_mma.a[lane];
+    auto const &at_b = places_of_mma.b[lane], &at_c = places_of_mma.c[lane];
+    products const& of = *lanes[lane];
+    for (int i = 0; i < 8; ++i) a[at_a[i].row][at_a[i].col] = half_of<T>(of.a[i / 2], i % 2);
     for (int i = 0; i < 4; ++i) {
-      gpu::element const at = gpu::b_element(lane, i / 2, i % 2), to = gpu::c_element(lane, i);
-      b[at.row][at.col] = static_cast<float>(half_of<T>(lanes[lane]->b[i / 2], i % 2));
-      c[to.row][to.col] = lanes[lane]->c[i];
+      b[at_b[i].row][at_b[i].col] = half_of<T>(of.b[i / 2], i % 2);
+      c[at_c[i].row][at_c[i].col] = of.c[i];
     }
   }
   for (int i = 0; i < 16; ++i)
-    for (int k = 0; k < 16; ++k)
-      for (int j = 0; j < 8; ++j) c[i][j] += a[i][k] * b[k][j];
+    for (int k = 0; k < 16; ++k) c[i] += a[i][k] * b[k];
   for (int lane = 0; lane < 32; ++lane)
     for (int i = 0; i < 4; ++i) {
-      gpu::element const at = gpu::c_element(lane, i);
+      gpu::element const at = places_of_mma.c[lane][i];
       lanes[lane]->c[i] = static_cast<float>(c[at.row][at.col]);
     }
 }

@@ -32,6 +32,7 @@ namespace moiety::inline MOIETY_ABI::kernels::sm90 {
 namespace emulated {
 
 using cuda_on_cpu::block;
+using kernels::emulated::value_of;
 using kernels::emulated::whole_warp;
 
 [[noreturn]] inline void fail(char const* sentence) { cuda_on_cpu::fail(block::running.self(), sentence); }
@@ -90,12 +91,6 @@ template <int N, tile_order A, tile_order B> operand_rows read_operands(std::uin
   read_rows<A>(a, warp * 16, 16, rows.data());
   read_rows<B>(b, 0, N, rows.data() + 16 * 16);
   return rows;
-}
-
-template <class T> float value_of(std::uint16_t bits) {
-  T value;
-  value.bits = bits;
-  return value;
 }
 
 inline void multiply(product const& of) {
