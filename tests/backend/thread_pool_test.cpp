@@ -32,14 +32,15 @@ TEST_CASE("every task runs once, on a worker of the pool") {
 TEST_CASE("the first exception comes out, and the pool works on") {
   for (int const threads : {1, 4}) {
     mo::thread_pool pool(threads);
-    std::atomic<int> ran{0};
-    CHECK_THROWS_WITH_AS(pool.parallel(100000,
+    std::int64_t const many = std::int64_t{1} << 40;
+    std::atomic<std::int64_t> ran{0};
+    CHECK_THROWS_WITH_AS(pool.parallel(many,
                                        [&](std::int64_t task, int) {
                                          ++ran;
                                          if (task == 10) throw std::runtime_error("task 10");
                                        }),
                          "task 10", std::runtime_error);
-    CHECK(ran < 100000);
+    CHECK(ran < many);
     ran = 0;
     pool.parallel(50, [&](std::int64_t, int) { ++ran; });
     CHECK(ran == 50);

@@ -18,6 +18,8 @@
 #include <utility>
 #include <vector>
 
+#include <unistd.h>
+
 namespace {
 
 namespace mo = moiety;
@@ -46,8 +48,8 @@ lm::options spread(lm::options o, int pipeline, int expert, int data, int chunks
 
 /// A file that is gone with this object.
 struct temporary {
-  std::string path = (std::filesystem::temp_directory_path() /
-                      ("train_lm_test." + std::to_string(reinterpret_cast<std::uintptr_t>(this))))
+  std::string path = (std::filesystem::temp_directory_path() / ("train_lm_test." + std::to_string(getpid()) + '.' +
+                                                                std::to_string(reinterpret_cast<std::uintptr_t>(this))))
                          .string();
   temporary() = default;
   temporary(temporary const&) = delete;

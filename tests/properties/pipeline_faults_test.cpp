@@ -262,8 +262,10 @@ TEST_CASE("a message that is not the awaited one is a mismatch that says both") 
 
 TEST_CASE("plans under which ranks wait for one another end with the deadline") {
   mo::pipeline_shape const shape{.ranks = 2, .microbatches = 4};
-  result const got = step({mo::make_schedule(mo::one_f_one_b{}, shape), mo::make_schedule(mo::gpipe{}, shape)}, {},
-                          {.options = {.deadline = 300ms}});
+  clock_of_fault::happened = false;
+  result const got = step({mo::make_schedule(mo::one_f_one_b{}, shape), mo::make_schedule(mo::gpipe{}, shape)},
+                          [](mo::action const&) { clock_of_fault::happened = true; },
+                          {.options = {.deadline = 30s, .now = &clock_of_fault::now}});
   for (auto const& error : got.ranks) CHECK(threw<mo::comm_error>(error));
   CHECK(fault_of(got.caller) == mo::comm_fault::timeout);
 }

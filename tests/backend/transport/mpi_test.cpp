@@ -325,12 +325,12 @@ TEST_CASE("a rank that throws ends the waiting of all others") {
 }
 
 TEST_CASE("a rank that skips a collective is named at the deadline, on every rank") {
-  ranks w = world_of(300ms);
+  ranks w = world_of(1s);
   int const last = w.size() - 1;
   w.at_step(4);
   w.barrier();
   ending const end = ending_of([&] {
-    if (w.rank() == last) std::this_thread::sleep_for(1500ms);
+    if (w.rank() == last) std::this_thread::sleep_for(4s);
     w.barrier();
     w.barrier();
   });
@@ -339,8 +339,8 @@ TEST_CASE("a rank that skips a collective is named at the deadline, on every ran
   CHECK(end.error.operation == "barrier");
   CHECK(end.error.rank == last);
   CHECK(end.error.step == 4);
-  CHECK(says(end.error, "rank " + std::to_string(last) + " did not come within 300 ms"));
-  CHECK(end.took >= 250ms);
+  CHECK(says(end.error, "rank " + std::to_string(last) + " did not come within 1000 ms"));
+  if (w.size() == 2) CHECK(end.took >= 950ms);  // of more ranks one that began earlier may tell the others
   CHECK(end.took < 10s);
   CHECK_THROWS_AS(w.barrier(), mo::comm_error);
   CHECK_THROWS_AS(w.send_recv({}, {}), mo::comm_error);
@@ -348,10 +348,10 @@ TEST_CASE("a rank that skips a collective is named at the deadline, on every ran
 }
 
 TEST_CASE("all ranks that did not come are listed, and a split has a deadline") {
-  ranks w = world_of(300ms);
+  ranks w = world_of(1s);
   if (w.size() < 3) return;
   ending const end = ending_of([&] {
-    if (w.rank() > 0) std::this_thread::sleep_for(1500ms);
+    if (w.rank() > 0) std::this_thread::sleep_for(4s);
     w.split(0, 0, "part");
   });
   CHECK(end.error.fault == mo::comm_fault::timeout);
