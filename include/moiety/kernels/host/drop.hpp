@@ -58,13 +58,16 @@ void drop_beyond(host_engine& engine, Router const& router, batch const& about, 
     using drop = typename Capacity::drop_type;
     std::int32_t* first = order.source_tokens + order.starts[e];
     std::int32_t* const end = order.source_tokens + order.starts[e + 1];
-    if (!Capacity::by_sequence || about.sequences.empty())
-      return detail::part_tokens<drop>(routes, tokens, e, capacity(routes.tokens), first, end);
-    for (std::size_t u = 1; u < about.sequences.size(); ++u) {
-      std::int32_t* const last = std::lower_bound(first, end, about.sequences[u]);
-      detail::part_tokens<drop>(routes, tokens, e, capacity(about.sequences[u] - about.sequences[u - 1]), first, last);
-      first = last;
+    if constexpr (Capacity::by_sequence) {
+      for (std::size_t u = 1; u < about.sequences.size(); ++u) {
+        std::int32_t* const last = std::lower_bound(first, end, about.sequences[u]);
+        std::int64_t const tokens_of_unit = about.sequences[u] - about.sequences[u - 1];
+        detail::part_tokens<drop>(routes, tokens, e, capacity(tokens_of_unit), first, last);
+        first = last;
+      }
+      if (!about.sequences.empty()) return;
     }
+    detail::part_tokens<drop>(routes, tokens, e, capacity(routes.tokens), first, end);
   });
   for (std::int64_t e = 0; e < routes.experts; ++e)
     for (std::int64_t row = order.starts[e]; row < order.starts[e + 1]; ++row) {
