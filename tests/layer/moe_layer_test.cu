@@ -264,6 +264,12 @@ TEST_CASE("jitter, groups and biases are on a device what they are on the host")
   compare<mixed, float>({.tokens = 37, .nan_rows = {3}});
 }
 
+TEST_CASE("jitter, groups and biases of bf16 are on a device what they are on the host" * doctest::test_suite("long")) {
+  for (std::int64_t const tokens : {37, 1, 0}) compare<noisy, mo::bf16>({.tokens = tokens});
+  compare<grouped, mo::bf16>({.tokens = 37, .nan_rows = {3}});
+  compare<mixed, mo::bf16>({.tokens = 37, .nan_rows = {3}});
+}
+
 TEST_CASE("shared experts on a device are those on the host") {
   std::vector<std::uint8_t> mask(37, 1);
   for (std::size_t const t : {0, 5, 36}) mask[t] = 0;

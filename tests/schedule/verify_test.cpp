@@ -8,7 +8,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <chrono>
+#include <ctime>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -249,10 +249,10 @@ TEST_CASE("64 ranks and 512 micro-batches are verified and timed in moments") {
   auto const plan = mo::make_schedule(mo::interleaved_1f1b{}, {.ranks = 64, .chunks = 4, .microbatches = 512});
   double best = 1;
   for (int round = 0; round < 5; ++round) {
-    auto const start = std::chrono::steady_clock::now();
+    std::clock_t const start = std::clock();
     CHECK(mo::verify(plan));
     CHECK(mo::makespan(plan, mo::unit_costs) == 3 * (4 * 512 + 63));
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    best = std::min(best, static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC);
   }
-  if (!instrumented) CHECK(best < 0.2);
+  if (!instrumented) CHECK(best < 0.05);
 }
