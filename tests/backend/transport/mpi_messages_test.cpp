@@ -61,11 +61,13 @@ TEST_CASE("rows of any place go round the ranks in pieces of any size, or along 
         differs = differs || !it.came.same_operation(it.wanted) || !it.came.same_rows(it.wanted);
       });
     }));
+    CHECK(flight.awaited().empty());
+    CHECK(!flight.landed());
     flight.land();
+    CHECK(flight.landed());
     CHECK(headers == 1);
     CHECK(!differs);
     CHECK(to == wanted);
-    CHECK(flight.awaited().empty());
   }
 }
 

@@ -44,7 +44,7 @@ class mpi_communicator : public mpi_sums<mpi_communicator> {
   /// One operation in flight. To let go of it unfinished is a failure of this rank.
   class request {
     friend mpi_communicator;
-    std::unique_ptr<flight> flight_;
+    flight flight_;
     outgoing_rows to_me_;
     incoming_rows from_me_;
     std::int64_t number_ = 0;
@@ -53,7 +53,7 @@ class mpi_communicator : public mpi_sums<mpi_communicator> {
   /// Messages on their way. To let go of them unfinished is a failure of this rank.
   class sending {
     friend mpi_communicator;
-    std::unique_ptr<flight> flight_;
+    flight flight_;
   };
 
   /// All ranks of the job. Messages have `piece` bytes at most, the same on every rank.
@@ -73,12 +73,12 @@ class mpi_communicator : public mpi_sums<mpi_communicator> {
     auto const ranks = static_cast<std::size_t>(size());
     detail::require<data_error>(to.size() == ranks && from.size() == ranks, what.name, " needs rows for ", ranks,
                                 " ranks, but was given ", to.size(), " to send and ", from.size(), " to receive.");
-    group_->world->look();
+    group_->world->begin();
     detail::require<state_error>(group_->started - group_->finished < in_flight, what.name, ": ", in_flight,
                                  " operations of this rank are in flight already.");
     request made;
     made.number_ = group_->started++;
-    made.flight_ = std::make_unique<flight>(group_, what, step_);
+    made.flight_ = flight(group_, what, step_);
     made.to_me_ = to[static_cast<std::size_t>(rank())];
     made.from_me_ = from[static_cast<std::size_t>(rank())];
     auto const turn = static_cast<int>(made.number_ % window);
@@ -86,19 +86,19 @@ class mpi_communicator : public mpi_sums<mpi_communicator> {
     detail::mpi_header const header(what, 0, 0, made.number_, step_);
     for_others([&](int peer) {
       incoming_rows const& rows = from[static_cast<std::size_t>(peer)];
-      made.flight_->expect(peer, header.of(rows), rows, tags);
+      made.flight_.expect(peer, header.of(rows), rows, tags);
     });
     for_others([&](int peer) {
       outgoing_rows const& rows = to[static_cast<std::size_t>(peer)];
-      made.flight_->send(peer, header.of(rows), rows, tags);
+      made.flight_.send(peer, header.of(rows), rows, tags);
     });
     return made;
   }
 
   void finish(request&& which) {
-    detail::require<state_error>(which.flight_ != nullptr && &which.flight_->group() == group_.get(),
+    detail::require<state_error>(!which.flight_.landed() && &which.flight_.group() == group_.get(),
                                  "finish was given a request that is finished, or of another group.");
-    flight& all = *which.flight_;
+    flight& all = which.flight_;
     detail::require<state_error>(which.number_ == group_->finished, all.what().name,
                                  " was to finish before an operation that began earlier.");
     outgoing_rows const& out = which.to_me_;
@@ -109,14 +109,13 @@ class mpi_communicator : public mpi_sums<mpi_communicator> {
     detail::copy_rows(out, in);
     await(all);
     ++group_->finished;
-    which.flight_.reset();
   }
 
   /// Channels are 0 … 10000 at least; MPI's tags bound them.
   void send_recv(std::span<outgoing_message const> sends, std::span<incoming_message const> receives) {
     for (auto const& m : sends) check_message(m.peer, m.channel);
     for (auto const& m : receives) check_message(m.peer, m.channel);
-    group_->world->look();
+    group_->world->begin();
     flight all(group_, {.name = message_name}, step_);
     for (auto const& m : receives)
       all.expect(m.peer, on_channel(m), {m.data, m.bytes, 1, 1, nullptr}, tags_of(m.channel));
@@ -126,25 +125,22 @@ class mpi_communicator : public mpi_sums<mpi_communicator> {
 
   sending start_sends(std::span<outgoing_message const> sends) {
     for (auto const& m : sends) check_message(m.peer, m.channel);
-    group_->world->look();
+    group_->world->begin();
     sending made;
-    made.flight_ = std::make_unique<flight>(group_, rank_operation{.name = message_name}, step_);
+    made.flight_ = flight(group_, {.name = message_name}, step_);
     for (auto const& m : sends)
-      made.flight_->send(m.peer, on_channel(m), {m.data, m.bytes, 1, 1, nullptr}, tags_of(m.channel));
+      made.flight_.send(m.peer, on_channel(m), {m.data, m.bytes, 1, 1, nullptr}, tags_of(m.channel));
     return made;
   }
   bool sent(sending& which) {
-    if (which.flight_ != nullptr && which.flight_->poll([](flight::incoming const&) {}) == detail::mpi_progress::all) {
-      which.flight_->land();
-      which.flight_.reset();
-    }
-    return which.flight_ == nullptr;
+    if (!which.flight_.landed() && which.flight_.poll([](flight::incoming const&) {}) == detail::mpi_progress::all)
+      which.flight_.land();
+    return which.flight_.landed();
   }
   void finish(sending&& which) {
-    detail::require<state_error>(which.flight_ != nullptr && &which.flight_->group() == group_.get(),
+    detail::require<state_error>(!which.flight_.landed() && &which.flight_.group() == group_.get(),
                                  "finish was given sends that are finished, or of another group.");
-    await(*which.flight_);
-    which.flight_.reset();
+    await(which.flight_);
   }
 
   mpi_communicator split(int colour, int key, std::string const& name) {

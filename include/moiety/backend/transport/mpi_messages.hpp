@@ -38,19 +38,24 @@ class mpi_flight {
 
   mpi_flight(std::shared_ptr<mpi_group> group, rank_operation const& what, std::int64_t step)
       : group_(std::move(group)), what_(what), step_(step), all_(group_->spare.take()) {}
-  mpi_flight(mpi_flight const&) = delete;
-  mpi_flight& operator=(mpi_flight const&) = delete;
+  mpi_flight() = default;
+  mpi_flight(mpi_flight&&) = default;
+  mpi_flight& operator=(mpi_flight&& other) noexcept {
+    std::swap(group_, other.group_);
+    std::swap(what_, other.what_);
+    std::swap(step_, other.step_);
+    std::swap(all_, other.all_);
+    return *this;
+  }
   /// To let go of messages that have not landed is a failure of this rank.
   ~mpi_flight() {
-    if (landed_) {
-      group_->spare.give(std::move(all_));
-      return;
-    }
+    if (landed()) return;
     mpi_world& world = *group_->world;
     world.fail({comm_fault::aborted, what_.name, world.rank(), step_, "a rank let go of an operation in flight."});
     abandon();
   }
 
+  bool landed() const { return all_ == nullptr; }
   rank_operation const& what() const { return what_; }
   mpi_group const& group() const { return *group_; }
   std::int64_t step() const { return step_; }
@@ -105,7 +110,7 @@ class mpi_flight {
   void land() {
     for (incoming const& in : all_->in.used())
       if (in.packed) copy_rows(together<std::byte const>(in.together.data(), in.rows.rows, in.rows.width), in.rows);
-    landed_ = true;
+    group_->spare.give(std::move(all_));
   }
 
   /// The ranks that this one waits for: those that have said nothing, else those whose messages are under way.
@@ -182,9 +187,8 @@ class mpi_flight {
 
   std::shared_ptr<mpi_group> group_;
   rank_operation what_;
-  std::int64_t step_;
+  std::int64_t step_ = 0;
   std::unique_ptr<mpi_parcels> all_;
-  bool landed_ = false;
 };
 
 }  // namespace detail

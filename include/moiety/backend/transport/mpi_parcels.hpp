@@ -30,8 +30,8 @@ struct mpi_header {
         count(what.count),
         rows(of_rows),
         row_width(of_rows > 0 ? of_width : 0),
-        number(of_number),
         step(in_step),
+        number(static_cast<std::int32_t>(of_number)),
         root(what.root) {
     copy_text(name, what.name);
   }
@@ -44,15 +44,16 @@ struct mpi_header {
     return other;
   }
 
-  char name[40] = {};
-  std::int64_t width = 0, count = 0, rows = 0, row_width = 0, number = 0, step = 0, root = 0;
+  char name[24] = {};  // the first letters of it
+  std::int64_t width = 0, count = 0, rows = 0, row_width = 0, step = 0;
+  std::int32_t number = 0, root = 0;  // of the operations' number the low half
 
   bool same_operation(mpi_header const& other) const {
     return std::memcmp(name, other.name, sizeof name) == 0 && width == other.width && count == other.count &&
            root == other.root && number == other.number;
   }
   bool same_rows(mpi_header const& other) const { return rows == other.rows && row_width == other.row_width; }
-  rank_operation what() const { return {name, width, count, static_cast<int>(root)}; }
+  rank_operation what() const { return {name, width, count, root}; }
 };
 
 struct mpi_tags {
