@@ -316,15 +316,22 @@ void nt_few_rows_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a,
   std::int64_t const stride = round_up(t.cols, lanes);
   S* const sums = memory.take<S>(static_cast<std::int64_t>(M) * few_rows * stride);
   unit_rows<U, A> const rows(a, t.row, t.rows, k, memory.take<U>(0));
+  auto const column = [&](std::size_t m, std::int64_t c) {
+    return w[m].group(t.group) + (t.col + std::min(c, t.cols - 1)) * w[m].row_stride;
+  };
+  auto const after = [&](std::size_t m, std::int64_t c) -> upcoming_columns<B> {
+    if (c + lanes < t.cols) return {column(m, c + lanes), w[m].row_stride};
+    if (m + 1 < M) return {column(m + 1, 0), w[m + 1].row_stride};
+    return {};
+  };
   for (std::size_t m = 0; m < M; ++m)
     for (std::int64_t c = 0; c < t.cols; c += lanes) {
       B const* columns[static_cast<std::size_t>(lanes)];
-      for (std::int64_t j = 0; j < lanes; ++j)
-        columns[j] = w[m].group(t.group) + (t.col + std::min(c + j, t.cols - 1)) * w[m].row_stride;
+      for (std::int64_t j = 0; j < lanes; ++j) columns[j] = column(m, c + j);
       S* const to = sums + static_cast<std::int64_t>(m) * few_rows * stride + c;
       with_shape(t.rows, 1,
                  [&]<int Rows, int Vectors>(std::integral_constant<int, Rows>, std::integral_constant<int, Vectors>) {
-                   transposing_kernel<U, Rows>(k, rows.row, columns, to, stride);
+                   transposing_kernel<U, Rows>(k, rows.row, columns, to, stride, after(m, c));
                  });
     }
   give_rows<false, S, M>(t, sums, stride, few_rows * stride, epilogue);
@@ -337,7 +344,11 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
                       std::array<grouped_matrix<B const>, M> const& w, std::int64_t k, Epilogue const& epilogue) {
   using S = sum_of<U>;
   using sizes = blocking<U>;
-  constexpr std::int64_t lanes = simd::lanes<U>, together = 8;
+  constexpr std::int64_t lanes = simd::lanes<U>;
+  // Memory gives most where eight rows of weights are read side by side; sums of more rows are taken up less often instead.
+  constexpr bool pairs = values_per_unit<U> == 2;
+  bool const thin = t.rows <= 2;
+  std::int64_t const together = pairs && thin ? 4 : 8;
   carver memory(scratch);
   panel_cut<U> const cut(t.cols / lanes * lanes);
   std::int64_t const whole = cut.lanes(), stride = round_up(t.cols, lanes);
@@ -357,14 +368,11 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
       auto const sums_at = [&](std::int64_t col, bool from_there) {
         return tile_sums<S>{from_there ? out + col : nullptr, stride, out + col, stride};
       };
-      auto const soon_after = [&]([[maybe_unused]] std::int64_t first, [[maybe_unused]] std::int64_t col) {
-        if constexpr (values_per_unit < U >> 1) {
-          return no_prefetch{};  // two rows a step are more lines than a stream asks for
-        } else {
-          std::int64_t const apart = w[m].row_stride;
-          auto const* const next = reinterpret_cast<std::byte const*>(from + (first + together) * apart + col);
-          return prefetch_stream{next, apart * static_cast<std::int64_t>(sizeof(B)), 64};
-        }
+      auto const soon_after = [&](std::int64_t first, std::int64_t col) {
+        auto const* const next =
+            reinterpret_cast<std::byte const*>(from + (first + together * values_per_unit<U>)*w[m].row_stride + col);
+        std::int64_t const row = w[m].row_stride * static_cast<std::int64_t>(sizeof(B));
+        return prefetch_stream{next, values_per_unit<U> * row, pairs ? row : 64};
       };
       if (whole < t.cols) {
         pack_across<U>([&](std::int64_t i) { return from + whole + i * w[m].row_stride; }, count, t.cols - whole, edge);
@@ -372,11 +380,18 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
       }
       for (std::int64_t s = 0; s < steps; s += together, resume = true) {
         std::int64_t const first = s * values_per_unit<U>;
-        for (std::int64_t p = 0; p < cut.count; ++p)
-          micro_kernel_in_place<U>(
-              t.rows, cut.vectors(p), std::min(together, steps - s), strip,
-              rows_in_place<U, B>{from + first * w[m].row_stride + cut.first(p), w[m].row_stride, count - first},
-              sums_at(cut.first(p), resume), soon_after(first, cut.first(p)));
+        for (std::int64_t p = 0; p < cut.count; ++p) {
+          auto const product = [&](auto soon) {
+            micro_kernel_in_place<U>(
+                t.rows, cut.vectors(p), std::min(together, steps - s), strip,
+                rows_in_place<U, B>{from + first * w[m].row_stride + cut.first(p), w[m].row_stride, count - first},
+                sums_at(cut.first(p), resume), soon);
+          };
+          if (!pairs || thin)
+            product(soon_after(first, cut.first(p)));
+          else
+            product(no_prefetch{});
+        }
         strip.first += together * static_cast<std::int64_t>(sizeof(U));
       }
     }

@@ -191,14 +191,32 @@ void micro_kernel_in_place(std::int64_t rows, int vectors, std::int64_t steps, s
              });
 }
 
+/// The columns that follow those of a transposing kernel, one after another in memory.
+template <class B> struct upcoming_columns {
+  B const* first = nullptr;  // null: none
+  std::int64_t stride = 0, asked = 0;
+
+  /// Asks the cache for the next `lines` of them; columns have `count` values. Memory gives far more where it is asked for
+  /// in the order of its addresses than for a line of every column in turn.
+  [[gnu::always_inline]] void ask(int lines, std::int64_t count) {
+    if (first == nullptr) return;
+    constexpr auto line = static_cast<std::int64_t>(64 / sizeof(B));
+    MOIETY_UNROLL(16)
+    for (int i = 0; i < lines; ++i) __builtin_prefetch(first + asked + i * line, 0, 2);
+    asked += lines * line;
+    if (asked >= count) first += stride, asked = 0;
+  }
+};
+
 /// to(i, j) = chain over `count` values of k of rows[i](k) * columns[j](k), for the lanes of one register: both operands
 /// lie with their steps side by side, and the wide one is turned in registers. A holds units as they are.
 template <class U, int Rows, class A, class B>
 void transposing_kernel(std::int64_t count, A const* const* rows, B const* const* columns, sum_of<U>* to,
-                        std::int64_t to_stride) {
+                        std::int64_t to_stride, upcoming_columns<B> soon) {
   using S = sum_of<U>;
   static_assert(sizeof(A) * values_per_unit<U> == sizeof(U));
-  constexpr std::int64_t lanes = simd::lanes<U>, values = lanes * values_per_unit<U>, ahead = 8;
+  constexpr std::int64_t lanes = simd::lanes<U>, values = lanes * values_per_unit<U>;
+  constexpr int lines = static_cast<int>(lanes * values) * static_cast<int>(sizeof(B)) / 64;  // of a square
   constexpr std::size_t high = Rows;
   simd::vec<S> sum[high];
   MOIETY_UNROLL(8)
@@ -208,10 +226,8 @@ void transposing_kernel(std::int64_t count, A const* const* rows, B const* const
   std::int64_t k = 0;
   for (; k + values <= count; k += values) {
     MOIETY_UNROLL(16)
-    for (std::int64_t j = 0; j < lanes; ++j) {
-      square[j] = simd::load_as<U>(columns[j] + k);
-      __builtin_prefetch(columns[j] + k + ahead * values, 0, 2);
-    }
+    for (std::int64_t j = 0; j < lanes; ++j) square[j] = simd::load_as<U>(columns[j] + k);
+    soon.ask(lines, count);
     simd::transpose<U>(square);
     MOIETY_UNROLL(16)
     for (std::int64_t step = 0; step < lanes; ++step) {
