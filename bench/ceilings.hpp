@@ -143,11 +143,11 @@ inline double clock_rate() {
 #endif
 }
 
-/// What moves bytes at most: reading, writing past the caches, copying as memcpy does (bytes counted twice), and copying
-/// with stores past the caches (likewise).
-enum class traffic { read, write, copy, stream };
-inline constexpr std::array all_traffic{traffic::read, traffic::write, traffic::copy, traffic::stream};
-inline constexpr std::array traffic_names{"read", "write", "memcpy", "nt copy"};
+/// What moves bytes at most: reading, reading 16 rows of 8 KiB side by side, writing past the caches, copying as memcpy does
+/// (bytes counted twice), and copying with stores past the caches (likewise).
+enum class traffic { read, rows, write, copy, stream };
+inline constexpr std::array all_traffic{traffic::read, traffic::rows, traffic::write, traffic::copy, traffic::stream};
+inline constexpr std::array traffic_names{"read", "16 rows", "write", "memcpy", "nt copy"};
 
 /// Stores a register past the caches where there is an instruction for it.
 inline void store_past_caches(float* to, simd::vec<float> value) {
@@ -191,6 +191,7 @@ class bandwidth {
     auto* const to = blocks_[2 * i + 1]->as<float>();
     switch (kind) {
       case traffic::read: read(from); break;
+      case traffic::rows: read_rows(from); break;
       case traffic::copy: std::memcpy(to, from, bytes); break;
       case traffic::write:
         for (std::size_t at = 0; at < count; at += lanes) store_past_caches(to + at, simd::broadcast(1.0f));
@@ -206,6 +207,15 @@ class bandwidth {
     for (std::size_t at = 0; at < count; at += step)
 #pragma GCC unroll 8
       for (std::size_t j = 0; j < 8; ++j) sums[j] += simd::load(from + at + j * lanes);
+    for (simd::vec<float>& sum : sums) asm volatile("" : : "m"(sum));
+  }
+  static void read_rows(float const* from) {
+    constexpr std::size_t rows = 16, row = 8192 / sizeof(float);
+    simd::vec<float> sums[8] = {};
+    for (std::size_t first = 0; first < count; first += rows * row)
+      for (std::size_t at = 0; at < row; at += lanes)
+#pragma GCC unroll 16
+        for (std::size_t r = 0; r < rows; ++r) sums[r % 8] += simd::load(from + first + r * row + at);
     for (simd::vec<float>& sum : sums) asm volatile("" : : "m"(sum));
   }
 
