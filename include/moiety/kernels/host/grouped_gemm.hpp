@@ -319,10 +319,10 @@ void nt_few_rows_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a,
   auto const column = [&](std::size_t m, std::int64_t c) {
     return w[m].group(t.group) + (t.col + std::min(c, t.cols - 1)) * w[m].row_stride;
   };
-  auto const after = [&](std::size_t m, std::int64_t c) -> upcoming_columns<B> {
-    if (c + lanes < t.cols) return {column(m, c + lanes), w[m].row_stride};
-    if (m + 1 < M) return {column(m + 1, 0), w[m + 1].row_stride};
-    return {};
+  auto const from_column = [&](std::size_t m, std::int64_t c) -> upcoming_columns<B> {
+    if (c >= t.cols && ++m < M) c -= t.cols;
+    if (m == M || c >= t.cols) return {};
+    return {column(m, c), w[m].row_stride, std::min(lanes, t.cols - c)};
   };
   for (std::size_t m = 0; m < M; ++m)
     for (std::int64_t c = 0; c < t.cols; c += lanes) {
@@ -331,7 +331,8 @@ void nt_few_rows_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a,
       S* const to = sums + static_cast<std::int64_t>(m) * few_rows * stride + c;
       with_shape(t.rows, 1,
                  [&]<int Rows, int Vectors>(std::integral_constant<int, Rows>, std::integral_constant<int, Vectors>) {
-                   transposing_kernel<U, Rows>(k, rows.row, columns, to, stride, after(m, c));
+                   transposing_kernel<U, Rows>(k, rows.row, columns, to, stride,
+                                               {from_column(m, c + lanes + lanes / 2), from_column(m, c + lanes / 2)});
                  });
     }
   give_rows<false, S, M>(t, sums, stride, few_rows * stride, epilogue);

@@ -191,20 +191,21 @@ void micro_kernel_in_place(std::int64_t rows, int vectors, std::int64_t steps, s
              });
 }
 
-/// The columns that follow those of a transposing kernel, one after another in memory.
+/// Columns that a transposing kernel will need, one after another in memory. Memory gives more where it is asked for in the
+/// order of its addresses than for a line of every column in turn; it is asked twice, as a full queue drops what it is asked.
 template <class B> struct upcoming_columns {
-  B const* first = nullptr;  // null: none
-  std::int64_t stride = 0, asked = 0;
+  B const* first = nullptr;
+  std::int64_t stride = 0, left = 0;  // columns
+  std::int64_t asked = 0;             // values of the first
 
-  /// Asks the cache for the next `lines` of them; columns have `count` values. Memory gives far more where it is asked for
-  /// in the order of its addresses than for a line of every column in turn.
+  /// Asks the cache for the next lines; columns have `count` values.
   [[gnu::always_inline]] void ask(int lines, std::int64_t count) {
-    if (first == nullptr) return;
+    if (left <= 0) return;
     constexpr auto line = static_cast<std::int64_t>(64 / sizeof(B));
     MOIETY_UNROLL(16)
     for (int i = 0; i < lines; ++i) __builtin_prefetch(first + asked + i * line, 0, 2);
     asked += lines * line;
-    if (asked >= count) first += stride, asked = 0;
+    if (asked >= count) first += stride, asked = 0, --left;
   }
 };
 
@@ -212,7 +213,7 @@ template <class B> struct upcoming_columns {
 /// lie with their steps side by side, and the wide one is turned in registers. A holds units as they are.
 template <class U, int Rows, class A, class B>
 void transposing_kernel(std::int64_t count, A const* const* rows, B const* const* columns, sum_of<U>* to,
-                        std::int64_t to_stride, upcoming_columns<B> soon) {
+                        std::int64_t to_stride, std::array<upcoming_columns<B>, 2> soon = {}) {
   using S = sum_of<U>;
   static_assert(sizeof(A) * values_per_unit<U> == sizeof(U));
   constexpr std::int64_t lanes = simd::lanes<U>, values = lanes * values_per_unit<U>;
@@ -227,7 +228,7 @@ void transposing_kernel(std::int64_t count, A const* const* rows, B const* const
   for (; k + values <= count; k += values) {
     MOIETY_UNROLL(16)
     for (std::int64_t j = 0; j < lanes; ++j) square[j] = simd::load_as<U>(columns[j] + k);
-    soon.ask(lines, count);
+    for (upcoming_columns<B>& s : soon) s.ask(lines, count);
     simd::transpose<U>(square);
     MOIETY_UNROLL(16)
     for (std::int64_t step = 0; step < lanes; ++step) {

@@ -242,10 +242,45 @@ template <class S, int Half> [[gnu::always_inline]] inline void exchange_blocks(
 
 }  // namespace detail
 
+namespace detail {
+
+// Shuffles of two registers of sixteen lanes, one instruction each: where lane `lane` of the result comes from, 16 and more
+// being of the second. `high` takes what is left over.
+constexpr int singles(int lane, int high) { return lane / 4 * 4 + lane % 4 / 2 + 2 * high + lane % 2 * 16; }
+constexpr int pairs(int lane, int high) { return lane / 4 * 4 + lane % 2 + 2 * high + lane % 4 / 2 * 16; }
+constexpr int halves(int lane, int high) { return lane % 8 + 8 * high + lane / 8 * 16; }
+constexpr int quarters(int lane, int high) { return lane % 4 + 4 * high + lane / 4 % 2 * 8 + lane / 8 * 16; }
+
+template <int (*Source)(int, int), class V, int... Lane>
+[[gnu::always_inline]] inline void shuffle(V& first, V& second, std::integer_sequence<int, Lane...>) {
+  V const a = first, b = second;
+  first = V{(Source(Lane, 0) < 16 ? a : b)[Source(Lane, 0) % 16]...};
+  second = V{(Source(Lane, 1) < 16 ? a : b)[Source(Lane, 1) % 16]...};
+}
+
+// Fours of rows are interleaved within the quarters of registers, then the quarters change places.
+template <class S> [[gnu::always_inline]] inline void transpose_sixteen(square<S>& rows) {
+  constexpr auto all = std::make_integer_sequence<int, 16>();
+  MOIETY_UNROLL(4)
+  for (int i = 0; i < 16; i += 4) {
+    shuffle<singles>(rows[i], rows[i + 1], all), shuffle<singles>(rows[i + 2], rows[i + 3], all);
+    shuffle<pairs>(rows[i], rows[i + 2], all), shuffle<pairs>(rows[i + 1], rows[i + 3], all);
+    std::swap(rows[i + 1], rows[i + 2]);
+  }
+  MOIETY_UNROLL(4)
+  for (int i = 0; i < 4; ++i) {
+    shuffle<halves>(rows[i], rows[i + 4], all), shuffle<halves>(rows[i + 8], rows[i + 12], all);
+    shuffle<quarters>(rows[i], rows[i + 8], all), shuffle<quarters>(rows[i + 4], rows[i + 12], all);
+    std::swap(rows[i + 4], rows[i + 8]);
+  }
+}
+
+}  // namespace detail
+
 /// Transposes a square of lanes x lanes in registers.
 template <class S> [[gnu::always_inline]] inline void transpose(square<S>& rows) {
   constexpr int size = lanes<S>;
-  if constexpr (size > 8) detail::exchange_blocks<S, 8>(rows);
+  if constexpr (size == 16) return detail::transpose_sixteen<S>(rows);
   if constexpr (size > 4) detail::exchange_blocks<S, 4>(rows);
   if constexpr (size > 2) detail::exchange_blocks<S, 2>(rows);
   detail::exchange_blocks<S, 1>(rows);
