@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // How ranks that are processes wait for each other, and how their run fails.
 //
-// A failed rank tells every other by a small message on a communicator of its own; ranks look for such messages when they
-// begin to communicate and while they wait. The last communicator of a run, where an exception takes it down, tells of that.
+// A failed rank tells every other by a small message on a communicator of its own; ranks look for such messages while they
+// wait, and now and then as they begin to communicate. The last communicator of a run, where an exception takes it down, tells of that.
 #pragma once
 
 #include <moiety/backend/transport/mpi_parcels.hpp>

@@ -240,10 +240,6 @@ template <class S, int Half> [[gnu::always_inline]] inline void exchange_blocks(
       exchange<Half>(rows[i], rows[i + Half], std::make_index_sequence<static_cast<std::size_t>(lanes<S>)>());
 }
 
-}  // namespace detail
-
-namespace detail {
-
 // Shuffles of two registers of sixteen lanes, one instruction each: where lane `lane` of the result comes from, 16 and more
 // being of the second. `high` takes what is left over.
 constexpr int singles(int lane, int high) { return lane / 4 * 4 + lane % 4 / 2 + 2 * high + lane % 2 * 16; }
