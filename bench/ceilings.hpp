@@ -169,23 +169,17 @@ class bandwidth {
     for (int i = 0; i < 2 * threads; ++i) blocks_.push_back(std::make_unique<memory_block>(bytes));
   }
 
-  /// Bytes/s at this moment, the best of three passes: neighbours take of a machine's memory, more at one time than another.
+  /// Best bytes/s that this run has seen so far, after measuring once more.
   double measure(traffic kind) {
-    double now = 0;
-    for (int turn = 0; turn < 3; ++turn) {
-      std::vector<double> rates(static_cast<std::size_t>(threads_));
-      on_threads(threads_, [&](std::size_t i) {
-        double const start = seconds(threads_);
-        pass(kind, i);
-        rates[i] = static_cast<double>(kind >= traffic::copy ? 2 * bytes : bytes) / (seconds(threads_) - start);
-      });
-      now = std::max(now, std::accumulate(rates.begin(), rates.end(), 0.0));
-    }
-    double& best = best_[static_cast<std::size_t>(kind)];
-    best = std::max(best, now);
-    return now;
+    std::vector<double> rates(static_cast<std::size_t>(threads_));
+    on_threads(threads_, [&](std::size_t i) {
+      double const start = seconds(threads_);
+      pass(kind, i);
+      rates[i] = static_cast<double>(kind >= traffic::copy ? 2 * bytes : bytes) / (seconds(threads_) - start);
+    });
+    double& rate = best_[static_cast<std::size_t>(kind)];
+    return rate = std::max(rate, std::accumulate(rates.begin(), rates.end(), 0.0));
   }
-  /// The best that this run has seen so far.
   double best(traffic kind) const { return best_[static_cast<std::size_t>(kind)]; }
 
  private:

@@ -28,7 +28,7 @@ inline bandwidth& memory_ceiling(int threads) {
   auto& found = known[threads];
   if (!found) {
     found = std::make_unique<bandwidth>(threads);
-    for (int round = 0; round < 2; ++round)
+    for (int round = 0; round < 5; ++round)
       for (traffic const kind : all_traffic) found->measure(kind);
   }
   return *found;
@@ -71,7 +71,7 @@ template <class S> void report(benchmark::State& state, int threads, work const&
   double const fma = fma_ceiling<S>(threads), compute = todo.flops / fma;
   bandwidth& memory = memory_ceiling(threads);
   double transfer = todo.bytes / memory.best(todo.moves);
-  if (2 * transfer > compute) transfer = todo.bytes / memory.measure(todo.moves);
+  if (transfer > compute) transfer = todo.bytes / memory.measure(todo.moves);
   state.counters["threads"] = threads;
   state.counters["flops"] = todo.flops;
   state.counters["bytes"] = todo.bytes;
