@@ -92,6 +92,8 @@ class Check:
         for number, line in enumerate(lines, 1):
             if found := INCLUDE.match(line):
                 self.included(path, number, name, room, found[1])
+            if "no_unique_address" in line:
+                self.fail(path, number, "host and device disagree where members lie beside [[no_unique_address]]")
             if re.match(r"\s*#\s*(if|elif).*__CUDACC__", line) and not umbrella and name != "core/config.hpp":
                 self.fail(path, number, "__CUDACC__ is asked outside core/config.hpp and the umbrellas")
 

@@ -56,10 +56,10 @@ template <class... Roles> struct router_roles {
   static constexpr bool has_scale = count_if<is_scale_role, Roles...> == 1;
 
   score score_rule{};
-  [[no_unique_address]] bias bias_rule{};
-  [[no_unique_address]] groups group_rule{};
-  [[no_unique_address]] jitter jitter_rule{};
-  [[no_unique_address]] logit_noise noise_rule{};
+  bias bias_rule{};
+  groups group_rule{};
+  jitter jitter_rule{};
+  logit_noise noise_rule{};
   selection selection_rule{};
   weight weight_rule{};
   scale scale_rule{};
