@@ -20,6 +20,9 @@ inline void succeed(cudaError_t result) {
   if (result != cudaSuccess) throw std::runtime_error(cudaGetErrorString(result));
 }
 
+/// What was put into the legacy stream is done: other streams do not wait for it.
+inline void settle() { succeed(cudaStreamSynchronize(cudaStreamLegacy)); }
+
 /// A value of 0xff in every byte.
 template <class T> T poison() {
   T value;
@@ -33,9 +36,12 @@ template <class T> class device_values {
     if (count_ == 0) return;
     succeed(cudaMalloc(reinterpret_cast<void**>(&data_), bytes()));
     succeed(cudaMemset(data_, 0xff, bytes()));
+    settle();
   }
   explicit device_values(std::vector<T> const& values) : device_values(static_cast<std::int64_t>(values.size())) {
-    if (count_ != 0) succeed(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice));
+    if (count_ == 0) return;
+    succeed(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice));
+    settle();
   }
   device_values(device_values&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), count_(std::exchange(other.count_, 0)) {}

@@ -28,7 +28,7 @@ using by_sequence = mo::load_balance<mo::over::sequence>;
 using plain = ranks::small<ranks::softmax_2>;
 using in_sequences = ranks::small<ranks::softmax_2, by_sequence>;
 struct weighted : ranks::small<mo::router<mo::sigmoid, mo::selection_bias, mo::top_k<2>, mo::on_activation>> {
-  using experts = mo::mlp<mo::gelu, mo::biased>;
+  using experts = mo::mlp<mo::gelu_tanh, mo::biased>;  // erf is that of each library
 };
 struct beside : mo::layer_spec<mo::dims{.hidden = 20, .ffn = 12, .experts = 8, .zero_experts = 3, .latent = 8}> {
   using router = mo::router<mo::softmax, mo::top_k<3>>;

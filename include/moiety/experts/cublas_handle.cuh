@@ -26,7 +26,7 @@
 namespace moiety::inline MOIETY_ABI::detail {
 
 inline void expect(cublasStatus_t status, char const* what) {
-  require<cuda_error>(status == CUBLAS_STATUS_SUCCESS, what, ": ", cublasGetStatusString(status), '.');
+  require<cuda_error>(status == CUBLAS_STATUS_SUCCESS, what, ": ", cublasGetStatusName(status), '.');
 }
 
 /// The handle of this thread for a device, which is the current one.

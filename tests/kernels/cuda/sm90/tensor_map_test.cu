@@ -82,12 +82,12 @@ template <int Rank> void check_boxes(matrices const& of, int box_rows, std::vect
 
 TEST_CASE("boxes of rows come swizzled, with zeros outside") {
   if (!testing::on_sm90()) return;
-  std::vector<corner> const corners{{0, 0, 0},    {64, 3, 0},  {128, 40, 0}, {-5, -7, 0},
-                                    {100, 96, 0}, {256, 0, 0}, {0, -64, 0}};
+  std::vector<corner> const corners{{0, 0, 0},    {64, 3, 0},  {128, 40, 0}, {-8, -7, 0},
+                                    {104, 96, 0}, {256, 0, 0}, {0, -64, 0}};
   check_boxes<2>({1, 100, 136, 0}, 64, corners);
   check_boxes<2>({1, 100, 131, 5}, 64, corners);
   check_boxes<2>({1, 300, 64, 0}, 256, {{0, 0, 0}, {0, 44, 0}, {0, 45, 0}});
-  check_boxes<2>({1, 1, 1, 7}, 1, {{0, 0, 0}, {1, 0, 0}});
+  check_boxes<2>({1, 1, 1, 7}, 1, {{0, 0, 0}, {8, 0, 0}});
 }
 
 TEST_CASE("boxes of groups end with their group") {

@@ -6,8 +6,8 @@
 //   arrive             what a thread wrote and read before is done when a waiting thread goes on
 //   arrive_expecting   the same, and the phase does not complete before copies have brought that many bytes more
 //   wait_phase         until the phase of that parity is complete; so before any phase is, parity 1 is
-//   load_box           one thread: the box whose first element is column x of row y (of group z), into a swizzled tile at a
-//                      multiple of 1024 bytes. Its bytes are counted by the barrier, those outside, which become 0, too
+//   load_box           one thread: the box whose first element is column x, a multiple of 8, of row y (of group z), into a
+//                      swizzled tile at a multiple of 1024 bytes. Its bytes are counted by the barrier, those outside, which become 0, too
 //   publish_writes     a thread's own writes, to operands that it or a barrier's waiters multiply
 //   multiply_async     sums [64 x N] of a warpgroup (+)= A [64 x 16] B [16 x N] of the described tiles (matrices.hpp); without
 //                      `add` the sums begin anew. All four warps, the first a multiple of four, N of 32, 64, 96, 128, 192, 256
