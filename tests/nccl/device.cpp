@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What ranks do on devices: device all | late | leaves, where each process is a rank, see processes.py; device WAY RANKS,
-// where each thread is. Exit 77 without a device.
+// What ranks do on devices: device all | late | leaves | unmet, where each process is a rank, see processes.py; device WAY
+// RANKS, where each thread is. Exit 77 without a device.
 #include <moiety/nccl.hpp>
 
 #include "device_memory.hpp"
@@ -261,11 +261,12 @@ void late(ranks& all) {
   all.at_step(5);
   part.at_step(5);
   if (all.size() == 1) return;
-  if (all.rank() == all.size() - 1) std::this_thread::sleep_for(2 * patience);
+  bool const is_late = all.rank() == all.size() - 1;
+  if (is_late) std::this_thread::sleep_for(2 * patience);
   auto const begin = std::chrono::steady_clock::now();
   try {
     part.barrier();
-    check(false, "a rank that does not come ends the waiting of others");
+    check(is_late, "a rank that does not come ends the waiting of others");  // whose part may have come before
   } catch (mo::comm_error const& e) {
     check(e.step == 5, "the step of the error");
     if (all.rank() == 0) check(e.fault != mo::comm_fault::aborted, std::string("too late: ") + e.what());
@@ -274,34 +275,56 @@ void late(ranks& all) {
   check(ends_in<mo::comm_error>([&] { all.barrier(); }), "all groups of a run fail together");
 }
 
+/// The last rank expects 32 bytes of rank 0.
+ranks::request from_first(ranks& all, std::byte* bytes) {
+  std::vector<mo::outgoing_rows> to(static_cast<std::size_t>(all.size()));
+  std::vector<mo::incoming_rows> from(to.size());
+  if (all.rank() == 0) to.back() = {bytes, 1, 32, 32, nullptr};
+  if (all.rank() == all.size() - 1) from[0] = {bytes, 1, 32, 32, nullptr};
+  return all.start({.name = "exchange", .width = 32}, to, from);
+}
+
 /// The last rank lets go of an operation, by an exception; with it go all its communicators.
 void leaves(ranks& all) {
   if (all.size() == 1) return;
-  all.barrier();  // now all have come
   values_on_device<float> values(8);
   auto* const bytes = reinterpret_cast<std::byte*>(values.data());
-  std::vector<mo::outgoing_rows> to(static_cast<std::size_t>(all.size()));
-  std::vector<mo::incoming_rows> from(to.size());
-  if (all.rank() == all.size() - 1) {
-    from[0] = {bytes, 1, 32, 32, nullptr};
-    try {
-      auto const lost = all.start({.name = "exchange", .width = 32}, to, from);
-      throw 5;
-    } catch (int) {
-    }
-    auto const begin = std::chrono::steady_clock::now();
-    check(fault_of([&] { all.barrier(); }) == mo::comm_fault::aborted, "a rank that let go can no longer communicate");
-    check(std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(patience) / 2,
-          "a rank that let go waits for nobody");
-  } else {
+  all.finish(from_first(all, bytes));  // or start would wait until both are connected
+  all.barrier();                       // now all have come
+  if (all.rank() != all.size() - 1) {
     check(ends_in<mo::comm_error>([&] { all.barrier(); }), "the others hear of it, or the deadline comes");
+    return;
   }
+  auto const begin = std::chrono::steady_clock::now();
+  try {
+    auto const lost = from_first(all, bytes);
+    throw 5;
+  } catch (int) {
+  }
+  check(fault_of([&] { all.barrier(); }) == mo::comm_fault::aborted, "a rank that let go can no longer communicate");
+  check(std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(patience) / 2,
+        "a rank that let go waits for nobody");
+}
+
+/// The last rank begins an operation for which NCCL has to connect it with rank 0, which does not come.
+void unmet(ranks& all) {
+  if (all.size() == 1) return;
+  values_on_device<float> values(8);
+  all.barrier();
+  auto const begin = std::chrono::steady_clock::now();
+  if (all.rank() == all.size() - 1) {
+    check(ends_in<mo::comm_error>([&] { from_first(all, reinterpret_cast<std::byte*>(values.data())); }),
+          "start waits for no rank longer than the deadline");
+    check(ends_in<mo::comm_error>([&] { all.shrink(std::array{0}); }), "what has ended has no parts");
+  }
+  check(ends_in<mo::comm_error>([&] { all.barrier(); }), "after that nobody communicates");
+  check(std::chrono::steady_clock::now() - begin < patience + 10s, "the deadline is kept");
 }
 
 template <class Make> void rank(std::string_view way, Make const& make) {
   try {
     ranks all = make();
-    way == "late" ? late(all) : way == "leaves" ? leaves(all) : everything(all);
+    way == "late" ? late(all) : way == "leaves" ? leaves(all) : way == "unmet" ? unmet(all) : everything(all);
   } catch (std::exception const& e) {
     check(false, e.what());
   }
@@ -316,11 +339,11 @@ int main(int count, char** arguments) {
     return 77;
   }
   std::string_view const way = count > 1 ? arguments[1] : "all";
+  if (way != "all") patience = count < 3 ? 6s : 3s;  // processes have to start within it
   if (count < 3) {
     rank(way, [] { return ranks::world({.deadline = patience}); });
     return failures == 0 ? 0 : 1;
   }
-  if (way != "all") patience = 3s;
   int const size = std::stoi(arguments[2]);
   ncclUniqueId const id = mo::detail::new_nccl_id();
   std::vector<std::thread> threads;

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A stand-in for the calls of CUDA and NCCL that the transport makes, on the CPU, for ranks that are threads: memory is the
 // host's, streams are lists of work that goes on when anybody asks for its state, and NCCL begins nothing before it is polled
-// twice. Linked before both libraries, it takes their place.
+// twice. As NCCL 2.28: ranks that first speak are connected before their calls are taken, a revocation takes longer than half a
+// second, a communicator with a call under way or an error has no parts, and one with a call under way cannot be revoked.
+// Linked before both libraries, it takes their place.
 #include <nccl.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -16,6 +19,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -41,10 +45,11 @@ struct choice {
   int colour, key, rank;
 };
 
-struct fake_state;
 struct fake_group {
   int size = 0, arrived = 0;
-  std::vector<fake_state*> members;
+  std::set<int> gone;  // ranks whose connections are closed
+  // Who has asked to be connected: for messages or not, sender, receiver.
+  std::set<std::tuple<bool, int, int>> sending, receiving;
   std::map<std::pair<int, int>, std::deque<message>> boxes;
   std::map<int, std::vector<choice>> choices;                        // of the n-th split
   std::map<std::pair<int, int>, std::shared_ptr<fake_group>> parts;  // of the n-th split, by colour
@@ -55,7 +60,8 @@ struct fake_state {
   int rank;
   bool stopped = false, revoked = false;
   ncclResult_t error = ncclSuccess;
-  work job;  // what NCCL does behind the caller's back
+  work job;                // what NCCL does behind the caller's back
+  bool under_way = false;  // a call of which nobody has seen that it is taken
   int splits = 0;
 };
 
@@ -77,6 +83,7 @@ struct operation {
   std::vector<receive> receives;
   std::vector<std::function<void()>> after;
   bool posted = false;
+  bool messages = false;  // for which NCCL connects ranks on their own
 };
 
 std::mutex mutex;
@@ -115,6 +122,11 @@ bool go_on_with(operation& op) {
     all = all && r.done;
   }
   for (auto const& s : op.sends) all = all && *s.taken;
+  auto const& gone = me.group->gone;
+  for (auto const& r : op.receives)
+    if (!r.done && gone.contains(r.peer)) me.error = ncclRemoteError;
+  for (auto const& s : op.sends)
+    if (!*s.taken && gone.contains(s.peer)) me.error = ncclRemoteError;
   if (all)
     for (auto const& then : op.after) then();
   return all;
@@ -123,6 +135,7 @@ bool go_on_with(operation& op) {
 /// The messages that a rank has not sent yet are gone.
 void stop(fake_state& me) {
   me.stopped = true;
+  me.group->gone.insert(me.rank);
   for (auto& [pair, box] : me.group->boxes) std::erase_if(box, [&](message const& m) { return m.sender == me.rank; });
 }
 
@@ -137,13 +150,7 @@ namespace {
 ncclComm_t make(std::shared_ptr<fake_group> group, int rank) {
   auto state = std::make_shared<fake_state>();
   state->rank = rank, state->group = std::move(group);
-  state->group->members.push_back(state.get());
   return new ncclComm{std::move(state)};
-}
-
-void leave(ncclComm_t comm) {
-  std::erase(comm->state->group->members, comm->state.get());
-  delete comm;
 }
 
 /// Holds for the third time.
@@ -154,6 +161,8 @@ work twice_polled(work then) {
 ncclResult_t part_of(ncclComm_t comm, choice const& mine, int ranks, ncclComm_t* made) {
   fake_state& parent = *comm->state;
   if (parent.job) return ncclInvalidArgument;
+  if (parent.error != ncclSuccess) return parent.error;
+  parent.under_way = true;
   int const number = parent.splits++;
   parent.group->choices[number].push_back(mine);
   parent.job = twice_polled([group = parent.group, mine, ranks, number, made] {
@@ -173,8 +182,24 @@ ncclResult_t part_of(ncclComm_t comm, choice const& mine, int ranks, ncclComm_t*
   return ncclSuccess;
 }
 
-operation& grouped_for(ncclComm_t comm, cudaStream_t stream) {
+/// Whether all ranks that an operation speaks with have asked for that, once.
+bool connected(operation const& op) {
+  fake_group& group = *op.of->group;
+  int const me = op.of->rank;
+  for (auto const& s : op.sends) group.sending.insert({op.messages, me, s.peer});
+  for (auto const& r : op.receives) group.receiving.insert({op.messages, r.peer, me});
+  return std::all_of(op.sends.begin(), op.sends.end(),
+                     [&](auto const& s) {
+                       return group.receiving.contains({op.messages, me, s.peer});
+                     }) &&
+         std::all_of(op.receives.begin(), op.receives.end(), [&](auto const& r) {
+           return group.sending.contains({op.messages, r.peer, me});
+         });
+}
+
+operation& grouped_for(ncclComm_t comm, cudaStream_t stream, bool messages = false) {
   grouped->of = comm->state;
+  grouped->messages = messages;
   grouped_stream = stream;
   return *grouped;
 }
@@ -264,6 +289,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
   return cudaSuccess;
 }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {  // the legacy stream, whose work is done at once
+  return stream == cudaStreamLegacy ? cudaSuccess : cudaErrorInvalidValue;
+}
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   std::scoped_lock const lock(mutex);
   go_on();
@@ -312,6 +340,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id,
   group->size = size;
   ++group->arrived;
   *comm = make(group, rank);
+  (*comm)->state->under_way = true;
   (*comm)->state->job = twice_polled([group] { return group->arrived == group->size; });
   return ncclInProgress;
 }
@@ -321,32 +350,38 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* result) {
   fake_state& state = *comm->state;
   if (state.job && state.job()) state.job = nullptr;
   *result = state.job ? ncclInProgress : state.error;
+  if (*result == ncclSuccess) state.under_way = false;
   return ncclSuccess;
 }
 ncclResult_t ncclCommFinalize(ncclComm_t comm) {
   std::scoped_lock const lock(mutex);
+  if (comm->state->job || comm->state->revoked) return ncclInvalidArgument;
   comm->state->job = twice_polled([] { return true; });
   return ncclInProgress;
 }
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   std::scoped_lock const lock(mutex);
-  leave(comm);
+  delete comm;
   return ncclSuccess;
 }
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
   std::scoped_lock const lock(mutex);
   stop(*comm->state);
-  for (fake_state* other : comm->state->group->members)
-    if (other != comm->state.get() && !other->revoked && other->error == ncclSuccess) other->error = ncclRemoteError;
-  leave(comm);
+  delete comm;
   return ncclSuccess;
 }
 ncclResult_t ncclCommRevoke(ncclComm_t comm, int) {
   std::scoped_lock const lock(mutex);
   fake_state& me = *comm->state;
+  if (me.revoked) return ncclInvalidArgument;
+  if (me.under_way) std::abort();  // NCCL would go on with memory that it has freed
   stop(me);
   me.revoked = true;
-  me.job = twice_polled([&me] { return me.error = ncclSuccess, true; });
+  me.job = [&me, begin = std::chrono::steady_clock::now()] {
+    if (std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(700)) return false;
+    if (me.error != ncclRemoteError) me.error = ncclSuccess;
+    return true;
+  };
   return ncclInProgress;
 }
 ncclResult_t ncclCommSplit(ncclComm_t comm, int colour, int key, ncclComm_t* made, ncclConfig_t* config) {
@@ -367,7 +402,9 @@ ncclResult_t ncclGroupEnd() {
   auto const op = std::exchange(grouped, nullptr);
   if (op->of == nullptr) return ncclSuccess;
   if (op->of->revoked || op->of->job) return ncclInvalidUsage;
+  op->of->under_way = true;
   op->of->job = twice_polled([op, stream = grouped_stream] {
+    if (!connected(*op)) return false;
     stream->todo.push_back([op] { return go_on_with(*op); });
     return true;
   });
@@ -375,10 +412,10 @@ ncclResult_t ncclGroupEnd() {
 }
 ncclResult_t ncclSend(void const* data, std::size_t count, ncclDataType_t, int peer, ncclComm_t comm,
                       cudaStream_t stream) {
-  return add(grouped_for(comm, stream), peer, data, nullptr, count), ncclSuccess;
+  return add(grouped_for(comm, stream, true), peer, data, nullptr, count), ncclSuccess;
 }
 ncclResult_t ncclRecv(void* data, std::size_t count, ncclDataType_t, int peer, ncclComm_t comm, cudaStream_t stream) {
-  return add(grouped_for(comm, stream), peer, nullptr, data, count), ncclSuccess;
+  return add(grouped_for(comm, stream, true), peer, nullptr, data, count), ncclSuccess;
 }
 ncclResult_t ncclAllGather(void const* out, void* in, std::size_t count, ncclDataType_t, ncclComm_t comm,
                            cudaStream_t stream) {
@@ -389,7 +426,7 @@ ncclResult_t ncclAllGather(void const* out, void* in, std::size_t count, ncclDat
 ncclResult_t ncclAlltoAll(void const* out, void* in, std::size_t count, ncclDataType_t, ncclComm_t comm,
                           cudaStream_t stream) {
   for (std::size_t r = 0; r < static_cast<std::size_t>(comm->state->group->size); ++r)
-    add(grouped_for(comm, stream), static_cast<int>(r), static_cast<std::byte const*>(out) + r * count,
+    add(grouped_for(comm, stream, true), static_cast<int>(r), static_cast<std::byte const*>(out) + r * count,
         static_cast<std::byte*>(in) + r * count, count);
   return ncclSuccess;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The transport whose ranks have a CUDA device each, through NCCL: processes of a job, or threads. Not yet run on a GPU. Layers
-// on mo::cuda use it with nccl_ranks.cuh.
+// The transport whose ranks have a CUDA device each, through NCCL: processes of a job, or threads. Layers on mo::cuda use it
+// with nccl_ranks.cuh. Run so far by processes that share a GPU.
 //
 //   auto ranks = mo::nccl_communicator::world({.deadline = 30s});       this process, as its launcher says
 //   auto ranks = mo::nccl_communicator::over(others, device);           the ranks of any other communicator
@@ -9,11 +9,11 @@
 //
 // Rows, messages and values lie in memory of the device that is the rank's, which becomes the current one; all_gather_on_host
 // alone is of host memory. Blocks are whole pieces of memory (data_error otherwise): rows of many places are packed by kernels
-// first. Kernels go on after `start`; `finish` has the host wait, for the deadline. No graph captures either.
+// first. Kernels go on after `start`, which waits for both ranks of a pair where they have not yet spoken; `finish` has the
+// host wait, for the deadline. No graph captures either. `shrink` is a comm_error where NCCL has lost a peer's connection.
 //
 // all_reduce_fastest and reduce_scatter_fastest sum in an order that NCCL chooses, so bits may differ between layouts and
 // machines. There is no sum of the fixed order here: that is a kernel over what all_to_all and all_gather bring.
-//
 // Ranks of `world`: backend/transport/launch.hpp; where they meet: nccl_meeting.hpp. Their device is that of their local rank.
 //
 // comm_error within the deadline: a rank that does not come, that lets go of its communicators by an exception, or what NCCL

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A group of ranks that speak through NCCL, and how long they wait for an operation. Not yet run on a GPU.
+// A group of ranks that speak through NCCL, and how long they wait for an operation.
 #pragma once
 
 #include <moiety/backend/transport/launch.hpp>
+#include <moiety/backend/transport/nccl_calls.hpp>
 #include <moiety/backend/transport/nccl_checks.hpp>
 #include <moiety/backend/transport/nccl_world.hpp>
 #include <moiety/backend/transport/rows.hpp>
@@ -20,40 +21,13 @@
 #include <numeric>
 #include <span>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 namespace moiety::inline MOIETY_ABI {
 
 namespace detail {
-
-/// Calls to NCCL that are one operation.
-struct nccl_calls {
-  ncclComm_t comm;
-  cudaStream_t stream;
-  ncclResult_t first = ncclSuccess;  // that is no success
-
-  void keep(ncclResult_t result) {
-    if (first == ncclSuccess) first = result;
-  }
-  void send(int peer, std::byte const* data, std::int64_t bytes) {
-    if (bytes > 0) keep(ncclSend(data, static_cast<std::size_t>(bytes), ncclUint8, peer, comm, stream));
-  }
-  void receive(int peer, std::byte* data, std::int64_t bytes) {
-    if (bytes > 0) keep(ncclRecv(data, static_cast<std::size_t>(bytes), ncclUint8, peer, comm, stream));
-  }
-  /// Sums in place: on every rank, or of one part after another on the rank that it belongs to.
-  template <class T> void sum(std::span<T> values) {
-    keep(ncclAllReduce(values.data(), values.data(), values.size(), nccl_type<T>(), ncclSum, comm, stream));
-  }
-  template <class T> void sum(std::span<T> values, std::span<std::int64_t const> counts) {
-    T* part = values.data();
-    for (int rank = 0; std::int64_t const n : counts) {
-      if (n > 0) keep(ncclReduce(part, part, static_cast<std::size_t>(n), nccl_type<T>(), ncclSum, rank, comm, stream));
-      part += n, ++rank;
-    }
-  }
-};
 
 /// The ranks of one group, and the communicator of NCCL that is theirs alone.
 class nccl_group {
@@ -79,12 +53,20 @@ class nccl_group {
 
   /// Makes the communicator by make(place, config), as a part of that of another group or on its own.
   template <class Make> void open(nccl_group const* of, char const* call, Make const& make) {
+    if (of != nullptr) rest(*of, call);
+    nccl_world::open_communicator& busy = of == nullptr ? *open_ : *of->open_;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
-    ncclResult_t const begun = make(&open_->comm, &config);
-    settle(of == nullptr ? comm() : of->comm(), begun, call);  // a part is in its place only when it is there
-    settle(comm(), ncclSuccess, call);
-    open_->ready = true;
+    busy.ready = false;
+    try {
+      ncclResult_t const begun = make(&open_->comm, &config);
+      settle(busy.comm, begun, call);  // a part is in its place only when it is there
+      settle(comm(), ncclSuccess, call);
+    } catch (...) {
+      nccl_world::end_busy(busy);  // or NCCL might write the part where it no longer is
+      throw;
+    }
+    busy.ready = open_->ready = true;
   }
 
   /// Waits until NCCL has taken what was begun on a communicator.
@@ -122,10 +104,12 @@ class nccl_group {
   /// Puts what all(calls) asks for into the stream of the world, as one operation.
   template <class All> void enqueue(char const* call, All const& all) {
     nccl_calls asked{comm(), world->stream()};
+    open_->ready = false;
     if (ncclResult_t const begun = ncclGroupStart(); begun != ncclSuccess) refused(begun, call);
     all(asked);
     asked.keep(ncclGroupEnd());
     settle(comm(), asked.first, call);
+    open_->ready = true;
   }
 
   /// all [size × bytes] in the host's memory: the bytes of every rank, by rank.
@@ -196,22 +180,32 @@ class nccl_group {
           sentence("NCCL says ", nccl_text(state)));
   }
 
+  /// Waits until another group's communicator, which may have been revoked, can be asked for a part.
+  void rest(nccl_group const& of, char const* call) {
+    if (of.comm() == nullptr)
+      blame(comm_fault::aborted, call, world_rank(rank),
+            "the communicator has ended, as NCCL was still connecting ranks");
+    if (!await_within(world->options(), [&] { return nccl_world::settled(of.comm()); })) late(call);
+  }
+
   /// Until every rank knows what this one does, half a second at most: whoever leaves before would seem to be at fault.
   void linger() {
     run_options const grace{.deadline = std::chrono::milliseconds(500)};
     nccl_calls asked{comm(), world->stream()};
     std::byte* const device = world->staging().device.get();
     cuda_event const done = make_event();
+    open_->ready = false;
     asked.keep(ncclGroupStart());
     asked.keep(ncclAllGather(device + rank, device, 1, ncclUint8, asked.comm, asked.stream));
     asked.keep(ncclGroupEnd());
-    auto const taken = [&] { return nccl_world::state_of(comm()) != ncclInProgress; };
-    if (!nccl_world::reached(asked.first) || !await_within(grace, taken)) return;
+    if (!nccl_world::reached(asked.first) || !await_within(grace, [&] { return nccl_world::settled(comm()); })) return;
+    open_->ready = nccl_world::state_of(comm()) == ncclSuccess;
     expect_cuda(cudaEventRecord(done.get(), world->stream()), "marking a CUDA stream");
     await_within(grace, [&] {
       return cudaEventQuery(done.get()) != cudaErrorNotReady || !nccl_world::reached(nccl_world::state_of(comm()));
     });
-    static_cast<void>(cudaGetLastError());  // that it is not there is no error
+    static_cast<void>(cudaGetLastError());                       // that it is not there is no error
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // NCCL's own threads may still be sending
   }
 
   nccl_world::slot open_;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// How ranks that speak through NCCL wait for each other, and how their run fails. Not yet run on a GPU.
+// How ranks that speak through NCCL wait for each other, and how their run fails.
 //
 // All groups of a run put their operations into one stream, so a device meets them in the order of its rank's calls. Calls to
 // NCCL return at once, and what they began is polled: a rank waits no longer than the deadline. At the first failure every
-// communicator is revoked, which stops what is in flight; each is aborted when its last handle goes.
+// communicator is revoked, which stops what is in flight; each is aborted when its last handle goes, or at once where NCCL has
+// not taken the last call, as it still connects ranks: to revoke then, NCCL (2.28 to 2.30) would use memory that it has freed.
 #pragma once
 
 #include <moiety/backend/transport/launch.hpp>
@@ -99,8 +100,8 @@ struct nccl_staging {
 class nccl_world {
  public:
   struct open_communicator {
-    ncclComm_t comm = nullptr;
-    bool ready = false;
+    ncclComm_t comm = nullptr;  // null too where it had to end before its group
+    bool ready = false;         // NCCL has taken all that was asked of it
   };
   using slot = std::list<open_communicator>::iterator;
 
@@ -136,24 +137,31 @@ class nccl_world {
     comms_.erase(which);
     if (it.comm == nullptr) return;
     bool const in_order = it.ready && !failure_ && std::uncaught_exceptions() == exceptions_;
-    if (in_order && reached(ncclCommFinalize(it.comm)) && await_within(options_, [&] { return settled(it.comm); }))
+    if (in_order && reached(ncclCommFinalize(it.comm)) && await_within(options_, [&] { return settled(it.comm); })) {
       static_cast<void>(ncclCommDestroy(it.comm));
-    else
-      static_cast<void>(ncclCommAbort(it.comm));
+      return;
+    }
+    run_options const grace{.deadline = std::chrono::seconds(2)};  // a revocation ends by undoing an abort
+    if (failure_) await_within(grace, [&] { return settled(it.comm); });
+    static_cast<void>(ncclCommAbort(it.comm));
   }
 
-  /// The run fails; only the first failure counts. Returns once nothing is in flight any more, or after half a second.
+  /// Ends a communicator that NCCL is busy with.
+  static void end_busy(open_communicator& it) noexcept {
+    if (it.ready || it.comm == nullptr) return;
+    static_cast<void>(ncclCommAbort(it.comm));
+    it.comm = nullptr;  // only now, as what NCCL is busy with may write it
+  }
+
+  /// The run fails; only the first failure counts. Returns once the stream has nothing to do, or after half a second.
   void fail(failure_record record) noexcept {
     if (failure_) return;
     failure_ = std::move(record);
     for (auto& it : comms_)
       if (it.ready) static_cast<void>(ncclCommRevoke(it.comm, NCCL_REVOKE_DEFAULT));
+    for (auto& it : comms_) end_busy(it);  // waits for the stream, which those revoked leave
     run_options const grace{.deadline = std::chrono::milliseconds(500)};
-    await_within(grace, [&] {
-      bool quiet = stream_idle();
-      for (auto const& it : comms_) quiet = quiet && (!it.ready || settled(it.comm));
-      return quiet;
-    });
+    await_within(grace, [&] { return stream_idle(); });
   }
 
   bool failed() const { return failure_.has_value(); }
@@ -169,12 +177,12 @@ class nccl_world {
     ncclResult_t const asked = ncclCommGetAsyncError(comm, &state);
     return asked == ncclSuccess ? state : asked;
   }
+  static bool settled(ncclComm_t comm) { return state_of(comm) != ncclInProgress; }
 
   cudaStream_t caller = nullptr;  // the work that operations follow
   bool checks_calls = false;
 
  private:
-  static bool settled(ncclComm_t comm) { return state_of(comm) != ncclInProgress; }
   bool stream_idle() {
     bool const idle = cudaStreamQuery(stream()) != cudaErrorNotReady;
     if (!idle) static_cast<void>(cudaGetLastError());  // that it is busy is no error

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a group of ranks asks NCCL for at a time.
+#pragma once
+
+#include <moiety/backend/transport/nccl_checks.hpp>
+#include <moiety/core/config.hpp>
+
+#include <nccl.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace moiety::inline MOIETY_ABI::detail {
+
+/// Calls to NCCL that are one operation.
+struct nccl_calls {
+  ncclComm_t comm;
+  cudaStream_t stream;
+  ncclResult_t first = ncclSuccess;  // that is no success
+
+  void keep(ncclResult_t result) {
+    if (first == ncclSuccess) first = result;
+  }
+  void send(int peer, std::byte const* data, std::int64_t bytes) {
+    if (bytes > 0) keep(ncclSend(data, static_cast<std::size_t>(bytes), ncclUint8, peer, comm, stream));
+  }
+  void receive(int peer, std::byte* data, std::int64_t bytes) {
+    if (bytes > 0) keep(ncclRecv(data, static_cast<std::size_t>(bytes), ncclUint8, peer, comm, stream));
+  }
+  /// Sums in place: on every rank, or of one part after another on the rank that it belongs to.
+  template <class T> void sum(std::span<T> values) {
+    keep(ncclAllReduce(values.data(), values.data(), values.size(), nccl_type<T>(), ncclSum, comm, stream));
+  }
+  template <class T> void sum(std::span<T> values, std::span<std::int64_t const> counts) {
+    T* part = values.data();
+    for (int rank = 0; std::int64_t const n : counts) {
+      if (n > 0) keep(ncclReduce(part, part, static_cast<std::size_t>(n), nccl_type<T>(), ncclSum, rank, comm, stream));
+      part += n, ++rank;
+    }
+  }
+};
+
+}  // namespace moiety::inline MOIETY_ABI::detail
