@@ -6,7 +6,7 @@
 //   exp(v)         2^n · e^r with n = round(v / ln 2), |r| ≤ ln 2 / 2, e^r by its Taylor polynomial
 //   log(v)         n · ln 2 + 2 atanh((m − 1) / (m + 1)) with v = 2^n · m, m in [√½, √2)
 //   log1p(v)       log(1 + v) for v ≥ 0, exact where v is small: 2 atanh(v / (v + 2))
-//   logistic(v)    1 / (1 + e^−v)
+//   logistic(v)    1 / (1 + e^−v), and 0 where that is no normal number
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -16,6 +16,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <utility>
 
 namespace moiety::inline MOIETY_ABI {
@@ -127,7 +128,29 @@ template <std::floating_point S> MOIETY_HD inline S log1p(S v) {
   return static_cast<S>(twice + 2 * detail::atanh_tail(twice / 2));
 }
 
-template <std::floating_point S> MOIETY_HD inline S logistic(S v) { return S{1} / (S{1} + moiety::exp(-v)); }
+namespace detail {
+
+/// 1 / v for v from 1 to largest_divisor, rounded as a division is; for others any number. A device divides by a branch, which
+/// keeps neighbouring values from being computed side by side: it gets Newton's step from its estimate.
+template <std::floating_point S> inline constexpr S largest_divisor = S{1} / std::numeric_limits<S>::min();
+
+MOIETY_HD inline double reciprocal(double v) { return 1 / v; }
+MOIETY_HD inline float reciprocal(float v) {
+#if defined(__CUDA_ARCH__)
+  float near;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(near) : "f"(v));
+  return fma(near, fma(-v, near, 1.0f), near);
+#else
+  return 1 / v;
+#endif
+}
+
+}  // namespace detail
+
+template <std::floating_point S> MOIETY_HD inline S logistic(S v) {
+  S const divisor = S{1} + moiety::exp(-v), result = detail::reciprocal(divisor);
+  return divisor > detail::largest_divisor<S> ? S{0} : result;
+}
 
 template <std::floating_point S> MOIETY_HD inline S erf(S v) { return std::erf(v); }
 template <std::floating_point S> MOIETY_HD inline S sqrt(S v) { return std::sqrt(v); }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The number types of a layer: double, float, and the storage types bf16 and fp16.
 //
-// Storage types hold 16 bits and convert to and from float with round-to-nearest-even; no arithmetic is done in them.
+// Storage types hold 16 bits and convert to and from float with round-to-nearest-even; no arithmetic is done in them. A NaN
+// stays one; a device, which converts by its own instructions, may give it other bits than the host.
 // Every sum over values of T is carried in sum_t<T>: float for float, bf16 and fp16; double for double.
 #pragma once
 
@@ -37,6 +38,13 @@ struct bf16 {
 
  private:
   MOIETY_HD static constexpr std::uint16_t rounded(float value) {
+#if defined(__CUDA_ARCH__)
+    if (!__builtin_is_constant_evaluated()) {
+      std::uint16_t nearest;
+      asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(nearest) : "f"(value));
+      return nearest;
+    }
+#endif
     auto const wide = detail::bit_cast<std::uint32_t>(value);
     if ((wide & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((wide >> 16) | 0x40u);  // quiet NaN
     return static_cast<std::uint16_t>((wide + 0x7fffu + ((wide >> 16) & 1u)) >> 16);
@@ -50,6 +58,13 @@ struct fp16 {
   fp16() = default;
   MOIETY_HD constexpr explicit fp16(float value) : bits(rounded(value)) {}
   MOIETY_HD constexpr operator float() const {
+#if defined(__CUDA_ARCH__)
+    if (!__builtin_is_constant_evaluated()) {
+      float wide;
+      asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(bits));
+      return wide;
+    }
+#endif
     std::uint32_t const sign = (bits & 0x8000u) << 16, exponent = (bits >> 10) & 31u, fraction = bits & 0x3ffu;
     if (exponent == 31u) return detail::bit_cast<float>(sign | 0x7f800000u | (fraction << 13));
     if (exponent != 0u) return detail::bit_cast<float>(sign | ((exponent + 112u) << 23) | (fraction << 13));
@@ -59,6 +74,13 @@ struct fp16 {
 
  private:
   MOIETY_HD static constexpr std::uint16_t rounded(float value) {
+#if defined(__CUDA_ARCH__)
+    if (!__builtin_is_constant_evaluated()) {
+      std::uint16_t nearest;
+      asm("cvt.rn.f16.f32 %0, %1;" : "=h"(nearest) : "f"(value));
+      return nearest;
+    }
+#endif
     auto const wide = detail::bit_cast<std::uint32_t>(value);
     std::uint32_t const sign = (wide >> 16) & 0x8000u, magnitude = wide & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u);   // NaN
