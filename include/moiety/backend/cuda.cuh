@@ -9,6 +9,7 @@
 // memory   the hook that every block of the context comes from: device memory, which goes back while work of the stream may
 //          still use it, so the hook hands it out again only behind that work; null is cudaMallocAsync on the stream
 // portable only kernels that run on every device, even where this program has others for this one (docs/cuda.md)
+// few_rows rows of a group, on average, up to which products take tiles of few rows; results do not depend on it
 //
 // Calls return when their work is in the stream; nothing waits for the device but synchronize(), what copies to the host,
 // copies of more than 128 KiB from it, and layers of several ranks where these exchange something (transport/device_ranks.cuh).
@@ -41,6 +42,7 @@ struct cuda {
   cudaStream_t stream = nullptr;
   std::pmr::memory_resource* memory = nullptr;
   bool portable = false;
+  std::int64_t few_rows = 32;
 
   using engine = cuda_engine;
   template <class T> using matrix = device_matrix<T>;
@@ -109,6 +111,7 @@ class cuda_engine {
   explicit cuda_engine(cuda const& options)
       : device_(options.device),
         portable_(options.portable),
+        few_rows_(options.few_rows),
         stream_(options),
         hook_(device_, stream_.get()),
         arena_(options.memory != nullptr ? *options.memory : hook_, device_, stream_.get()),
@@ -116,6 +119,11 @@ class cuda_engine {
     int count = 0;
     detail::expect(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device_), "asking for processors");
     multiprocessors_ = count;
+    for (auto [part, factor] :
+         {std::pair{cudaDevAttrComputeCapabilityMajor, 10}, {cudaDevAttrComputeCapabilityMinor, 1}}) {
+      detail::expect(cudaDeviceGetAttribute(&count, part, device_), "asking for a device's kind");
+      compute_capability_ += factor * count;
+    }
     check_place("mo::cuda", "a block of its hook", scratch());
     launch("the first kernel (is the program compiled for this device?)", detail::reset_faults<>, {1, 1}, faults());
   }
@@ -123,7 +131,10 @@ class cuda_engine {
   int device() const { return device_; }
   cudaStream_t stream() const { return stream_.get(); }
   int multiprocessors() const { return multiprocessors_; }
+  /// 90 for 9.0.
+  int compute_capability() const { return compute_capability_; }
   bool portable() const { return portable_; }
+  std::int64_t few_rows() const { return few_rows_; }
   arena& memory() { return arena_; }
   std::byte* scratch() const { return static_cast<std::byte*>(scratch_.data()); }
   cuda_faults* faults() const { return reinterpret_cast<cuda_faults*>(scratch() + scratch_bytes); }
@@ -204,8 +215,9 @@ class cuda_engine {
                                 name, " on CUDA device ", about.device, ", but runs on ", device_, '.');
   }
 
-  int device_, multiprocessors_ = 0;
+  int device_, multiprocessors_ = 0, compute_capability_ = 0;
   bool portable_;
+  std::int64_t few_rows_;
   detail::stream_of_context stream_;
   detail::stream_memory hook_;
   detail::device_arena arena_;

@@ -190,6 +190,7 @@ template <class Mlp, class Backend = host> struct apply_experts {
 /// A deployment's choice of what multiplies.
 struct grouped_products {
   static constexpr std::string_view name = "grouped_products";
+  static constexpr bool gathers_first = true;  // where the kernels want that
   template <class Backend> static constexpr bool runs_on = true;
   template <class Mlp, class Backend> using apply = apply_experts<Mlp, Backend>;
 };

@@ -64,30 +64,50 @@ std::array<kernels::rows_of<T>, expert_matrices<Mlp, T>::count> rows_before(T co
   return rows;
 }
 
-/// The sums of backward_weights: sum(a, b, to, n, k) leaves Σ aᵀ b [n × k] of each expert. Where a matrix lies as its
-/// transpose, so does its gradient.
+namespace detail {
+
+/// sum(a, b, ...) of a matrix as it lies: where it does as its transpose, so does its gradient.
+template <bool Transposed, class Sum, class A, class B, class S>
+void sum_as_stored(Sum const& sum, A const& a, B const& b, kernels::grouped_matrix<S> const& to, std::int64_t n,
+                   std::int64_t k) {
+  if constexpr (Transposed)
+    sum(b, a, to, k, n);
+  else
+    sum(a, b, to, n, k);
+}
+
+}  // namespace detail
+
+/// The sums that are the gradients of the input matrices, and their biases: sum(a, b, to, n, k) leaves Σ aᵀ b [n × k] of each
+/// expert.
 template <class Mlp, class T, class S, class Sum>
-void sum_over_rows(expert_rows const& of, kernels::rows_of<T> x, kernels::rows_of<T> dy, T const* dz, T const* scaled_a,
-                   expert_matrices<Mlp, S> const& gradients, bias_factors<S> const& factors, Sum const& sum) {
+void sum_inputs_over_rows(expert_rows const& of, kernels::rows_of<T> x, T const* dz,
+                          expert_matrices<Mlp, S> const& gradients, bias_factors<S> const& factors, Sum const& sum) {
   using products = input_products<Mlp>;
-  auto const matrix = [&](auto transposed, auto const& a, auto const& b, kernels::grouped_matrix<S> const& to,
-                          std::int64_t n, std::int64_t k) {
-    if constexpr (transposed)
-      sum(b, a, to, k, n);
-    else
-      sum(a, b, to, n, k);
-  };
-  constexpr std::bool_constant<products::transposed> inputs_turned;
-  constexpr std::bool_constant<products::down_transposed> down_turned;
   std::int64_t const width = products::width(of.ffn);
   auto const before = rows_before<Mlp, T>(dz, of);
   for (std::size_t m = 0; m < before.size(); ++m) {
-    matrix(inputs_turned, before[m], x, gradients.inputs[m], width, of.hidden);
+    detail::sum_as_stored<products::transposed>(sum, before[m], x, gradients.inputs[m], width, of.hidden);
     if constexpr (has_biases<Mlp>)
       sum(before[m], kernels::rows_of<S>{factors.one, 0}, gradients.input_biases[m], width, 1);
   }
-  matrix(down_turned, dy, kernels::rows_of<T>{scaled_a, of.ffn}, gradients.down, of.hidden, of.ffn);
+}
+
+/// The same of the second matrix.
+template <class Mlp, class T, class S, class Sum>
+void sum_down_over_rows(expert_rows const& of, kernels::rows_of<T> dy, T const* scaled_a,
+                        expert_matrices<Mlp, S> const& gradients, bias_factors<S> const& factors, Sum const& sum) {
+  using products = input_products<Mlp>;
+  detail::sum_as_stored<products::down_transposed>(sum, dy, kernels::rows_of<T>{scaled_a, of.ffn}, gradients.down,
+                                                   of.hidden, of.ffn);
   if constexpr (has_biases<Mlp>) sum(dy, factors.weights(), gradients.down_bias, of.hidden, 1);
+}
+
+template <class Mlp, class T, class S, class Sum>
+void sum_over_rows(expert_rows const& of, kernels::rows_of<T> x, kernels::rows_of<T> dy, T const* dz, T const* scaled_a,
+                   expert_matrices<Mlp, S> const& gradients, bias_factors<S> const& factors, Sum const& sum) {
+  sum_inputs_over_rows<Mlp>(of, x, dz, gradients, factors, sum);
+  sum_down_over_rows<Mlp>(of, dy, scaled_a, gradients, factors, sum);
 }
 
 }  // namespace moiety

@@ -97,6 +97,10 @@ template <class S, class Engine, class A, class B>
 void grouped_gemm_tn(Engine& engine, std::int64_t groups, std::int64_t const* offsets, rows_of<A> a, rows_of<B> b,
                      grouped_matrix<S> out, std::int64_t n, std::int64_t k, bool accumulate);
 
+/// Whether there are kernels of T for which it pays to gather rows once, before products read them in order; whether an engine
+/// has them and takes them for so many rows, wants_rows_in_order<T>(engine, groups, rows_bound) says.
+template <class T, class Engine> inline constexpr bool may_want_rows_in_order = false;
+
 /// Bytes of one group's packed matrix of n columns and sums over k.
 template <class T> constexpr std::int64_t packed_bytes(std::int64_t n, std::int64_t k);
 

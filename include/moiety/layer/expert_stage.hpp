@@ -7,7 +7,8 @@
 //   backward_weights   gradients of z → those of the parameters
 //
 // Where the router's weights multiply what experts read (mo::on_input), rows are copies with their weights, made again in
-// the weight half.
+// the weight half. Where products read rows faster that lie in order, rows of tokens are gathered first, into the buffer that
+// takes the products' result later.
 // How rows reach experts that are spread over ranks: layer/expert_travel.hpp.
 #pragma once
 
@@ -17,6 +18,8 @@
 #include <moiety/core/numbers.hpp>
 #include <moiety/dispatcher/local.hpp>
 #include <moiety/experts/apply.hpp>
+#include <moiety/kernels/gather.hpp>
+#include <moiety/kernels/grouped_gemm.hpp>
 #include <moiety/kernels/identity_rows.hpp>
 #include <moiety/kernels/input_weights.hpp>
 #include <moiety/kernels/row_weights.hpp>
@@ -47,9 +50,13 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
   static constexpr bool travels = dispatcher::travels;
   static constexpr bool keeps_rows = dispatcher::keeps_rows && place != weight_place::input;
   static constexpr bool biased = pending_plan<Spec, T>::biased;
+  static constexpr bool may_gather =
+      !travels && products::gathers_first && kernels::may_want_rows_in_order<T, engine_type>;
 
  public:
   using typename travel::links;
+  /// Whether the weight half needs the workspace.
+  static constexpr bool needs_work_again = place == weight_place::input || may_gather;
 
   /// `work` is that of forward_plan.
   template <class Weights>
@@ -66,7 +73,8 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
     constexpr auto as = place == weight_place::output ? travel::home::weighted : travel::home::summed;
     typename travel::template result<T, as> results{output, read::expert_hidden, own_rows_of<Spec>(tape.size())};
     travel::visit_experts(
-        ctx, through, tape, own_inputs, keep && keeps_rows ? tape.x_rows : arrived,
+        ctx, through, tape, in_order(ctx.engine(), tape, own_inputs, tape.expert_x(), output),
+        keep && keeps_rows ? tape.x_rows : arrived,
         [&](expert_rows const& rows, kernels::rows_of<T> const& inputs) {
           apply::forward(ctx.engine(), rows, inputs, weights.operands(), keep ? tape.pre_activation() : nullptr,
                          detail::at<T>(work, plan.activation), output, row_weights);
@@ -99,13 +107,14 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
                             detail::at<T>(tape.pending, kept.pre_activation),
                             detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
     };
+    kernels::rows_of<T> const read_dy = in_order(ctx.engine(), tape, own_dy, tape.expert_dy(), dx_rows);
     std::int64_t const own_rows = own_rows_of<Spec>(tape.size());
     typename travel::template result<T, travel::home::summed> of_dx{dx_rows, read::expert_hidden, own_rows};
     typename travel::template result<S> of_parts{parts, parts_of_weight(tape), own_rows};
     if constexpr (weighted)
-      travel::visit_experts(ctx, through, tape, own_dy, tape.dy_rows, work_back, of_dx, of_parts);
+      travel::visit_experts(ctx, through, tape, read_dy, tape.dy_rows, work_back, of_dx, of_parts);
     else
-      travel::visit_experts(ctx, through, tape, own_dy, tape.dy_rows, work_back, of_dx);
+      travel::visit_experts(ctx, through, tape, read_dy, tape.dy_rows, work_back, of_dx);
     tape.dx_rows = std::move(of_dx.room), tape.dx_sums = std::move(of_dx.sums);
     T* const own_dx = of_dx.own;
     S* const own_parts = of_parts.own;
@@ -129,7 +138,7 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
     travel::combine(engine, tape, rows, tape.dx_sums, by_slot, base, dx);
   }
 
-  /// `work` is that of forward_plan where weights multiply inputs, else it may be empty.
+  /// `work` is that of forward_plan; it may be empty where it is not needed again.
   template <class Gradients>
   static void backward_weights(context_type& ctx, links& through, tape_type& tape, buffer const& work,
                                Gradients& gradients, bool accumulate) {
@@ -137,14 +146,37 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
     bias_factors<S> factors;
     if (biased) factors = {row_weights_of(tape, work), detail::at<S>(tape.pending, kept.one)};
     buffer arrived;
-    apply::backward_weights(ctx.engine(), travel::rows_of(tape), inputs_again(ctx, through, tape, work, arrived),
-                            dy_again(tape), detail::at<T>(tape.pending, kept.pre_activation),
-                            detail::at<T>(tape.pending, kept.activation), gradients.experts(), accumulate, factors);
+    T* const dz = detail::at<T>(tape.pending, kept.pre_activation);
+    T* const scaled_a = detail::at<T>(tape.pending, kept.activation);
+    kernels::rows_of<T> const x = inputs_again(ctx, through, tape, work, arrived), dy = dy_again(tape);
+    expert_rows const rows = travel::rows_of(tape);
+    if constexpr (may_gather) {
+      T* const room = detail::at<T>(work, forward_plan<Spec, T>(tape.size()).output);
+      apply::backward_input_weights(ctx.engine(), rows, in_order(ctx.engine(), tape, x, tape.expert_x(), room), dz,
+                                    gradients.experts(), accumulate, factors);
+      apply::backward_down_weights(ctx.engine(), rows, in_order(ctx.engine(), tape, dy, tape.expert_dy(), room),
+                                   scaled_a, gradients.experts(), accumulate, factors);
+    } else {
+      apply::backward_weights(ctx.engine(), rows, x, dy, dz, scaled_a, gradients.experts(), accumulate, factors);
+    }
   }
 
  private:
   static std::int64_t parts_of_weight(tape_type const& tape) {
     return weight_parts<typename read::experts_type, S, backend>(expert_ffn_of<Spec>(tape.size()));
+  }
+
+  /// The rows that `rows` gathers of a token's rows `of`, gathered in `room` [own rows x width] if the products want that.
+  static kernels::rows_of<T> in_order([[maybe_unused]] engine_type& engine, [[maybe_unused]] tape_type const& tape,
+                                      kernels::rows_of<T> const& rows, [[maybe_unused]] matrix_view<T const> of,
+                                      [[maybe_unused]] T* room) {
+    if constexpr (may_gather)
+      if (rows.index != nullptr &&
+          kernels::wants_rows_in_order<T>(engine, read::mlp_experts, own_rows_of<Spec>(tape.size()))) {
+        kernels::gather<T>(engine, tape.permutation(), of, travel::all_rows(room, tape));
+        return {room, read::expert_hidden};
+      }
+    return rows;
   }
 
   /// What the tokens of this rank give experts.

@@ -176,7 +176,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     tape.expect(tape_state::input_half_done, tape.weights(), "backward_weights");
     tape.options().check_accumulation(gradients.empty());
     bool const accumulate = !gradients.empty();
-    constexpr bool computes_again = read::router_type::has_jitter || read::router_type::place == weight_place::input;
+    constexpr bool computes_again = read::router_type::has_jitter || experts::needs_work_again;
     buffer const work = computes_again ? workspace(tape) : buffer();
     experts::backward_weights(*ctx_, links_, tape, work, gradients, accumulate);
     routing::backward_weights(ctx_->engine(), tape, work.data(), gradients, accumulate);

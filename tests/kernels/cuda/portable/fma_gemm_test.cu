@@ -69,6 +69,17 @@ TEST_CASE_TEMPLATE("bits depend neither on the tile nor on rows of other groups"
   CHECK(same);
 }
 
+TEST_CASE_TEMPLATE("the host's bits, from tiles of every size", S, float, double) {
+  INFO("seed ", seed);
+  // Small, medium and large ones, of 4 multiprocessors as of 132.
+  for (int64 const rows : {20, 60, 300, 700, 4500}) {
+    setting const s{.rows = {rows}, .n = 72, .k = 17, .offsets = false};
+    check_nt<S, S>(s);
+    check_nn<S, S>(s);
+    check_tn<S, S>({.rows = {17}, .n = rows, .k = 72});
+  }
+}
+
 TEST_CASE_TEMPLATE("the smallest products keep their signs and zeros", S, float, double) {
   // A product that underflows to -0 stays -0 through what is not there: no term is added behind the last k.
   S const tiny = -std::numeric_limits<S>::denorm_min();

@@ -39,7 +39,7 @@ template <class T> T const& at(std::vector<T> const& values, int64 i) { return v
 /// Portable kernels, or in a test of them those of the device.
 inline bool of_device = false;
 inline mo::cuda_engine& engine() {
-  static mo::cuda_engine portable{mo::cuda{.portable = true}}, others{mo::cuda{}};
+  static mo::cuda_engine portable{mo::cuda{.portable = true}}, others{mo::cuda{.few_rows = 0}};
   return of_device ? others : portable;
 }
 inline mo::host_engine& host_engine() {
@@ -234,12 +234,12 @@ template <class S, class A, class B, std::size_t M> struct nt_case {
   explicit nt_case(setting const& of) : s(of), a(s, s.k), offsets(s) {
     for (std::size_t m = 0; m < M; ++m) w.emplace_back(s, s.n, s.k);
   }
-  std::vector<S> run(int64 more_rows = 0) const {
+  std::vector<S> run(int64 more_rows = 0) const { return run_on(engine(), more_rows); }
+  std::vector<S> run_on(mo::cuda_engine& by, int64 more_rows = 0) const {
     std::array<grouped_matrix<B const>, M> views;
     for (std::size_t m = 0; m < M; ++m) views[m] = w[m].view();
     return collected<S, M>(s, [&](auto const& epilogue) {
-      grouped_gemm_nt<S>(engine(), s.groups(), offsets.get(), s.bound() + more_rows, a.view(), views, s.n, s.k,
-                         epilogue);
+      grouped_gemm_nt<S>(by, s.groups(), offsets.get(), s.bound() + more_rows, a.view(), views, s.n, s.k, epilogue);
     });
   }
   std::vector<S> on_host() const {

@@ -7,11 +7,13 @@
 #include <moiety/experts/apply.cuh>
 
 #include <kernels/cuda/portable/gemm_cases.hpp>
+#include <kernels/cuda/sm90/cases.hpp>
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <utility>
 #include <vector>
 
 using namespace gemm_cases;
@@ -229,6 +231,49 @@ TEST_CASE("more tiles than blocks, in any order of threads, come out the same ev
     CHECK(same_bits(tn.run(), third));
   }
 }
+
+TEST_CASE("rows behind a group's last do not reach its sums") {
+  INFO("seed ", seed);
+  on_sm90a const here(2);
+  tn_case<float, mo::bf16, mo::bf16> tn({.rows = {70, 3, 100}, .n = 136, .k = 264, .slack = 80, .mapped = true});
+  auto const before = tn.run();
+  for (int64 r = 70; r < 73; ++r) {
+    for (int64 i = 0; i < tn.s.n; ++i) tn.a(r, i) = poison<mo::bf16>();
+    for (int64 j = 0; j < tn.s.k; ++j) tn.b(r, j) = poison<mo::bf16>();
+  }
+  tn.a.upload(), tn.b.upload();
+  auto const after = tn.run();
+  bool same = true;
+  tn.for_outputs(
+      [&](int64 g, int64, int64, int64 place) { same = same && (g == 1 || at(after, place) == at(before, place)); });
+  CHECK(same);
+}
+
+TEST_CASE("few rows of a group take the portable kernels") {
+  INFO("seed ", seed);
+  mo::cuda_engine usual{mo::cuda{}};
+  for (auto const& [rows, launches] : {std::pair<int64, int64>{32, 0}, {33, 1}}) {
+    setting const s{.rows = {rows, rows}, .n = 136, .k = 72, .mapped = true};
+    nt_case<float, mo::bf16, mo::bf16, 1> const nt(s);
+    on_sm90a const here(launches);
+    static_cast<void>(nt.run_on(usual));
+  }
+}
+
+#if !defined(CUDA_ON_CPU)
+TEST_CASE("the sums of the device's matrix instructions have the bits of the portable kernels") {
+  if (!testing::on_sm90()) return;
+  setting const s{.rows = {133, 0, 290, 5}, .n = 264, .k = 712, .mapped = true};
+  nt_case<float, mo::bf16, mo::bf16, 2> const nt(s);
+  nn_case<float, mo::fp16, mo::fp16, 2> const nn(s);
+  tn_case<float, mo::bf16, mo::bf16> const tn(s);
+  auto const first = nt.run(), second = nn.run(), third = tn.run();
+  on_sm90a const here(3);
+  CHECK(same_bits(nt.run(), first));
+  CHECK(same_bits(nn.run(), second));
+  CHECK(same_bits(tn.run(), third));
+}
+#endif
 
 TEST_CASE("what the copy engine cannot address goes to the portable kernels") {
   INFO("seed ", seed);

@@ -7,33 +7,53 @@
 
 using namespace moiety::kernels::sm90;
 
-TEST_CASE("the registers of a block are shared out, and never more than it has") {
-  CHECK(multiplying_registers(56) == 224);
-  CHECK(multiplying_registers(40) == 232);
-  CHECK(multiplying_registers(24) == 240);
-  CHECK(multiplying_registers(starting_registers) == starting_registers);
-  for (int copying = 24; copying <= starting_registers; copying += 8) {
-    int const of_block = copying + multiplying_warpgroups * multiplying_registers(copying);
-    CHECK(multiplying_registers(copying) % 8 == 0);
-    CHECK(of_block <= (1 + multiplying_warpgroups) * starting_registers);
-    CHECK(of_block > (1 + multiplying_warpgroups) * starting_registers - 16);
+namespace {
+
+template <int Handing> void check_registers(int least) {
+  using block = block_shape<Handing>;
+  CHECK(block::threads * block::starting_registers <= block_registers);
+  for (int copying = least; copying <= block::starting_registers; copying += 8) {
+    int const multiplying = block::multiplying_registers(copying);
+    CHECK(multiplying % 8 == 0);
+    CHECK(multiplying <= 256);
+    int const all = copying + multiplying_warpgroups * multiplying + Handing * block::handing_registers;
+    CHECK(all <= block::warpgroups * block::starting_registers);
+    CHECK(all > block::warpgroups * block::starting_registers - 16);
   }
 }
 
-TEST_CASE("a ring takes as many stages as shared memory holds") {
-  CHECK(tile_shape<256>::stage_bytes == 48 << 10);
-  CHECK(tile_shape<256>::stages == 4);
-  CHECK(tile_shape<192>::stages == 5);
-  CHECK(tile_shape<128>::stage_bytes == 32 << 10);
-  CHECK(tile_shape<128>::stages == 7);
-  CHECK(tile_shape<96>::stages == 8);
-  CHECK(tile_shape<256>::shared_bytes + tile_shape<256>::stage_bytes > shared_limit);
-  CHECK(tile_shape<128>::shared_bytes + tile_shape<128>::stage_bytes > shared_limit);
-  // Wherever the block's memory begins, stages and control lie inside.
+template <int Columns, int SumBytes> void check_room() {
+  using shape = tile_shape<Columns, SumBytes>;
+  CHECK(shape::shared_bytes + shape::stage_bytes > shared_limit);
+  // Wherever the block's memory begins, stages, sums and control lie inside.
   for (int begin = 0; begin < tile_alignment; begin += 16) {
     int const first = (begin + tile_alignment - 1) / tile_alignment * tile_alignment;
-    CHECK(first + tile_shape<256>::ring_bytes + control_bytes <= begin + tile_shape<256>::shared_bytes);
+    CHECK(first + shape::ring_bytes + shape::staged_bytes + control_bytes <= begin + shape::shared_bytes);
   }
+}
+
+}  // namespace
+
+TEST_CASE("the registers of a block are shared out, and never more than it has") {
+  CHECK(block_shape<0>::multiplying_registers(56) == 224);
+  CHECK(block_shape<1>::multiplying_registers(56) == 168);
+  CHECK(block_shape<2>::multiplying_registers(56) == 104);
+  check_registers<0>(24);
+  check_registers<1>(24);
+  check_registers<2>(24);
+}
+
+TEST_CASE("a ring takes as many stages as shared memory holds beside staged sums") {
+  CHECK(tile_shape<256, 0>::stage_bytes == 48 << 10);
+  CHECK(tile_shape<256, 0>::stages == 4);
+  CHECK(tile_shape<256, 2>::stages == 3);
+  CHECK(tile_shape<128, 4>::stage_bytes == 32 << 10);
+  CHECK(tile_shape<128, 4>::stages == 5);
+  CHECK(tile_shape<256, 2>::staged_bytes == 64 << 10);
+  CHECK(tile_shape<128, 4>::staged_bytes == 64 << 10);
+  check_room<256, 0>();
+  check_room<256, 2>();
+  check_room<128, 4>();
 }
 
 TEST_CASE("a place goes round the ring, with the other parity each time") {

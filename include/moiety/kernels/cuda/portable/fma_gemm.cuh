@@ -10,6 +10,7 @@
 #include <moiety/core/config.hpp>
 #include <moiety/core/math.hpp>
 #include <moiety/kernels/cuda/instructions.cuh>
+#include <moiety/kernels/cuda/portable/columns.cuh>
 #include <moiety/kernels/cuda/portable/find_tile.cuh>
 #include <moiety/kernels/cuda/portable/product.cuh>
 #include <moiety/kernels/cuda/portable/tile_epilogue.cuh>
@@ -36,6 +37,7 @@ template <int Rows, int Columns, int Depth, int ThreadRows, int Quads> struct fm
   static constexpr std::int64_t shared_bytes = stages_bytes<S> > staged<S>::bytes ? stages_bytes<S> : staged<S>::bytes;
 };
 using large_fma_tile = fma_tile<64, 128, 16, 4, 2>;
+using medium_fma_tile = fma_tile<32, 64, 32, 4, 1>;
 using small_fma_tile = fma_tile<16, 32, 64, 1, 1>;  // where there are few rows, or few columns
 
 /// Bytes of one load where 4 elements are loaded.
@@ -44,16 +46,14 @@ inline constexpr int quad_bytes = 4 * static_cast<int>(sizeof(T)) < 16 ? 4 * sta
 
 /// The first `count` of 4 elements, zeros behind them. Wide: they begin at a multiple of quad_bytes<T>.
 template <class T> __device__ inline void load_quad(T (&to)[4], T const* from, int count, bool wide) {
-  constexpr int width = quad_bytes<T> / static_cast<int>(sizeof(T));
-  struct alignas(quad_bytes<T>) vector {
-    several<T, width> values;
-  };
+  using vector = column_vector<T, quad_bytes<T> / static_cast<int>(sizeof(T))>;
+  constexpr int width = vector::count;
   if (wide && count == 4) {
     MOIETY_REGISTERS
     for (int i = 0; i < 4 / width; ++i) {
-      vector const part = reinterpret_cast<vector const*>(from)[i];
+      auto const part = load_vector<vector>(from + i * width);
       MOIETY_REGISTERS
-      for (int j = 0; j < width; ++j) to[i * width + j] = part.values[j];
+      for (int j = 0; j < width; ++j) to[i * width + j] = part.element(j);
     }
   } else {
     MOIETY_REGISTERS
@@ -374,7 +374,7 @@ __global__ void __launch_bounds__(Operands::shape::threads)
   Operands operands(of, at, wide);
   thread_sums<S, shape> sums;
   auto const staged = fma_sums(operands, sums, reinterpret_cast<S*>(dynamic_shared()));
-  hand_over<Operands::matrices, shape::threads>(staged, at, of.n, epilogue);
+  hand_over<Operands::matrices, shape::threads>(staged, at, of.n, epilogue, static_cast<int>(threadIdx.x));
 }
 
 /// One tile of grouped_gemm_tn.
@@ -396,7 +396,8 @@ __global__ void __launch_bounds__(Operands::shape::threads)
   auto const staged = fma_sums(operands, sums, reinterpret_cast<S*>(dynamic_shared()));
   tile const written{at.group, first, left < shape::rows ? static_cast<int>(left) : shape::rows, at.column_tile};
   hand_over<1, shape::threads>(staged, written, of.k,
-                               store_matrix<S>{of.out.data, of.out.group_stride, of.out.row_stride, false});
+                               store_matrix<S>{of.out.data, of.out.group_stride, of.out.row_stride, false},
+                               static_cast<int>(threadIdx.x));
 }
 
 }  // namespace moiety::inline MOIETY_ABI::kernels::gpu

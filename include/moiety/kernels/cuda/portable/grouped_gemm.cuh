@@ -2,9 +2,9 @@
 // Grouped matrix products on a GPU, see kernels/grouped_gemm.hpp for what they compute.
 //
 // Two operands of bf16 or of fp16 with float sums go to the tensor cores, whose order of sums is their own inside 16 k and
-// ascending between, and go to the kernels of sm_90a where sm90/grouped_gemm.cuh takes them; all others are chains of fused
-// multiply-adds with the bits of the host. No result depends on
-// rows_bound, on other groups or on the tile that was chosen. `offsets` [groups + 1] is device memory, and null with one
+// ascending between: to the kernels of sm_90a where sm90/grouped_gemm.cuh takes them, and groups have not few rows; all others
+// are chains of fused multiply-adds with the bits of the host. No result depends on rows_bound, on other groups or on the
+// tile that was chosen; a device test holds the bits of sm_90a's kernels against the portable ones. `offsets` [groups + 1] is device memory, and null with one
 // group of rows_bound rows; rows_bound >= offsets[groups] is all that the host knows of it. Results of nt and nn leave
 // through an epilogue of tile_epilogue.cuh; tn writes zeros for an empty group, and with `accumulate` leaves it alone.
 // Operands whose rows all begin at multiples of 16 bytes are read 16 bytes at a time. Nothing is validated or allocated.
@@ -35,8 +35,10 @@ template <class S, class A, class B>
 inline constexpr bool on_tensor_cores = std::same_as<S, float>&& std::same_as<A, B> &&
                                         (std::same_as<A, bf16> || std::same_as<A, fp16>);
 
-/// Rows per group, on average, up to which tiles of 32 rows are taken.
-inline constexpr std::int64_t few_rows = 32;
+/// Whether groups have so few rows, on average, that tiles of 32 are taken.
+inline bool has_few_rows(cuda_engine const& engine, ragged_rows const& rows) {
+  return rows.rows_bound <= engine.few_rows() * rows.groups;
+}
 
 template <class A, class B, std::size_t L, std::size_t R>
 rows_product<A, B, static_cast<int>(L), static_cast<int>(R)> describe(ragged_rows const& rows,
@@ -81,7 +83,7 @@ void choose_tensor_rows(Engine& engine, char const* name, Product const& of, Epi
   wide_loads const wide = rows_aligned(of, 16, 16);
   if (!wide.a || !wide.b)
     launch_tensor_rows<Operands<T, 128, M>, false>(engine, name, of, epilogue);
-  else if (of.rows.rows_bound <= few_rows * of.rows.groups)
+  else if (has_few_rows(engine, of.rows))
     launch_tensor_rows<Operands<T, 32, M>, true>(engine, name, of, epilogue);
   else
     launch_tensor_rows<Operands<T, 128, M>, true>(engine, name, of, epilogue);
@@ -97,18 +99,28 @@ void launch_fma_rows(Engine& engine, char const* name, typename Operands::produc
       wide, epilogue);
 }
 
-/// Small tiles where large ones would leave multiprocessors without work; not where sums of rows need whole tiles.
+/// Whether so many blocks leave more than half of the multiprocessors without work.
+template <class Engine> bool leaves_idle(Engine const& engine, std::int64_t blocks) {
+  return 2 * blocks < engine.multiprocessors();
+}
+
+/// Smaller tiles where large ones would leave multiprocessors idle; not where sums of rows need whole tiles.
 template <template <class, class, class, int> class Operands, class S, int M, class Engine, class Product,
           class Epilogue>
 void choose_fma_rows(Engine& engine, char const* name, Product const& of, Epilogue const& epilogue) {
   using A = typename Product::A;
   using B = typename Product::B;
-  using large = Operands<A, B, large_fma_tile, M>;
   wide_loads const wide = rows_aligned(of, quad_bytes<A>, quad_bytes<B>);
-  if constexpr (!sums_rows<Epilogue>)
-    if (blocks_of(of.rows, of.n, large_fma_tile::rows, large::width) < engine.multiprocessors())
-      return launch_fma_rows<S, Operands<A, B, small_fma_tile, M>>(engine, name, of, wide, epilogue);
-  launch_fma_rows<S, large>(engine, name, of, wide, epilogue);
+  auto const idle = [&]<class Tile>(Tile) {
+    return leaves_idle(engine, blocks_of(of.rows, of.n, Tile::rows, Operands<A, B, Tile, M>::width));
+  };
+  auto const launch = [&]<class Tile>(Tile) {
+    launch_fma_rows<S, Operands<A, B, Tile, M>>(engine, name, of, wide, epilogue);
+  };
+  if constexpr (!sums_rows<Epilogue>) {
+    if (idle(large_fma_tile{})) return idle(medium_fma_tile{}) ? launch(small_fma_tile{}) : launch(medium_fma_tile{});
+  }
+  launch(large_fma_tile{});
 }
 
 template <bool Wide, class Engine, class T>
@@ -128,6 +140,12 @@ void launch_fma_matrix(Engine& engine, matrix_product<A, B, S> const& of) {
 
 }  // namespace gpu
 
+template <class T> inline constexpr bool may_want_rows_in_order<T, cuda_engine> = gpu::on_tensor_cores<float, T, T>;
+template <class T> bool wants_rows_in_order(cuda_engine const& engine, std::int64_t groups, std::int64_t rows_bound) {
+  return may_want_rows_in_order<T, cuda_engine> && sm90::available(engine) &&
+         !gpu::has_few_rows(engine, {nullptr, groups, rows_bound});
+}
+
 /// y_m(r, c) = sum over k of a(r, k) w_m(c, k) for M matrices [n x k] of each group side by side.
 template <class S, class A, class B, std::size_t M, class Epilogue>
 void grouped_gemm_nt(cuda_engine& engine, std::int64_t groups, std::int64_t const* offsets, std::int64_t rows_bound,
@@ -136,7 +154,7 @@ void grouped_gemm_nt(cuda_engine& engine, std::int64_t groups, std::int64_t cons
   static_assert(M >= 1 && M <= 4);
   auto const of = gpu::describe(gpu::ragged_rows{offsets, groups, rows_bound}, std::array{a}, w, n, k);
   if constexpr (gpu::on_tensor_cores<S, A, B>) {
-    if (!sm90::multiply_nt(engine, of, epilogue))
+    if (gpu::has_few_rows(engine, of.rows) || !sm90::multiply_nt(engine, of, epilogue))
       gpu::choose_tensor_rows<gpu::tensor_nt, A, static_cast<int>(M)>(engine, "grouped_gemm_nt", of, epilogue);
   } else {
     gpu::choose_fma_rows<gpu::fma_nt, S, static_cast<int>(M)>(engine, "grouped_gemm_nt", of, epilogue);
@@ -150,7 +168,7 @@ void grouped_gemm_nn(cuda_engine& engine, std::int64_t groups, std::int64_t cons
                      std::int64_t n, std::int64_t k, Epilogue const& epilogue) {
   auto const of = gpu::describe(gpu::ragged_rows{offsets, groups, rows_bound}, a, w, n, k);
   if constexpr (gpu::on_tensor_cores<S, A, B>) {
-    if (!sm90::multiply_nn(engine, of, epilogue))
+    if (gpu::has_few_rows(engine, of.rows) || !sm90::multiply_nn(engine, of, epilogue))
       gpu::choose_tensor_rows<gpu::tensor_nn, A, static_cast<int>(M)>(engine, "grouped_gemm_nn", of, epilogue);
   } else {
     gpu::choose_fma_rows<gpu::fma_nn, S, static_cast<int>(M)>(engine, "grouped_gemm_nn", of, epilogue);
@@ -184,11 +202,15 @@ void grouped_gemm_tn(cuda_engine& engine, std::int64_t groups, std::int64_t cons
     else
       gpu::launch_tensor_matrix<false>(engine, of);
   } else {
-    using gpu::large_fma_tile;
-    if (gpu::blocks_of(of, large_fma_tile::rows, large_fma_tile::columns) < engine.multiprocessors())
-      gpu::launch_fma_matrix<gpu::small_fma_tile>(engine, of);
+    auto const idle = [&]<class Tile>(Tile) {
+      return gpu::leaves_idle(engine, gpu::blocks_of(of, Tile::rows, Tile::columns));
+    };
+    if (!idle(gpu::large_fma_tile{}))
+      gpu::launch_fma_matrix<gpu::large_fma_tile>(engine, of);
+    else if (!idle(gpu::medium_fma_tile{}))
+      gpu::launch_fma_matrix<gpu::medium_fma_tile>(engine, of);
     else
-      gpu::launch_fma_matrix<large_fma_tile>(engine, of);
+      gpu::launch_fma_matrix<gpu::small_fma_tile>(engine, of);
   }
 }
 

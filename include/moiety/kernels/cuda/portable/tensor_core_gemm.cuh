@@ -340,7 +340,7 @@ __global__ void __launch_bounds__(Operands::shape::threads, Wide ? tensor_blocks
   if (at.rows == 0) return;
   Operands operands(of, at);
   auto const staged = tensor_sums<T, Wide>(operands, dynamic_shared());
-  hand_over<Operands::matrices, shape::threads>(staged, at, of.n, epilogue);
+  hand_over<Operands::matrices, shape::threads>(staged, at, of.n, epilogue, static_cast<int>(threadIdx.x));
 }
 
 /// One tile of grouped_gemm_tn.
@@ -355,7 +355,8 @@ __global__ void __launch_bounds__(tensor_tn<T>::shape::threads, Wide ? tensor_bl
   std::int64_t const first = at.row_tile * shape::rows, left = of.n - first;
   tile const written{at.group, first, left < shape::rows ? static_cast<int>(left) : shape::rows, at.column_tile};
   hand_over<1, shape::threads>(staged, written, of.k,
-                               store_matrix<float>{of.out.data, of.out.group_stride, of.out.row_stride, of.accumulate});
+                               store_matrix<float>{of.out.data, of.out.group_stride, of.out.row_stride, of.accumulate},
+                               static_cast<int>(threadIdx.x));
 }
 
 }  // namespace moiety::inline MOIETY_ABI::kernels::gpu

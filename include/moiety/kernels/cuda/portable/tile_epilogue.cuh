@@ -13,6 +13,9 @@
 //
 // is called once per row and column tile of cuda_column_tile columns, with the sum of what operator() returned there:
 // ((0+8)+(4+12))+... over the 16 blocks of 8 columns, by halves: s_i += s_(i^8), s_(i^4), s_(i^2), s_(i^1).
+//
+// An epilogue that rounds its sums to a storage type before anything else may say so, `using rounded = bf16`: kernels may then
+// hand it sums that are rounded already.
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -45,20 +48,22 @@ MOIETY_HD constexpr int matrix_columns(int columns, int matrices) {
 
 /// The sums of a tile in shared memory. The pitch spreads what a warp writes over all banks.
 template <class S, int Rows, int Columns> struct staged_tile {
-  static constexpr int pitch = Columns + 8;
+  using sum = S;
+  static constexpr int columns = Columns, pitch = Columns + 8;
   static constexpr std::int64_t bytes = std::int64_t{Rows} * pitch * static_cast<std::int64_t>(sizeof(S));
   S* sums;
 
   __device__ S* at(int row, int col) const { return sums + row * pitch + col; }
+  __device__ void load(int row, int col, S (&to)[8]) const { load_wide(at(row, col), to); }
 };
 
-/// Hands the staged sums of M matrices of n columns over, all threads of the block together.
-template <int M, int Threads, class S, int Rows, int Columns, class Epilogue>
-__device__ void hand_over(staged_tile<S, Rows, Columns> const& staged, tile const& of, std::int64_t n,
-                          Epilogue const& epilogue) {
-  constexpr int width = matrix_columns(Columns, M), lanes = width / 8;
+/// Hands the staged sums of M matrices of n columns over, `Threads` threads of the block together, of which this is `thread`.
+template <int M, int Threads, class Staged, class Epilogue>
+__device__ void hand_over(Staged const& staged, tile const& of, std::int64_t n, Epilogue const& epilogue, int thread) {
+  using S = typename Staged::sum;
+  constexpr int width = matrix_columns(Staged::columns, M), lanes = width / 8;
   static_assert(lanes >= 1 && lanes <= 32 && Threads % lanes == 0);
-  int const thread = static_cast<int>(threadIdx.x), lane = thread % lanes;
+  int const lane = thread % lanes;
   std::int64_t const col = of.column_tile * width + lane * 8;
   int const count = n - col < 8 ? static_cast<int>(n - col) : 8;
   // All lanes of a warp make the same number of rounds, as they meet in the sums of rows.
@@ -68,7 +73,7 @@ __device__ void hand_over(staged_tile<S, Rows, Columns> const& staged, tile cons
     several<several<S, 8>, M> sums;
     if (exists) {
       MOIETY_REGISTERS
-      for (int m = 0; m < M; ++m) load_wide(staged.at(row, m * width + lane * 8), sums[m]);
+      for (int m = 0; m < M; ++m) staged.load(row, m * width + lane * 8, sums[m]);
     }
     if constexpr (sums_rows<Epilogue>) {
       static_assert(width == cuda_column_tile, "sums of rows need one matrix");
@@ -84,6 +89,7 @@ __device__ void hand_over(staged_tile<S, Rows, Columns> const& staged, tile cons
 
 /// Writes sums as rows of T.
 template <class T, class S> struct store_rows {
+  using rounded = T;
   T* to;
   std::int64_t stride;
 
@@ -103,18 +109,15 @@ template <class S> struct store_matrix {
   __device__ void operator()(std::int64_t group, std::int64_t row, std::int64_t col, int count,
                              S const (&sums)[1][N]) const {
     S* const to = data + group * group_stride + row * row_stride + col;
-    constexpr std::size_t wide = 16 / sizeof(S);
-    struct alignas(16) vector {
-      S values[wide];
-    };
-    if (count == static_cast<int>(N) && reinterpret_cast<std::uintptr_t>(to) % 16 == 0) {
+    using vector = column_vector<S, static_cast<int>(N)>;
+    if (moves_wide<static_cast<int>(N)>(to, count)) {
       MOIETY_REGISTERS
-      for (std::size_t i = 0; i < N / wide; ++i) {
-        vector part = add ? reinterpret_cast<vector const*>(to)[i] : vector{};
+      for (int i = 0; i < static_cast<int>(N); i += vector::count) {
+        vector part;
+        if (add) part = load_vector<vector>(to + i);
         MOIETY_REGISTERS
-        for (std::size_t j = 0; j < wide; ++j)
-          part.values[j] = add ? part.values[j] + sums[0][i * wide + j] : sums[0][i * wide + j];
-        reinterpret_cast<vector*>(to)[i] = part;
+        for (int j = 0; j < vector::count; ++j) part.set(j, add ? part.element(j) + sums[0][i + j] : sums[0][i + j]);
+        store_vector(to + i, part);
       }
       return;
     }

@@ -4,19 +4,22 @@
 //   multiply_nt, multiply_nn, multiply_tn    true if the product was put into the stream, false if it is not for here
 //
 // They take what a program that was compiled for sm_90a multiplies on such a device, of operands whose rows begin at
-// multiples of 16 bytes and whose matrices the copy engine can address (mappable), and which have an element. That is a
-// question of types, extents, addresses and the device alone, never of how many rows there are.
+// multiples of 16 bytes and whose matrices the copy engine can address (mappable), and which have an element.
 //
 // A launch has a block for each multiprocessor. Tiles of 128 rows (tile_shape.hpp) are numbered as tiles.hpp says; block b
-// makes tiles b, b + blocks, ... One warpgroup fills the ring, the other two multiply and hand over:
+// makes tiles b, b + blocks, ... One warpgroup fills the ring, two multiply, and others hand over, where sums are staged:
 //
 //   empty[s]   the phase ends when all warps that multiply have done with stage s
 //   full[s]    the phase ends when the stage's copies are there. The first stage of a tile brings its task too
+//   zeroed     the phase ends when all rows of a stage that are not the group's are zeros
+//   staged     the phase ends when a tile's sums are staged, and its task with them
+//   handed     the phase ends when they are handed over
 //
 // Stored matrices come by the copy engine, in boxes; so do rows that lie one after another, of which rows_bound lie in memory
-// (the last tile of a group reads some of the next, and hands nothing over of them). Rows that are gathered come by cp.async,
-// with zeros where there is none, published to the products by the threads that waited for them. An output is summed in
-// ascending k, 16 at a time (m first, then k; in tn over the rows of the group), the rest of the last 64 being zeros.
+// (the last tile of a group reads some of the next, and hands nothing over of them; in tn the last stage's are zeroed). Rows
+// that are gathered come by cp.async, with zeros where there is none, published to the products by the threads that waited
+// for them: slower, so that it pays to gather them once before. An output is summed in ascending k, 16 at a time (m first,
+// then k; in tn over the rows of the group), the rest of the last 64 being zeros.
 #pragma once
 
 #include <moiety/backend/device_memory.cuh>
@@ -29,7 +32,7 @@
 #include <moiety/kernels/cuda/portable/tile_epilogue.cuh>
 #include <moiety/kernels/cuda/sm90/instructions.cuh>
 #include <moiety/kernels/cuda/sm90/matrices.hpp>
-#include <moiety/kernels/cuda/sm90/quad.cuh>
+#include <moiety/kernels/cuda/sm90/staged_sums.cuh>
 #include <moiety/kernels/cuda/sm90/tensor_map.cuh>
 #include <moiety/kernels/cuda/sm90/tensor_map.hpp>
 #include <moiety/kernels/cuda/sm90/tile_shape.hpp>
@@ -40,17 +43,42 @@
 
 #include <algorithm>
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 
 namespace moiety::inline MOIETY_ABI::kernels::sm90 {
 
-// Other architectures get a kernel that no block of block_threads can be launched of: runs_here() asks for that.
+/// As what an epilogue has its sums staged: what it would round them to, else as float; not at all where it adds to matrices,
+/// whose floats it writes by pairs of columns.
+template <class Epilogue> struct staging { using type = float; };
+template <class Epilogue>
+requires requires { typename Epilogue::rounded; }
+struct staging<Epilogue> {
+  using type = typename Epilogue::rounded;
+};
+template <class S> struct staging<gpu::store_matrix<S>> { using type = void; };
+template <class Epilogue> inline constexpr bool stages_sums = !std::same_as<typename staging<Epilogue>::type, void>;
+template <class Epilogue> inline constexpr bool stages_floats = std::same_as<typename staging<Epilogue>::type, float>;
+
+/// Columns of tiles: so many that there is room for sums that are staged as float.
+template <class Epilogue> inline constexpr int tile_columns = stages_floats<Epilogue> ? 128 : 256;
+template <class Epilogue> using block_of = block_shape<stages_floats<Epilogue> ? 2 : stages_sums<Epilogue> ? 1 : 0>;
+/// Of one instruction: its sums have to fit into the registers that a thread of the block starts with.
+template <class Epilogue>
+inline constexpr int instruction_columns = std::min(tile_columns<Epilogue>, stages_sums<Epilogue> ? 128 : 256);
+
+template <class Sum> inline constexpr int sum_bytes = static_cast<int>(sizeof(Sum));
+template <> inline constexpr int sum_bytes<void> = 0;
+template <class Epilogue>
+using shape_of = tile_shape<tile_columns<Epilogue>, sum_bytes<typename staging<Epilogue>::type>>;
+
+// Other architectures get a kernel that no block of so many threads can be launched of: runs_here() asks for that.
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
-inline constexpr int launchable_threads = 1;
+template <class Epilogue> inline constexpr int launchable_threads = 1;
 #else
-inline constexpr int launchable_threads = block_threads;
+template <class Epilogue> inline constexpr int launchable_threads = block_of<Epilogue>::threads;
 #endif
 
 /// Whether this source is compiled for devices of compute capability 9.0 among others; if not, kernels are not made.
@@ -66,8 +94,8 @@ constexpr bool compiled_for_90() { return false; }
 
 /// What lies behind the stages of a ring.
 template <int Stages> struct ring_control {
-  barrier full[Stages], empty[Stages];
-  tile_task tasks[Stages];
+  barrier full[Stages], empty[Stages], zeroed, staged, handed;
+  tile_task tasks[Stages], staged_task;
 };
 
 /// A thread's view of the ring, and where it is in it.
@@ -80,14 +108,18 @@ template <class Shape> struct ring {
   __device__ explicit ring(std::byte* shared) {
     stages = shared + (0u - shared_address(shared)) % static_cast<unsigned>(tile_alignment);
   }
-  __device__ control_type* control() const { return reinterpret_cast<control_type*>(stages + Shape::ring_bytes); }
+  __device__ control_type* control() const { return reinterpret_cast<control_type*>(staged() + Shape::staged_bytes); }
+  __device__ std::byte* staged() const { return stages + Shape::ring_bytes; }
   /// One thread, before the others know of the ring.
-  __device__ void begin(unsigned arrivals_to_fill) const {
+  __device__ void begin(unsigned arrivals_to_fill, unsigned handing_warpgroups) const {
     MOIETY_REGISTERS
     for (int stage = 0; stage < Shape::stages; ++stage) {
       init_barrier(control()->full + stage, arrivals_to_fill);
       init_barrier(control()->empty + stage, multiplying_warpgroups * warpgroup_threads / 32);
     }
+    init_barrier(&control()->zeroed, multiplying_warpgroups * warpgroup_threads / 32);
+    init_barrier(&control()->staged, multiplying_warpgroups * warpgroup_threads / 32);
+    if (handing_warpgroups > 0) init_barrier(&control()->handed, handing_warpgroups * warpgroup_threads / 32);
     publish_barriers();
   }
   __device__ std::byte* stage() const { return stages + at.stage * Shape::stage_bytes; }
@@ -111,9 +143,9 @@ template <int Rows, int Matrices> struct product_maps {
   gpu::several<tensor_map, Rows> rows;
 };
 
-/// What boxes bring to a stage: B, and A where rows are mapped.
-template <class Shape, bool Mapped>
-inline constexpr unsigned mapped_bytes_of = unsigned{Shape::stage_bytes - (Mapped ? 0 : tile_a_bytes)};
+/// What boxes bring to a stage: so many columns of B, and A where rows are mapped.
+template <int Columns, bool Mapped>
+inline constexpr unsigned mapped_bytes_of = unsigned{Columns * gpu::tile_row_bytes + (Mapped ? tile_a_bytes : 0)};
 
 /// Tile `number` of a product whose tiles are `width` columns wide, summed over `terms` times k. All lanes of a warp together.
 template <class Product>
@@ -145,17 +177,17 @@ template <class T> struct copied_rows {
   }
 };
 
-/// Rows times stored matrices [n x k]: M of them side by side in at most `Most` columns.
-template <class T_, int Most, int M, bool Mapped> struct rows_nt {
+/// Rows times stored matrices [n x k]: M of them side by side.
+template <class T_, class Shape, int M, bool Mapped> struct rows_nt {
   using T = T_;
   using product = gpu::rows_product<T, T, 1, M>;
   using maps = product_maps<1, M>;
-  static constexpr int matrices = M, width = gpu::matrix_columns(Most, M);
-  using shape = tile_shape<M * width>;
+  using shape = Shape;
+  static constexpr int matrices = M, width = gpu::matrix_columns(Shape::columns, M);
   static constexpr tile_order a_order = tile_order::k_first, b_order = tile_order::k_first;
   static constexpr int box_rows = width, copying_registers = 56;
   static constexpr bool copies = !Mapped;
-  static constexpr unsigned mapped_bytes = mapped_bytes_of<shape, Mapped>;
+  static constexpr unsigned mapped_bytes = mapped_bytes_of<M * width, Mapped>;
 
   product const& of;
   maps const& from;
@@ -181,16 +213,16 @@ template <class T_, int Most, int M, bool Mapped> struct rows_nt {
 };
 
 /// M times rows times stored matrices [k x n], in one sum.
-template <class T_, int Most, int M, bool Mapped> struct rows_nn {
+template <class T_, class Shape, int M, bool Mapped> struct rows_nn {
   using T = T_;
   using product = gpu::rows_product<T, T, M, M>;
   using maps = product_maps<M, M>;
-  static constexpr int matrices = 1, width = Most;
-  using shape = tile_shape<width>;
+  using shape = Shape;
+  static constexpr int matrices = 1, width = Shape::columns;
   static constexpr tile_order a_order = tile_order::k_first, b_order = tile_order::outer_first;
   static constexpr int box_rows = gpu::tile_depth, copying_registers = Mapped || M == 1 ? 56 : 72;
   static constexpr bool copies = !Mapped;
-  static constexpr unsigned mapped_bytes = mapped_bytes_of<shape, Mapped>;
+  static constexpr unsigned mapped_bytes = mapped_bytes_of<width, Mapped>;
 
   product const& of;
   maps const& from;
@@ -224,20 +256,24 @@ template <class T_, int Most, int M, bool Mapped> struct rows_nn {
   }
 };
 
-/// Sums over a group's rows, for all of which both operands come by cp.async: behind the last row, both are zeros.
-template <class T_, int Most> struct rows_tn {
+/// Sums over a group's rows. Gathered ones come by cp.async, with zeros behind the last. Mapped: boxes bring what lies behind,
+/// too, and the products zero it.
+template <class T_, class Shape, bool Mapped> struct rows_tn {
   using T = T_;
   using product = gpu::matrix_product<T, T, float>;
-  struct maps {};
-  static constexpr int matrices = 1, width = Most;
-  using shape = tile_shape<width>;
+  struct maps {
+    gpu::several<tensor_map, Mapped ? 2 : 1> rows;
+  };
+  using shape = Shape;
+  static constexpr int matrices = 1, width = Shape::columns;
   static constexpr tile_order a_order = tile_order::outer_first, b_order = tile_order::outer_first;
-  static constexpr int copying_registers = 56;
-  static constexpr bool copies = true;
-  static constexpr unsigned mapped_bytes = 0;
+  static constexpr int box_rows = gpu::tile_depth, copying_registers = Mapped ? 56 : 88;
+  static constexpr bool copies = !Mapped, zeroes = Mapped;
+  static constexpr unsigned mapped_bytes = Mapped ? unsigned{shape::stage_bytes} : 0;
   using operand_rows = gpu::summed_rows<T, warpgroup_threads>;
 
   operand_rows a, b;
+  maps const& from;
   std::int64_t n, k, row, col;
 
   __device__ static std::int64_t columns(product const& of) { return of.k; }
@@ -246,31 +282,55 @@ template <class T_, int Most> struct rows_tn {
     gpu::matrix_tile const at =
         gpu::find_matrix_tile(number, gpu::tiles_of(of.n, tile_rows), gpu::tiles_of(of.k, width));
     if (at.group >= of.rows.groups) return {};
-    std::int64_t const first = at.row_tile * tile_rows, left = of.n - first;
-    int const steps = static_cast<int>(gpu::tiles_of(of.rows.count(at.group), gpu::tile_depth));
-    return {static_cast<int>(at.group), static_cast<int>(first), left < tile_rows ? static_cast<int>(left) : tile_rows,
-            static_cast<int>(at.column_tile), steps == 0 && !of.accumulate ? 1 : steps};
+    std::int64_t const first = at.row_tile * tile_rows, left = of.n - first, count = of.rows.count(at.group);
+    int const steps = static_cast<int>(gpu::tiles_of(count, gpu::tile_depth));
+    return {static_cast<int>(at.group),
+            static_cast<int>(first),
+            left < tile_rows ? static_cast<int>(left) : tile_rows,
+            static_cast<int>(at.column_tile),
+            steps == 0 && !of.accumulate ? 1 : steps,
+            static_cast<int>(count) - (steps > 0 ? steps - 1 : 0) * gpu::tile_depth};
   }
-  __device__ rows_tn(product const& of, maps const&, tile_task const& what)
+  __device__ rows_tn(product const& of, maps const& with, tile_task const& what)
       : a(of.a, of.rows.first(what.group), of.rows.first(what.group + 1)),
         b(of.b, of.rows.first(what.group), of.rows.first(what.group + 1)),
+        from(with),
         n(of.n),
         k(of.k),
         row(what.first_row),
         col(std::int64_t{what.column_tile} * width) {}
-  __device__ void load(std::byte*, barrier*) const {}
-  __device__ void copy(std::byte* stage) {
-    a.template fill<true>(stage, row, n);  // and goes on to the next rows
+  __device__ void load(std::byte* stage, barrier* full) const {
+    if constexpr (Mapped) {
+      int const first = static_cast<int>(b.first);
+      MOIETY_REGISTERS
+      for (int outer = 0; outer < tile_rows; outer += 64)
+        load_box(stage + outer_offset(outer), from.rows[0], full, static_cast<int>(row) + outer, first);
+      MOIETY_REGISTERS
+      for (int outer = 0; outer < width; outer += 64)
+        load_box(stage + tile_a_bytes + outer_offset(outer), from.rows[1], full, static_cast<int>(col) + outer, first);
+    }
+  }
+  __device__ void copy(std::byte* stage) const {
+    fill(stage, a, row, n);
     MOIETY_REGISTERS
-    for (int first = 0; first < width; first += 128)
-      operand_rows::tile_type::template fill<true>(stage + tile_a_bytes + outer_offset(first), b.last - b.first,
-                                                   col + first, k,
-                                                   [&](int i) { return b.of.data + b.next[i] * b.of.stride; });
+    for (int outer = 0; outer < width; outer += 128)
+      fill(stage + tile_a_bytes + outer_offset(outer), b, col + outer, k);
   }
   __device__ void advance() {
-    b.first += gpu::tile_depth;
-    b.number();
+    a.first += gpu::tile_depth, b.first += gpu::tile_depth;
+    if constexpr (copies) a.number(), b.number();
   }
+
+ private:
+  __device__ static void fill(std::byte* to, operand_rows const& from, std::int64_t first, std::int64_t columns) {
+    operand_rows::tile_type::template fill<true>(to, from.last - from.first, first, columns,
+                                                 [&](int i) { return from.of.data + from.next[i] * from.of.stride; });
+  }
+};
+
+template <class Operands>
+concept zeroes_rows = requires {
+  requires Operands::zeroes;
 };
 
 /// How many arrivals say that a stage is full: a warp's each whose copies are there, and one that announces boxes.
@@ -322,21 +382,47 @@ __device__ inline void fill_stages(ring<typename Operands::shape> to, typename O
   if (Operands::copies) arrive_together(to.full());
 }
 
-/// Sums the stages of a tile, rows `first` ... first + 63 of it, one step's products under way while the next begin.
-template <class Operands>
-__device__ inline void sum_stages(ring<typename Operands::shape>& from, int first, int steps,
-                                  float (&sums)[Operands::shape::columns / 2]) {
+/// Zeros in the rows of an outer-first stage from `depth` on, by all threads that multiply.
+template <class Shape> __device__ inline void zero_rows(ring<Shape> const& of, int depth, unsigned parity) {
+  struct alignas(16) chunk {
+    std::uint32_t words[4];
+  };
+  constexpr int chunks = gpu::tile_row_bytes / 16, columns = (tile_rows + Shape::columns) / 64 * chunks;
+  constexpr int together = multiplying_warpgroups * warpgroup_threads / columns;
+  int const thread = static_cast<int>(threadIdx.x) - warpgroup_threads, column = thread % columns;
+  std::byte* const to = of.stage() + column / chunks * gpu::panel_bytes + column % chunks * 16;
+  for (int k = depth + thread / columns; k < gpu::tile_depth && thread < together * columns; k += together)
+    *reinterpret_cast<chunk*>(to + k * gpu::tile_row_bytes) = {};
+  publish_writes();
+  arrive_together(&of.control()->zeroed);
+  wait_phase(&of.control()->zeroed, parity);
+}
+
+/// Sums the stages of a tile, rows `first` ... first + 63 of it, one step's products under way while the next begin; `Width`
+/// columns by an instruction. `zeroed` is the parity of that barrier.
+template <class Operands, int Width>
+__device__ inline void sum_stages(ring<typename Operands::shape>& from, int first, tile_task const& what,
+                                  [[maybe_unused]] unsigned& zeroed, float (&sums)[Operands::shape::columns / 2]) {
   barrier* read = nullptr;
-  for (int step = 0; step < steps; ++step) {
+  for (int step = 0; step < what.steps; ++step) {
     from.wait_full();
+    if constexpr (zeroes_rows<Operands>)
+      if (step + 1 == what.steps && what.last_depth < gpu::tile_depth) {
+        zero_rows(from, what.last_depth, zeroed);
+        zeroed ^= 1u;
+      }
     std::uint32_t const a = shared_address(from.stage()) + static_cast<std::uint32_t>(outer_offset(first));
     std::uint32_t const b = shared_address(from.stage()) + std::uint32_t{tile_a_bytes};
     hold(sums);
     begin_products();
     MOIETY_REGISTERS
-    for (int i = 0; i < gpu::tile_depth / step_depth; ++i)
-      multiply_async<typename Operands::T, Operands::shape::columns, Operands::a_order, Operands::b_order>(
-          sums, operand<Operands::a_order>(a, i), operand<Operands::b_order>(b, i), step > 0 || i > 0);
+    for (int i = 0; i < gpu::tile_depth / step_depth; ++i) {
+      MOIETY_REGISTERS
+      for (int col = 0; col < Operands::shape::columns; col += Width)
+        multiply_async<typename Operands::T, Width, Operands::a_order, Operands::b_order>(
+            reinterpret_cast<float(&)[Width / 2]>(sums[col / 2]), operand<Operands::a_order>(a, i),
+            operand<Operands::b_order>(b + static_cast<std::uint32_t>(outer_offset(col)), i), step > 0 || i > 0);
+    }
     commit_products();
     hold(sums);
     if (read != nullptr) {
@@ -363,37 +449,74 @@ template <class Shape> __device__ inline void skip_stages(ring<Shape>& from, int
 /// What a warpgroup that multiplies does.
 template <class Operands, class Epilogue>
 __device__ inline void sum_tiles(ring<typename Operands::shape> from, std::int64_t columns, Epilogue const& epilogue) {
+  using shape = typename Operands::shape;
   int const first = (static_cast<int>(threadIdx.x) / warpgroup_threads - 1) * warpgroup_rows;
-  for (;;) {
+  [[maybe_unused]] auto* const control = from.control();
+  unsigned zeroed = 0;
+  for (unsigned parity = 1;; parity ^= 1u) {
     from.wait_full();
     tile_task const what = from.told();
-    if (what.rows == 0) return;
-    if (first >= what.rows) {
+    if (!stages_sums<Epilogue> && what.rows == 0) return;
+    float sums[shape::columns / 2];
+    if (first < what.rows || (zeroes_rows<Operands> && what.rows > 0))
+      sum_stages<Operands, instruction_columns<Epilogue>>(from, first, what, zeroed, sums);
+    else if (what.rows > 0)
       skip_stages(from, what.steps);
-      continue;
+    if constexpr (stages_sums<Epilogue>) {
+      wait_phase(&control->handed, parity);
+      if (first < what.rows)
+        staged_sums<typename staging<Epilogue>::type, shape::columns>{from.staged()}.store(sums, first);
+      if (threadIdx.x == warpgroup_threads) control->staged_task = what;
+      arrive_together(&control->staged);
+      if (what.rows == 0) return;
+    } else if (first < what.rows) {
+      store_pairs<shape::columns>(sums, first, what, columns, epilogue);
     }
-    float sums[Operands::shape::columns / 2];
-    sum_stages<Operands>(from, first, what.steps, sums);
-    hand_over_quads<Operands::matrices, Operands::width>(sums, first, what, columns, epilogue);
+  }
+}
+
+/// What the warpgroups do that hand staged sums over.
+template <class Operands, class Epilogue>
+__device__ inline void hand_tiles_over(ring<typename Operands::shape> const& from, std::int64_t columns,
+                                       Epilogue const& epilogue) {
+  auto* const control = from.control();
+  staged_sums<typename staging<Epilogue>::type, Operands::shape::columns> const sums{from.staged()};
+  for (unsigned parity = 0;; parity ^= 1u) {
+    wait_phase(&control->staged, parity);
+    tile_task const what = control->staged_task;
+    if (what.rows == 0) return;
+    constexpr int others = (1 + multiplying_warpgroups) * warpgroup_threads;
+    gpu::hand_over<Operands::matrices, block_of<Epilogue>::threads - others>(
+        sums, gpu::tile{what.group, what.first_row, what.rows, what.column_tile}, columns, epilogue,
+        static_cast<int>(threadIdx.x) - others);
+    arrive_together(&control->handed);
   }
 }
 
 template <class Operands, class Epilogue>
-__global__ void __launch_bounds__(launchable_threads, 1)
+__global__ void __launch_bounds__(launchable_threads<Epilogue>, 1)
     wgmma_tiles(typename Operands::product const __grid_constant__ of,
                 typename Operands::maps const __grid_constant__ maps, Epilogue const __grid_constant__ epilogue) {
-  if constexpr (launchable_threads != block_threads) {
+  using block = block_of<Epilogue>;
+  if constexpr (launchable_threads<Epilogue> != block::threads) {
     __trap();
   } else {
     ring<typename Operands::shape> const stages(dynamic_shared());
-    if (threadIdx.x == 0) stages.begin(arrivals_to_fill<Operands>);
+    if (threadIdx.x == 0) stages.begin(arrivals_to_fill<Operands>, block::handing_warpgroups);
     __syncthreads();
-    if (threadIdx.x < warpgroup_threads) {
+    int const warpgroup = static_cast<int>(threadIdx.x) / warpgroup_threads;
+    if (warpgroup == 0) {
       give_registers<Operands::copying_registers>();
       fill_stages<Operands>(stages, of, maps);
-    } else {
-      take_registers<multiplying_registers(Operands::copying_registers)>();
+    } else if (warpgroup <= multiplying_warpgroups) {
+      take_registers<block::multiplying_registers(Operands::copying_registers)>();
       sum_tiles<Operands>(stages, Operands::columns(of), epilogue);
+    } else if constexpr (stages_sums<Epilogue>) {
+      if constexpr (block::handing_registers < block::starting_registers)
+        give_registers<block::handing_registers>();
+      else
+        take_registers<block::handing_registers>();
+      hand_tiles_over<Operands>(stages, Operands::columns(of), epilogue);
     }
   }
 }
@@ -403,14 +526,15 @@ template <class Operands, class Epilogue, class Engine> bool runs_here(Engine co
   moiety::detail::device_scope const scope(engine.device());
   cudaFuncAttributes about{};
   moiety::detail::expect(cudaFuncGetAttributes(&about, &wgmma_tiles<Operands, Epilogue>), name);
-  return about.maxThreadsPerBlock >= block_threads;
+  return about.maxThreadsPerBlock >= block_of<Epilogue>::threads;
 }
 
 template <class Operands, class Engine, class Epilogue>
 void launch_tiles(Engine& engine, char const* name, typename Operands::product const& of,
                   typename Operands::maps const& maps, std::int64_t tiles, Epilogue const& epilogue) {
   engine.launch(name, &wgmma_tiles<Operands, Epilogue>,
-                {std::min<std::int64_t>(tiles, engine.multiprocessors()), block_threads, Operands::shape::shared_bytes},
+                {std::min<std::int64_t>(tiles, engine.multiprocessors()), block_of<Epilogue>::threads,
+                 Operands::shape::shared_bytes},
                 of, maps, epilogue);
 }
 
@@ -421,8 +545,9 @@ mapped_groups as_mapped(gpu::ragged_rows const& of, grouped_matrix<T const> cons
   return {w.data,       of.groups, rows, columns, of.groups == 1 ? rows * w.row_stride : w.group_stride,
           w.row_stride, box_rows};
 }
-template <class T> mapped_rows as_mapped(gpu::ragged_rows const& of, rows_of<T> const& a, std::int64_t columns) {
-  return {a.data, of.rows_bound, columns, a.stride, tile_rows};
+template <class T>
+mapped_rows as_mapped(gpu::ragged_rows const& of, rows_of<T> const& a, std::int64_t columns, int box_rows = tile_rows) {
+  return {a.data, of.rows_bound, columns, a.stride, box_rows};
 }
 
 /// Operands is rows_nt or rows_nn, of stored matrices [rows x columns].
@@ -443,24 +568,19 @@ bool launch_rows(Engine& engine, char const* name, typename Operands::product co
   return true;
 }
 
-/// Tiles of 128 columns where those of 256 would be at most half full, and for epilogues that sum rows, which leave few
-/// registers to the sums. The bits are those of every choice.
-template <template <class, int, int, bool> class Operands, class T, int M, class Engine, class Product, class Epilogue>
+template <template <class, class, int, bool> class Operands, class T, int M, class Engine, class Product,
+          class Epilogue>
 bool choose_rows(Engine& engine, char const* name, Product const& of, std::int64_t rows, std::int64_t columns,
                  Epilogue const& epilogue) {
+  using shape = shape_of<Epilogue>;
   bool aligned = true, mapped = true;
   for (auto const& a : of.a) {
     aligned = aligned && gpu::rows_aligned(a, 16);
     mapped = mapped && a.index == nullptr && mappable(as_mapped(of.rows, a, of.k));
   }
   if (engine.portable() || !aligned) return false;
-  using narrow = Operands<T, 128, M, false>;
-  if constexpr (!gpu::sums_rows<Epilogue>) {
-    if (of.n > narrow::width && mapped)
-      return launch_rows<Operands<T, 256, M, true>>(engine, name, of, rows, columns, epilogue);
-    if (of.n > narrow::width) return launch_rows<Operands<T, 256, M, false>>(engine, name, of, rows, columns, epilogue);
-  }
-  return launch_rows<narrow>(engine, name, of, rows, columns, epilogue);
+  return mapped ? launch_rows<Operands<T, shape, M, true>>(engine, name, of, rows, columns, epilogue)
+                : launch_rows<Operands<T, shape, M, false>>(engine, name, of, rows, columns, epilogue);
 }
 
 template <class Engine, class T, int M, class Epilogue>
@@ -479,13 +599,17 @@ bool multiply_nn(Engine& engine, gpu::rows_product<T, T, M, M> const& of, Epilog
     return false;
 }
 
-template <int Most, class T, class Engine>
+template <bool Mapped, class T, class Engine>
 bool launch_matrix(Engine& engine, gpu::matrix_product<T, T, float> const& of) {
-  using operands = rows_tn<T, Most>;
   using epilogue = gpu::store_matrix<float>;
+  using operands = rows_tn<T, shape_of<epilogue>, Mapped>;
   if (!runs_here<operands, epilogue>(engine, "grouped_gemm_tn")) return false;
-  std::int64_t const tiles = of.rows.groups * gpu::tiles_of(of.n, tile_rows) * gpu::tiles_of(of.k, Most);
-  launch_tiles<operands>(engine, "grouped_gemm_tn", of, {}, tiles,
+  typename operands::maps maps{};
+  if constexpr (Mapped)
+    maps = {{make_tensor_map(as_mapped(of.rows, of.a, of.n, operands::box_rows)),
+             make_tensor_map(as_mapped(of.rows, of.b, of.k, operands::box_rows))}};
+  std::int64_t const tiles = of.rows.groups * gpu::tiles_of(of.n, tile_rows) * gpu::tiles_of(of.k, operands::width);
+  launch_tiles<operands>(engine, "grouped_gemm_tn", of, maps, tiles,
                          epilogue{of.out.data, of.out.group_stride, of.out.row_stride, of.accumulate});
   return true;
 }
@@ -493,10 +617,18 @@ bool launch_matrix(Engine& engine, gpu::matrix_product<T, T, float> const& of) {
 template <class Engine, class T> bool multiply_tn(Engine& engine, gpu::matrix_product<T, T, float> const& of) {
   if constexpr (compiled_for_90()) {
     if (engine.portable() || !gpu::rows_aligned(of.a, 16) || !gpu::rows_aligned(of.b, 16)) return false;
-    return of.k <= 128 ? launch_matrix<128>(engine, of) : launch_matrix<256>(engine, of);
+    bool const mapped = of.a.index == nullptr && of.b.index == nullptr &&
+                        mappable(as_mapped(of.rows, of.a, of.n, gpu::tile_depth)) &&
+                        mappable(as_mapped(of.rows, of.b, of.k, gpu::tile_depth));
+    return mapped ? launch_matrix<true>(engine, of) : launch_matrix<false>(engine, of);
   } else {
     return false;
   }
+}
+
+/// Whether this program and the engine's device have these kernels.
+template <class Engine> bool available(Engine const& engine) {
+  return compiled_for_90() && engine.compute_capability() == 90 && !engine.portable();
 }
 
 }  // namespace moiety::inline MOIETY_ABI::kernels::sm90

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The blocks of the grouped products of sm_90a: who does what, and how their tiles share registers and shared memory.
 //
-//   block   three warpgroups: the first fills a ring of stages in shared memory, each of the others multiplies 64 rows
-//   tile    128 rows and up to 256 columns, which M matrices share side by side; its sums stay in registers
+//   block   warpgroups: the first fills a ring of stages in shared memory, the next two multiply 64 rows each; where sums are
+//           staged, others hand them over while the next tile is multiplied, else the two do
+//   tile    128 rows and some columns, which M matrices share side by side; its sums stay in registers
 //   stage   64 k of a tile's operands: A [128 x 64], then B [columns x 64], tiles of matrices.hpp
+//   staged  a tile's sums in shared memory, rounded where the epilogue would
 //
 // A block has a multiprocessor for itself: registers that copying does not need go to the sums, and all of its shared
-// memory is stages.
+// memory is stages, and staged sums.
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -18,38 +20,48 @@
 namespace moiety::inline MOIETY_ABI::kernels::sm90 {
 
 inline constexpr int multiplying_warpgroups = 2;
-inline constexpr int block_threads = (1 + multiplying_warpgroups) * warpgroup_threads;
 inline constexpr int tile_rows = multiplying_warpgroups * warpgroup_rows;
 inline constexpr int tile_a_bytes = tile_rows * gpu::tile_row_bytes;
-
-/// Registers of a thread as a block starts, and of one that multiplies once the copying warpgroup has given all but so many.
-inline constexpr int block_registers = 65536, starting_registers = 168;
-static_assert(block_threads * starting_registers <= block_registers);
-MOIETY_HD constexpr int multiplying_registers(int copying) {
-  return (starting_registers + (starting_registers - copying) / multiplying_warpgroups) / 8 * 8;
-}
 
 /// Shared memory that a block can have, and what of it is kept for barriers and tasks.
 inline constexpr int shared_limit = 227 << 10;
 inline constexpr int control_bytes = 1 << 10;
 
-/// The ring of tiles of `Columns` columns, of all matrices together.
-template <int Columns> struct tile_shape {
+/// Registers of a block, of its threads as it starts, of one that hands staged sums over, and of one that multiplies once the
+/// copying warpgroup has given all but so many. Two warpgroups hand over where a thread's sums leave room for them.
+inline constexpr int block_registers = 65536;
+template <int HandingWarpgroups> struct block_shape {
+  static_assert(HandingWarpgroups >= 0 && HandingWarpgroups <= 2);
+  static constexpr int handing_warpgroups = HandingWarpgroups;
+  static constexpr int warpgroups = 1 + multiplying_warpgroups + handing_warpgroups;
+  static constexpr int threads = warpgroups * warpgroup_threads;
+  static constexpr int starting_registers = block_registers / threads / 8 * 8;
+  static constexpr int handing_registers = handing_warpgroups == 1 ? 120 : 104;
+  MOIETY_HD static constexpr int multiplying_registers(int copying) {
+    return (warpgroups * starting_registers - copying - handing_warpgroups * handing_registers) /
+           multiplying_warpgroups / 8 * 8;
+  }
+};
+
+/// The ring of tiles of `Columns` columns, of all matrices together, and their sums, of `SumBytes` bytes each if staged.
+template <int Columns, int SumBytes> struct tile_shape {
   static_assert(Columns % 32 == 0 && Columns > 0 && Columns <= 256);
   static constexpr int columns = Columns;
   static constexpr int stage_bytes = tile_a_bytes + columns * gpu::tile_row_bytes;
-  static constexpr int stages = (shared_limit - tile_alignment - control_bytes) / stage_bytes;
+  static constexpr int staged_bytes = tile_rows * columns * SumBytes;
+  static constexpr int stages = (shared_limit - tile_alignment - control_bytes - staged_bytes) / stage_bytes;
   static constexpr int ring_bytes = stages * stage_bytes;
   /// What a launch asks for: stages begin at a multiple of tile_alignment, wherever the block's memory does.
-  static constexpr std::int64_t shared_bytes = tile_alignment + ring_bytes + control_bytes;
+  static constexpr std::int64_t shared_bytes = tile_alignment + ring_bytes + staged_bytes + control_bytes;
   static_assert(stage_bytes % tile_alignment == 0 && shared_bytes <= shared_limit);
   static_assert(stages >= 3, "one stage is filled, one read, and one waits to be released");
 };
 
 /// What the warpgroups that multiply are told of a tile: its group, its first row (of n in tn) and how many it has, the
-/// number of its column tile, and how many stages sum it. No rows: there is no further tile.
+/// number of its column tile, how many stages sum it, and how much of the last stage's depth is of the group, where others'
+/// rows may follow. No rows: there is no further tile.
 struct tile_task {
-  int group = 0, first_row = 0, rows = 0, column_tile = 0, steps = 0;
+  int group = 0, first_row = 0, rows = 0, column_tile = 0, steps = 0, last_depth = gpu::tile_depth;
 };
 
 /// Where a warpgroup is in the ring: a stage, and the parity of the phase that its barriers are in for this round.
