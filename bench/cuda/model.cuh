@@ -4,7 +4,8 @@
 //
 //   uniform   none        zipf   −log(1 + e)        one_hot   a large one for the first k experts
 //
-// Evenly routed, products are measured by portable kernels too, beside those that the library chooses. Beside a layer run
+// Products read rows as those of a layer do: what row `gather` left where that pays, else they gather themselves. Evenly
+// routed, they are measured by portable kernels too, beside those that the library chooses. Beside a layer run
 // its products as dense ones. A row `shape` holds the sizes, and how many rows each expert had in each set of inputs.
 #pragma once
 
@@ -230,6 +231,7 @@ template <class Spec> class model {
     std::int64_t const most = in[0].x.rows() * K;
     auto const offsets = [&](int s) { return in[static_cast<std::size_t>(s)].starts.data(); };
     auto const rows = [&](int s, mo::device_matrix<T> const& of) {
+      if (mo::kernels::wants_rows_in_order<T>(by, E, most)) return mo::kernels::rows_of<T>{out.rows.data(), H};
       return mo::kernels::rows_of<T>{of.data(), H, in[static_cast<std::size_t>(s)].sources.data()};
     };
     mo::detail::cublas_stream const multiply(engine());
