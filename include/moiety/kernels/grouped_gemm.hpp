@@ -26,6 +26,7 @@
 // Nothing is allocated: operands are packed into the engine's per-worker scratch. What an epilogue throws comes out.
 #pragma once
 
+#include <moiety/backend/backend.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/numbers.hpp>
 
@@ -100,6 +101,8 @@ void grouped_gemm_tn(Engine& engine, std::int64_t groups, std::int64_t const* of
 /// Whether there are kernels of T for which it pays to gather rows once, before products read them in order; whether an engine
 /// has them and takes them for so many rows, wants_rows_in_order<T>(engine, groups, rows_bound) says.
 template <class T, class Engine> inline constexpr bool may_want_rows_in_order = false;
+template <class T> inline constexpr bool may_want_rows_in_order<T, cuda_engine> = sizeof(T) == 2;
+template <class T> bool wants_rows_in_order(cuda_engine const& engine, std::int64_t groups, std::int64_t rows_bound);
 
 /// Bytes of one group's packed matrix of n columns and sums over k.
 template <class T> constexpr std::int64_t packed_bytes(std::int64_t n, std::int64_t k);

@@ -140,7 +140,6 @@ void launch_fma_matrix(Engine& engine, matrix_product<A, B, S> const& of) {
 
 }  // namespace gpu
 
-template <class T> inline constexpr bool may_want_rows_in_order<T, cuda_engine> = gpu::on_tensor_cores<float, T, T>;
 template <class T> bool wants_rows_in_order(cuda_engine const& engine, std::int64_t groups, std::int64_t rows_bound) {
   return may_want_rows_in_order<T, cuda_engine> && sm90::available(engine) &&
          !gpu::has_few_rows(engine, {nullptr, groups, rows_bound});
