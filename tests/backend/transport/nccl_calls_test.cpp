@@ -26,3 +26,9 @@ TEST_CASE("nothing is asked of NCCL for messages and parts without bytes") {
   asked.sum(std::span<float>(), none);
   CHECK(asked.first == ncclSuccess);
 }
+
+TEST_CASE("sums are of the types that NCCL has") {
+  CHECK(mo::detail::nccl_type<float>() == ncclFloat32);
+  CHECK(mo::detail::nccl_type<double>() == ncclFloat64);
+  CHECK(mo::detail::nccl_type<std::int64_t>() == ncclInt64);
+}

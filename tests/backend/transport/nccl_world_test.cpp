@@ -40,12 +40,6 @@ TEST_CASE("what CUDA says comes with what was tried") {
   }
 }
 
-TEST_CASE("sums are of the types that NCCL has") {
-  CHECK(detail::nccl_type<float>() == ncclFloat32);
-  CHECK(detail::nccl_type<double>() == ncclFloat64);
-  CHECK(detail::nccl_type<std::int64_t>() == ncclInt64);
-}
-
 TEST_CASE("a world needs a deadline, and a device") {
   CHECK_THROWS_AS(detail::nccl_world({.deadline = 0ms}, 0), mo::config_error);
   if (!has_device()) {

@@ -2,7 +2,6 @@
 // What a group of ranks asks NCCL for at a time.
 #pragma once
 
-#include <moiety/backend/transport/nccl_checks.hpp>
 #include <moiety/core/config.hpp>
 
 #include <nccl.h>
@@ -10,8 +9,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 
 namespace moiety::inline MOIETY_ABI::detail {
+
+template <class T> constexpr ncclDataType_t nccl_type() {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, std::int64_t>,
+                "mo::nccl sums float, double and std::int64_t.");
+  return std::is_same_v<T, float> ? ncclFloat32 : std::is_same_v<T, double> ? ncclFloat64 : ncclInt64;
+}
 
 /// Calls to NCCL that are one operation.
 struct nccl_calls {

@@ -22,7 +22,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <type_traits>
 #include <utility>
 
 #if NCCL_VERSION_CODE < NCCL_VERSION(2, 28, 7)
@@ -64,12 +63,6 @@ inline int device_of(int local_rank) {
   expect_cuda(cudaGetDeviceCount(&devices), "no CUDA device");
   require<cuda_error>(devices > 0, "there is no CUDA device.");
   return local_rank % devices;
-}
-
-template <class T> constexpr ncclDataType_t nccl_type() {
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, std::int64_t>,
-                "mo::nccl sums float, double and std::int64_t.");
-  return std::is_same_v<T, float> ? ncclFloat32 : std::is_same_v<T, double> ? ncclFloat64 : ncclInt64;
 }
 
 /// Throws data_error for memory that is not of the device.
