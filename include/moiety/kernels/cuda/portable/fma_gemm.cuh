@@ -37,7 +37,6 @@ template <int Rows, int Columns, int Depth, int ThreadRows, int Quads> struct fm
   static constexpr std::int64_t shared_bytes = stages_bytes<S> > staged<S>::bytes ? stages_bytes<S> : staged<S>::bytes;
 };
 using large_fma_tile = fma_tile<64, 128, 16, 4, 2>;
-using medium_fma_tile = fma_tile<32, 64, 32, 4, 1>;
 using small_fma_tile = fma_tile<16, 32, 64, 1, 1>;  // where there are few rows, or few columns
 
 /// Bytes of one load where 4 elements are loaded.

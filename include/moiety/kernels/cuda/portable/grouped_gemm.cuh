@@ -99,28 +99,18 @@ void launch_fma_rows(Engine& engine, char const* name, typename Operands::produc
       wide, epilogue);
 }
 
-/// Whether so many blocks leave more than half of the multiprocessors without work.
-template <class Engine> bool leaves_idle(Engine const& engine, std::int64_t blocks) {
-  return 2 * blocks < engine.multiprocessors();
-}
-
-/// Smaller tiles where large ones would leave multiprocessors idle; not where sums of rows need whole tiles.
+/// Small tiles where large ones would leave multiprocessors without work; not where sums of rows need whole tiles.
 template <template <class, class, class, int> class Operands, class S, int M, class Engine, class Product,
           class Epilogue>
 void choose_fma_rows(Engine& engine, char const* name, Product const& of, Epilogue const& epilogue) {
   using A = typename Product::A;
   using B = typename Product::B;
+  using large = Operands<A, B, large_fma_tile, M>;
   wide_loads const wide = rows_aligned(of, quad_bytes<A>, quad_bytes<B>);
-  auto const idle = [&]<class Tile>(Tile) {
-    return leaves_idle(engine, blocks_of(of.rows, of.n, Tile::rows, Operands<A, B, Tile, M>::width));
-  };
-  auto const launch = [&]<class Tile>(Tile) {
-    launch_fma_rows<S, Operands<A, B, Tile, M>>(engine, name, of, wide, epilogue);
-  };
-  if constexpr (!sums_rows<Epilogue>) {
-    if (idle(large_fma_tile{})) return idle(medium_fma_tile{}) ? launch(small_fma_tile{}) : launch(medium_fma_tile{});
-  }
-  launch(large_fma_tile{});
+  if constexpr (!sums_rows<Epilogue>)
+    if (blocks_of(of.rows, of.n, large_fma_tile::rows, large::width) < engine.multiprocessors())
+      return launch_fma_rows<S, Operands<A, B, small_fma_tile, M>>(engine, name, of, wide, epilogue);
+  launch_fma_rows<S, large>(engine, name, of, wide, epilogue);
 }
 
 template <bool Wide, class Engine, class T>
@@ -201,15 +191,11 @@ void grouped_gemm_tn(cuda_engine& engine, std::int64_t groups, std::int64_t cons
     else
       gpu::launch_tensor_matrix<false>(engine, of);
   } else {
-    auto const idle = [&]<class Tile>(Tile) {
-      return gpu::leaves_idle(engine, gpu::blocks_of(of, Tile::rows, Tile::columns));
-    };
-    if (!idle(gpu::large_fma_tile{}))
-      gpu::launch_fma_matrix<gpu::large_fma_tile>(engine, of);
-    else if (!idle(gpu::medium_fma_tile{}))
-      gpu::launch_fma_matrix<gpu::medium_fma_tile>(engine, of);
-    else
+    using gpu::large_fma_tile;
+    if (gpu::blocks_of(of, large_fma_tile::rows, large_fma_tile::columns) < engine.multiprocessors())
       gpu::launch_fma_matrix<gpu::small_fma_tile>(engine, of);
+    else
+      gpu::launch_fma_matrix<large_fma_tile>(engine, of);
   }
 }
 
