@@ -34,7 +34,7 @@ stage_of<Spec, Deployment> make_stage(mo::context<Deployment>& ctx, model_settin
   std::vector<int> costs(static_cast<std::size_t>(s.layers + 2), 12);
   costs.front() = 1, costs.back() = 2;
   constexpr std::int64_t hidden = mo::spec_of<Spec>::hidden;
-  auto const build = [&ctx, s, options](int layer) -> block {
+  auto const build = [&](int layer) -> block {
     if (layer == 0) return embedding_block<Deployment>(ctx, hidden);
     if (layer == s.layers + 1) return head_block<Deployment>(ctx, hidden);
     return decoder_block<Spec, Deployment>(ctx, s.heads, options);
