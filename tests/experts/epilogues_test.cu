@@ -12,7 +12,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <random>
 #include <vector>
 
@@ -34,10 +33,6 @@ __global__ void call(Epilogue const epilogue, float const* sums) {
       block[m][c] = Rounded ? static_cast<float>(static_cast<typename Epilogue::rounded>(sum)) : sum;
     }
   epilogue(0, row, 0, columns, block);
-}
-
-template <class T> bool same_bits(std::vector<T> const& a, std::vector<T> const& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
 }
 
 template <bool Rounded, std::size_t M, class Epilogue> void launch(Epilogue const& epilogue, float const* sums) {
@@ -62,8 +57,8 @@ template <class Mlp, class T> void check_activate() {
     rounded ? launch<true, matrices>(given, there.data()) : launch<false, matrices>(given, there.data());
     z.push_back(of_z.host()), a.push_back(of_a.host());
   }
-  CHECK(same_bits(z[0], z[1]));
-  CHECK(same_bits(a[0], a[1]));
+  CHECK(testing::same_bits(z[0], z[1]));
+  CHECK(testing::same_bits(a[0], a[1]));
   bool right = true;  // z is the rounded sums
   for (std::size_t row = 0; row < rows; ++row)
     for (std::size_t m = 0; m < matrices; ++m)

@@ -70,6 +70,14 @@ template <int = 0> __global__ void reset_faults(cuda_faults* faults) {
   *faults = {cuda_faults::none, cuda_faults::none};
 }
 
+/// 90 for a device of compute capability 9.0.
+inline int compute_capability(int device) {
+  int major = 0, minor = 0;
+  expect(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for a device's kind");
+  expect(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "asking for a device's kind");
+  return 10 * major + minor;
+}
+
 /// The stream that was given, or one of its own.
 class stream_of_context {
  public:
@@ -87,13 +95,12 @@ class stream_of_context {
 
  private:
   static void check(int device) {
-    int devices = 0, major = 0, minor = 0;
+    int devices = 0;
     expect(cudaGetDeviceCount(&devices), "no CUDA device");
     require<cuda_error>(device >= 0 && device < devices, "there is no CUDA device ", device, " among ", devices, '.');
-    expect(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for a device's kind");
-    expect(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "asking for a device's kind");
-    require<cuda_error>(major >= 8, "CUDA device ", device, " has compute capability ", major, '.', minor,
-                        ", and mo::cuda needs 8.0 or newer.");
+    int const capability = compute_capability(device);
+    require<cuda_error>(capability >= 80, "CUDA device ", device, " has compute capability ", capability / 10, '.',
+                        capability % 10, ", and mo::cuda needs 8.0 or newer.");
   }
 
   cudaStream_t stream_;
@@ -119,11 +126,7 @@ class cuda_engine {
     int count = 0;
     detail::expect(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device_), "asking for processors");
     multiprocessors_ = count;
-    for (auto [part, factor] :
-         {std::pair{cudaDevAttrComputeCapabilityMajor, 10}, {cudaDevAttrComputeCapabilityMinor, 1}}) {
-      detail::expect(cudaDeviceGetAttribute(&count, part, device_), "asking for a device's kind");
-      compute_capability_ += factor * count;
-    }
+    compute_capability_ = detail::compute_capability(device_);
     check_place("mo::cuda", "a block of its hook", scratch());
     launch("the first kernel (is the program compiled for this device?)", detail::reset_faults<>, {1, 1}, faults());
   }

@@ -64,14 +64,6 @@ template <class Vector> __device__ inline void store_vector(void* to, Vector con
   *static_cast<Vector*>(to) = value;
 }
 
-/// Elements of 16 bits that stand two in a word.
-template <class T, int N> __device__ inline void widen(std::uint32_t const (&words)[N], float (&to)[2 * N]) {
-  static_assert(sizeof(T) == 2);
-  MOIETY_REGISTERS
-  for (int i = 0; i < 2 * N; ++i)
-    to[i] = static_cast<float>(moiety::detail::bit_cast<T>(static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16))));
-}
-
 template <int N, class T> __device__ inline bool moves_wide(T const* at, int count) {
   return count == N && reinterpret_cast<std::uintptr_t>(at) % alignof(column_vector<T, N>) == 0;
 }

@@ -67,7 +67,7 @@ template <class Epilogue> inline constexpr int tile_columns = stages_floats<Epil
 template <class Epilogue> using block_of = block_shape<stages_floats<Epilogue> ? 2 : stages_sums<Epilogue> ? 1 : 0>;
 /// Of one instruction: its sums have to fit into the registers that a thread of the block starts with.
 template <class Epilogue>
-inline constexpr int instruction_columns = std::min(tile_columns<Epilogue>, stages_sums<Epilogue> ? 128 : 256);
+inline constexpr int instruction_columns = stages_sums<Epilogue> ? 128 : tile_columns<Epilogue>;
 
 template <class Sum> inline constexpr int sum_bytes = static_cast<int>(sizeof(Sum));
 template <> inline constexpr int sum_bytes<void> = 0;
