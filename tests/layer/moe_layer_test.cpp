@@ -230,14 +230,14 @@ TEST_CASE("the coefficient, the weight and the scale multiply the gradient of a 
     using router = mo::router<mo::softmax, mo::top_k<2>>;
     using losses = mo::losses<mo::load_balance<>>;
   };
-  auto const router_gradient = [&](float coefficient, float scale, std::optional<double> weight) {
+  auto const router_gradient = [&](float coefficient, float scale, std::optional<double> weight, float of_batch = 1) {
     mo::moe_layer<only_loss> layer{ctx,
                                    {.losses = {mo::load_balance<>{.coefficient = coefficient}}, .loss_scale = scale}};
     auto const weights = layer.make_weights(mo::seed{1});
     auto gradients = layer.make_gradients();
     auto x = ctx.matrix(8, 6), y = ctx.matrix(8, 6), dy = ctx.matrix(8, 6), dx = ctx.matrix(8, 6);
     mo::fill_normal(ctx, x, mo::seed{2});
-    auto tape = layer.forward(weights, x, y, {.weight = weight});
+    auto tape = layer.forward(weights, x, y, {.weight = weight, .loss_scale = of_batch});
     layer.backward(weights, tape, dy, dx, gradients);
     std::vector<float> all;
     gradients.for_each([&](mo::parameter const& p, auto g) {
@@ -251,6 +251,10 @@ TEST_CASE("the coefficient, the weight and the scale multiply the gradient of a 
   auto const doubled = router_gradient(2, 1, {});
   for (std::size_t i = 0; i < once.size(); ++i) CHECK(doubled[i] == 2 * once[i]);
   CHECK(router_gradient(1, 2, {}) == doubled);
+  CHECK(router_gradient(1, 1, {}, 2) == doubled);
+  CHECK(router_gradient(1, 8, {}, 0.25f) == doubled);
+  for (float const wrong : {0.0f, -1.0f, std::numeric_limits<float>::infinity(), std::nanf("")})
+    CHECK_THROWS_WITH_AS(router_gradient(1, 1, {}, wrong), doctest::Contains("mo::batch{.loss_scale}"), mo::data_error);
   CHECK(router_gradient(1, 1, 16.0) == doubled);
   auto const untrained = router_gradient(0, 1, {});
   CHECK(std::all_of(untrained.begin(), untrained.end(), [](float v) { return v == 0; }));

@@ -120,10 +120,11 @@ TEST_CASE("layers, and what is tied") {
 }
 
 TEST_CASE("gradients that were united are given up by all holders but the first before more is added") {
+  mo::arena memory(*std::pmr::new_delete_resource());
   gradients sum;
   sum.add<0>(2, sums<float>()), sum.add<0>(3, sums<float>()), sum.add<2>(4, sums<double>());
   sum.get<0>(0).add("a", {1}), sum.get<0>(1).add("b", {2, 2}), sum.get<2>(2).add("c", {3});
-  sum.before_more();
+  sum.before_more(memory);
   CHECK(words(sum) == "layers.2.a 1; layers.3.b 2 2; layers.4.c 3; ");
   struct shared {
     bool all;
@@ -134,16 +135,16 @@ TEST_CASE("gradients that were united are given up by all holders but the first 
   };
   sum.unite(shared{false});
   CHECK(words(sum) == "layers.2.a 10; layers.3.b 20 2; layers.4.c 30; ");
-  sum.before_more();
+  sum.before_more(memory);
   CHECK(words(sum) == "layers.2.a 10; layers.3.b 0 0; layers.4.c 30; ");
   sum.for_each([](mo::parameter const&, auto values) { values[0] += 1; });
-  sum.before_more();
+  sum.before_more(memory);
   CHECK(words(sum) == "layers.2.a 11; layers.3.b 1 0; layers.4.c 31; ");
   sum.unite(shared{true});
-  sum.before_more();
+  sum.before_more(memory);
   CHECK(words(sum) == "layers.2.a 110; layers.3.b 10 0; layers.4.c 310; ");
   sum.unite(shared{false});
   sum.reset();
-  sum.before_more();
+  sum.before_more(memory);
   CHECK(words(sum) == "layers.2.a 1100; layers.3.b 100 0; layers.4.c 3100; ");
 }

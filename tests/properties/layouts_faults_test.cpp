@@ -6,7 +6,6 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -175,7 +174,7 @@ TEST_CASE("arguments of one rank that do not fit") {
 TEST_CASE("memory that one rank cannot have, before tokens travel") {
   class failing : public std::pmr::memory_resource {
     void* do_allocate(std::size_t bytes, std::size_t alignment) override {
-      if (refuses) throw std::bad_alloc();
+      if (refuses()) throw std::bad_alloc();
       return std::pmr::new_delete_resource()->allocate(bytes, alignment);
     }
     void do_deallocate(void* block, std::size_t bytes, std::size_t alignment) override {
@@ -184,29 +183,39 @@ TEST_CASE("memory that one rank cannot have, before tokens travel") {
     bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
 
    public:
-    std::atomic<bool> refuses{false};
+    static bool& refuses() {
+      static thread_local bool on_this_rank = false;
+      return on_this_rank;
+    }
   };
-  // One resource of all ranks; what fails, fails on all of them, each for itself.
   failing memory;
-  std::string const kinds = mo::run<spread>(
-      [&](context& ctx) {
-        bench b(ctx);
-        auto const expected = b.step();
-        ctx.memory().release();
-        ctx.stage().barrier();
-        memory.refuses = true;
-        ctx.stage().barrier();
-        char const kind = hear([&] { b.layer.forward(b.weights, b.x, b.y); }).kind;
-        ctx.stage().barrier();
-        memory.refuses = false;
-        ctx.stage().barrier();
-        char const after = b.step() == expected ? '+' : '!';
-        std::string const mine{kind, after};
-        auto const all = ctx.stage().all_gather_v<char>({mine.data(), mine.size()});
-        return std::string(all.begin(), all.end());
-      },
-      {}, mo::layout{.data = 2, .expert = 2}, {.threads = 1, .memory = &memory});
-  CHECK(kinds == "m+m+");
+  for (mo::layout const& shape : layouts)
+    for (bool const keeps : {true, false}) {
+      int const last = shape.stage() - 1;
+      std::string const wrong = mo::run<spread>(
+          [&](context& ctx) {
+            bench b(ctx);
+            auto const expected = b.step();
+            std::copy_n(std::vector<float>(b.y.size(), -5.0f).data(), b.y.size(), b.y.data());
+            ctx.memory().release();
+            failing::refuses() = ctx.stage().rank() == last;
+            heard const got = hear([&] {
+              keeps ? static_cast<void>(b.layer.forward(b.weights, b.x, b.y)) : b.layer.infer(b.weights, b.x, b.y);
+            });
+            failing::refuses() = false;
+            std::string const told = "rank " + std::to_string(last) + " of the " + std::to_string(last + 1) +
+                                     " that call together refused: out of memory";
+            std::string mine;
+            if (got.kind != 'm' || got.words.find(ctx.stage().rank() == last ? "out of memory" : told) != 0)
+              mine += "heard " + std::string(1, got.kind) + ' ' + got.words + '\n';
+            if (!b.untouched()) mine += "y was written\n";
+            if (b.step() != expected) mine += "another step afterwards\n";
+            auto const all = ctx.stage().all_gather_v<char>({mine.data(), mine.size()});
+            return std::string(all.begin(), all.end());
+          },
+          {}, shape, {.threads = 1, .memory = &memory});
+      CHECK(wrong == "");
+    }
 }
 
 TEST_CASE("memory that runs out on one rank at any moment ends the call on all, in bounded time") {

@@ -46,6 +46,8 @@ struct how {
   int leaves = -1;                       // a rank that takes no part
   std::vector<std::int64_t> sizes{};     // of the micro-batches of rank 1
   std::function<void(int)> failed = {};  // called by a rank that has thrown
+  mo::schedule const* apart = nullptr;   // every rank has an engine of it too, and rank 1 steps that
+  mo::schedule const* model = nullptr;   // whose stages rank 1 has
 };
 
 template <class E> bool threw(std::exception_ptr const& what) {
@@ -68,6 +70,14 @@ mo::comm_fault fault_of(std::exception_ptr const& what) {
   }
 }
 
+std::string words_of(std::exception_ptr const& what) {
+  try {
+    std::rethrow_exception(what);
+  } catch (std::exception const& e) {
+    return e.what();
+  }
+}
+
 /// One step, where rank r follows plans[r mod size].
 result step(plans const& all, probe const& seen, how const& h = {}) {
   mo::schedule_view const first = all[0];
@@ -80,9 +90,10 @@ result step(plans const& all, probe const& seen, how const& h = {}) {
     int const rank = ctx.pipeline().rank();
     if (rank == h.leaves) return mo::task_loss{};
     mo::schedule_view const plan = all[static_cast<std::size_t>(rank) % all.size()];
-    linear::stage stage(plan, rank, seen);
+    linear::stage stage(rank == 1 && h.model != nullptr ? *h.model : plan, rank, seen);
     try {
-      mo::pipeline_engine engine{ctx, plan, stage};
+      mo::pipeline_engine own{ctx, plan, stage}, of_another{ctx, h.apart != nullptr ? *h.apart : plan, stage};
+      auto& engine = rank == 1 && h.apart != nullptr ? of_another : own;
       auto const batches = rank == 1 && !h.sizes.empty() ? mo::microbatches(h.sizes)
                                                          : mo::equal_batches(plan.microbatches(), linear::tokens);
       engine.step(
@@ -241,31 +252,43 @@ TEST_CASE("a slow stage changes nothing below the deadline, and is an error of a
 
 TEST_CASE("a message that is not the awaited one is a mismatch that says both") {
   mo::pipeline_shape const shape{.ranks = 2, .microbatches = 4};
-  plans const other{mo::make_schedule(mo::gpipe{}, shape), mo::make_schedule(mo::gpipe_lifo{}, shape)};
   auto const one = mo::make_schedule(mo::one_f_one_b{}, shape);
   auto const words = [](result const& got) {
     for (auto const& error : got.ranks) CHECK(threw<mo::comm_error>(error));
-    REQUIRE(threw<mo::comm_error>(got.caller));
-    try {
-      std::rethrow_exception(got.caller);
-    } catch (mo::comm_error const& e) {
-      CHECK(e.fault == mo::comm_fault::mismatch);
-      return std::string(e.what());
-    }
+    CHECK(fault_of(got.caller) == mo::comm_fault::mismatch);
+    return words_of(got.caller);
   };
-  std::string const micro_batch = words(step(other, {})), number = words(step({one}, {}, {.numbers_differ = true}));
-  CHECK(micro_batch.find("stage 1 sent micro-batch 3 of step 0 where 0RECV_B0 of step 0 was awaited") !=
-        std::string::npos);
+  std::string const number = words(step({one}, {}, {.numbers_differ = true}));
   CHECK(number.find("stage 0 sent micro-batch 0 of step 0 where 1RECV_F0 of step 1 was awaited") != std::string::npos);
   CHECK(words(step({one}, {}, {.sizes = {2, 2, 1, 2}})).find("bytes") != std::string::npos);
+  for (auto const& plan : {mo::make_schedule(mo::gpipe_lifo{}, shape), mo::make_schedule(mo::gpipe{}, shape)}) {
+    std::string const apart = words(step({one}, {}, {.apart = &plan}));
+    CHECK(apart.find("of step 0 of another schedule where") != std::string::npos);
+  }
 }
 
-TEST_CASE("plans under which ranks wait for one another end with the deadline") {
+TEST_CASE("ranks with different plans or models get no engine, and all of them hear what differs") {
   mo::pipeline_shape const shape{.ranks = 2, .microbatches = 4};
-  clock_of_fault::happened = false;
-  result const got = step({mo::make_schedule(mo::one_f_one_b{}, shape), mo::make_schedule(mo::gpipe{}, shape)},
-                          [](mo::action const&) { clock_of_fault::happened = true; },
-                          {.options = {.deadline = 30s, .now = &clock_of_fault::now}});
-  for (auto const& error : got.ranks) CHECK(threw<mo::comm_error>(error));
-  CHECK(fault_of(got.caller) == mo::comm_fault::timeout);
+  auto const one = mo::make_schedule(mo::one_f_one_b{}, shape), all_first = mo::make_schedule(mo::gpipe{}, shape);
+  auto const differ = [](mo::schedule const& a, mo::schedule const& b, char const* what) {
+    result const got = step({a, b}, {});
+    for (auto const& error : got.ranks) {
+      REQUIRE(threw<mo::config_error>(error));
+      CHECK(words_of(error).find(mo::detail::sentence("the ranks of a pipeline disagree on ", what)) !=
+            std::string::npos);
+    }
+  };
+  differ(one, all_first, "the order of the schedule");
+  differ(one, mo::make_schedule(mo::one_f_one_b{}, {.ranks = 2, .microbatches = 5}), "the micro-batches");
+  auto const named_alike = [&](mo::schedule_view const& of) {
+    return mo::schedule("1f1b", shape, {0, 1}, false, {{of.begin(0), of.end(0)}, {of.begin(1), of.end(1)}});
+  };
+  differ(named_alike(one), named_alike(all_first), "the actions of the schedule");
+  // On rank 1 alone the model does not fit: both refuse, in its words.
+  result const got = step({mo::make_schedule(mo::interleaved_1f1b{}, {.ranks = 2, .chunks = 2, .microbatches = 4})}, {},
+                          {.model = &one});
+  for (auto const& error : got.ranks) {
+    REQUIRE(threw<mo::config_error>(error));
+    CHECK(words_of(error).find("the schedule has 2 stages on this rank, but the model has 1") != std::string::npos);
+  }
 }

@@ -5,7 +5,10 @@
 
 #include <doctest/doctest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <sstream>
+#include <utility>
 #include <vector>
 
 namespace mo = moiety;
@@ -79,4 +82,33 @@ TEST_CASE("schedules differ by order, rank and joining") {
   CHECK_FALSE(mo::same_actions(a, b));
   CHECK_FALSE(mo::same_actions(a, mo::make_schedule(mo::gpipe{}, {.ranks = 2, .microbatches = 2})));
   CHECK(mo::same_actions(a, a));
+}
+
+TEST_CASE("a hash tells schedules apart by their actions, order, ranks and homes, and not by how they were made") {
+  constexpr mo::pipeline_shape shape{.ranks = 2, .chunks = 2, .microbatches = 4};
+  constexpr std::uint64_t constant = mo::hash_of(mo::schedule_for<mo::zb_v, shape>);
+  auto const running = mo::make_schedule(mo::zb_v{}, shape);
+  CHECK(mo::hash_of(running) == constant);
+  mo::schedule_view const view = running;
+  std::vector<std::vector<mo::action>> const lists{{view.begin(0), view.end(0)}, {view.begin(1), view.end(1)}};
+  std::vector<int> const homes{0, 1, 1, 0};
+  CHECK(mo::hash_of(mo::schedule("named otherwise", shape, homes, false, lists)) == constant);
+  auto const changed = [&](auto const& change) {
+    auto all = lists;
+    auto places = homes;
+    change(all, places);
+    return mo::hash_of(mo::schedule("zb_v", shape, places, false, all));
+  };
+  std::vector<std::uint64_t> const others{
+      mo::hash_of(mo::make_schedule(mo::zb_v{}, {.ranks = 2, .chunks = 2, .microbatches = 5})),
+      mo::hash_of(mo::make_schedule(mo::looped_bfs{}, shape)),
+      changed([](auto& all, auto&) { std::swap(all[0][1], all[0][2]); }),
+      changed([](auto& all, auto&) { all[1].push_back(all[0].back()), all[0].pop_back(); }),
+      changed([](auto& all, auto&) { all[0][3].joined = !all[0][3].joined; }),
+      changed([](auto& all, auto&) { all[0][3].type = mo::computation::backward; }),
+      changed([](auto&, auto& places) { std::swap(places[0], places[1]); })};
+  for (std::size_t i = 0; i < others.size(); ++i) {
+    CHECK(others[i] != constant);
+    for (std::size_t j = 0; j < i; ++j) CHECK(others[i] != others[j]);
+  }
 }

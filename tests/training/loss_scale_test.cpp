@@ -3,12 +3,17 @@
 
 #include "thread_ranks.hpp"
 
+#include <moiety/moiety.hpp>
 #include <moiety/training/reduce_gradients.hpp>
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <vector>
 
 namespace mo = moiety;
@@ -52,6 +57,81 @@ TEST_CASE("micro-batches of a step have one scale, and are unscaled with it") {
       CHECK(scale.update(world, false));
     }
     CHECK(scale.value() == 8192);
+  });
+}
+
+namespace {
+
+struct halves : mo::layer_spec<mo::dims{.hidden = 8, .ffn = 8, .experts = 4}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+  using losses = mo::losses<mo::load_balance<>, mo::router_z>;
+};
+struct of_fp16 : mo::deployment<> {
+  using element = mo::fp16;
+};
+
+/// A layer in fp16 with two micro-batches under way at once, whose scales may differ.
+struct half_layer {
+  mo::context<of_fp16> ctx;
+  mo::moe_layer<halves, of_fp16> layer{
+      ctx, {.losses = {mo::load_balance<>{.coefficient = 0.5f}, mo::router_z{.coefficient = 0.25f}}}};
+  mo::moe_layer<halves, of_fp16>::weights_type weights = layer.make_weights(mo::seed{4});
+
+  /// Gradients of both over their scales, where dy is `slope` in every element.
+  std::vector<float> unscaled(float first, float second, float slope) {
+    float const scales[] = {first, second};
+    std::vector<mo::matrix<mo::fp16>> x, y;
+    std::vector<mo::moe_layer<halves, of_fp16>::tape_type> tapes;
+    std::vector<float> all;
+    for (std::uint64_t m = 0; m < 2; ++m) {
+      x.push_back(ctx.matrix(6, 8)), y.push_back(ctx.matrix(6, 8));
+      mo::fill_normal(ctx, x.back(), mo::seed{5 + m});
+    }
+    for (std::size_t m = 0; m < 2; ++m) tapes.push_back(layer.forward(weights, x[m], y[m], {.loss_scale = scales[m]}));
+    for (std::size_t m = 0; m < 2; ++m) {
+      auto gradients = layer.make_gradients();
+      mo::matrix<mo::fp16> dy(6, 8), dx(6, 8);
+      for (mo::fp16& v : dy) v = static_cast<mo::fp16>(scales[m] * slope);
+      layer.backward(weights, tapes[m], dy, dx, gradients);
+      gradients.for_each([&](mo::parameter const&, std::span<float> of) {
+        for (float const g : of) all.push_back(g / scales[m]);
+      });
+    }
+    return all;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("each micro-batch of a layer in fp16 is of the scale that its forward was given") {
+  half_layer of;
+  auto const plain = of.unscaled(1, 1, 1.0f / 64);
+  CHECK(std::any_of(plain.begin(), plain.end(), [](float g) { return g != 0; }));
+  // Values of fp16 lose bits below its least normal number, so that scales are not told from one to the bit.
+  for (float const scale : {16.0f, 1024.0f}) {
+    auto const apart = of.unscaled(scale, 4 * scale, 1.0f / 64);
+    float error = 0, norm = 0;
+    for (std::size_t i = 0; i < plain.size(); ++i)
+      error = std::max(error, std::abs(apart[i] - plain[i])), norm = std::max(norm, std::abs(plain[i]));
+    CHECK(error < 2e-3f * norm);
+    CHECK(of.unscaled(scale, 4 * scale, 1.0f / 64) == apart);
+  }
+}
+
+TEST_CASE("a layer in fp16 whose gradients overflow is trained once the scale has come down") {
+  half_layer of;
+  ranks::run(1, [&](ranks::communicator& world) {
+    mo::dynamic_loss_scale scale;  // 65536, beyond what fp16 holds
+    int skipped = 0;
+    std::vector<float> gradients;
+    auto const finite = [](float g) { return std::isfinite(g); };
+    do {
+      gradients = of.unscaled(scale.factor(), scale.factor(), 4);
+      skipped += !std::all_of(gradients.begin(), gradients.end(), finite);
+    } while (!scale.update(world, !std::all_of(gradients.begin(), gradients.end(), finite)) && skipped < 20);
+    CHECK(skipped >= 3);
+    CHECK(skipped < 10);
+    CHECK(scale.value() == std::ldexp(1.0, 16 - skipped));
   });
 }
 

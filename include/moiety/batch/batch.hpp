@@ -9,6 +9,8 @@
 //   step        number of the training step, for random numbers
 //   layer       number of the layer in its model, so that layers draw other random numbers; a stack gives it to each
 //   weight      the weight of the batch in auxiliary losses; by default its unmasked tokens
+//   loss_scale  multiplies the gradients of auxiliary losses, as the scale of a task loss multiplies dy: that of this batch, kept
+//               by its tape, so that a step may change it (training/loss_scale.hpp). Beside layer_options::loss_scale
 //   counts      of the layer's other micro-batches, for balance losses that ask for them, see batch/step_counts.hpp
 #pragma once
 
@@ -36,6 +38,7 @@ struct batch {
   std::int64_t step = 0;
   std::int64_t layer = 0;
   std::optional<double> weight{};
+  float loss_scale = 1;
   step_counts const* counts = nullptr;
 
   /// Number of sequences.
@@ -65,6 +68,8 @@ struct batch {
           "mo::batch{.sequences} must be offsets that rise from 0 to the ", tokens, " tokens of the call.");
     detail::require<data_error>(!weight || (std::isfinite(*weight) && *weight >= 0),
                                 "mo::batch{.weight} must be finite and not negative, but is ", weight.value_or(0), '.');
+    detail::require<data_error>(std::isfinite(loss_scale) && loss_scale > 0,
+                                "mo::batch{.loss_scale} must be finite and positive, but is ", loss_scale, '.');
   }
 };
 

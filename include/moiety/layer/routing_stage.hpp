@@ -113,8 +113,7 @@ template <class Spec, class Deployment> class routing_stage {
   static void backward_input(engine_type& engine, Weights const& weights, layer_tape<Spec, T> const& tape,
                              S const* dweights, S* dx) {
     router_type const router = router_of(tape.options(), weights);
-    loss_gradients<Spec> const losses{tape.options().losses, tape.units(), tape.given_weight(),
-                                      tape.options().loss_scale};
+    loss_gradients<Spec> const losses{tape.options().losses, tape.units(), tape.given_weight(), tape.loss_scale()};
     kernels::route_backward<router_type, S, experts>(engine, router, tape.logits(), tape.routing(), dweights, losses,
                                                      dlogits_of(tape), false);
     noise_backward(engine, router, tape, losses);

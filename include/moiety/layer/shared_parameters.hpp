@@ -2,15 +2,15 @@
 // Parameters that several places of a model hold: an embedding whose matrix is the head's too, or the whole of a stage that a
 // schedule keeps twice. They say parameter::tied, and those of one name are one logical parameter.
 //
-//   mo::shared_parameters const shared{ctx.pipeline(), gradients};
+//   mo::shared_parameters const shared{ctx.pipeline(), gradients, ctx.memory()};
 //   shared.sum(gradients)     every holder's gradient becomes ((g₀ + g₁) + g₂) + … of all holders, in ascending order of their
 //                             layers, then of ranks: the same bits whatever rank holds what, and if one rank holds several
 //   shared.counts(i)          whether the i-th parameter of this rank is the one of its name that counts: in a norm, and in a
 //                             checkpoint. The first holder's is; one that is not tied always is
 //
 // Weights and gradients are what has for_each(f) as those of a layer have, with parameter::layer where there are several layers;
-// a rank may have none. Both calls above are collectives of the ranks given: those that hold different layers. Memory is the
-// host's.
+// a rank may have none. Both calls above are collectives of the ranks given: those that hold different layers. The memory that
+// gradients lie in may be left out if it is the host's; a device's travel through it.
 //
 // A step sums after the last backward; reduce_gradients then treats a tied tensor as any other of its stage. global_norm(ctx,
 // gradients) and the slices of training/layer_checkpoint.hpp ask counts themselves.
@@ -18,6 +18,7 @@
 // Throws config_error on every rank where holders have different sizes; state_error for other gradients than those listed.
 #pragma once
 
+#include <moiety/backend/arena.hpp>
 #include <moiety/backend/transport/communicator.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
@@ -38,6 +39,11 @@ namespace moiety::inline MOIETY_ABI {
 
 template <communicator C> class shared_parameters {
  public:
+  template <class Parameters>
+  shared_parameters(C& ranks, Parameters&& parameters, arena& memory)
+      : shared_parameters(ranks, std::forward<Parameters>(parameters)) {
+    if (!memory.of_host()) device_ = &memory;
+  }
   template <class Parameters> shared_parameters(C& ranks, Parameters&& parameters) : ranks_(&ranks) {
     std::vector<holder> mine;
     std::string names;
@@ -103,17 +109,26 @@ template <communicator C> class shared_parameters {
     std::vector<std::vector<S>> come;
     come.reserve(holders.size());
     for (holder const& h : holders) {
-      values.push_back(here(h) ? std::get<std::span<S>>(mine[static_cast<std::size_t>(h.index)])
-                               : std::span<S>(come.emplace_back(static_cast<std::size_t>(h.size))));
-      detail::require<state_error>(std::ssize(values.back()) == h.size, "shared_parameters was given ",
-                                   values.back().size(), " gradients of ", name, ", which has ", h.size, " values.");
+      std::span<S> const own =
+          here(h) ? std::get<std::span<S>>(mine[static_cast<std::size_t>(h.index)]) : std::span<S>();
+      detail::require<state_error>(!here(h) || std::ssize(own) == h.size, "shared_parameters was given ", own.size(),
+                                   " gradients of ", name, ", which has ", h.size, " values.");
+      bool const in_place = here(h) && device_ == nullptr;
+      values.push_back(in_place ? own : std::span<S>(come.emplace_back(static_cast<std::size_t>(h.size))));
+      if (here(h) && !in_place) device_->load(values.back().data(), own.data(), std::ssize(own) * bytes_of<S>);
     }
     exchange<S>(holders, values);
     std::vector<S> sum(values[0].begin(), values[0].end());
     for (std::size_t i = 1; i < values.size(); ++i)
       for (std::size_t j = 0; j < sum.size(); ++j) sum[j] += values[i][j];
-    for (std::size_t i = 0; i < values.size(); ++i)
-      if (here(holders[i])) std::copy(sum.begin(), sum.end(), values[i].begin());
+    for (holder const& h : holders) {
+      if (!here(h)) continue;
+      std::span<S> const own = std::get<std::span<S>>(mine[static_cast<std::size_t>(h.index)]);
+      if (device_ != nullptr)
+        device_->store(own.data(), sum.data(), std::ssize(own) * bytes_of<S>);
+      else
+        std::copy(sum.begin(), sum.end(), own.begin());
+    }
   }
 
   /// Values of the holders here go to all ranks that hold the tensor, those of the others come.
@@ -134,11 +149,15 @@ template <communicator C> class shared_parameters {
     if (!peers.empty()) ranks_->send_recv(sends, receives);
   }
 
+  template <class S> static constexpr auto bytes_of = static_cast<std::int64_t>(sizeof(S));
+
   C* ranks_;
+  arena* device_ = nullptr;
   std::vector<bool> counts_;
   std::map<std::string, std::vector<holder>> tensors_;  // those that are tied, by name
 };
 
 template <communicator C, class Parameters> shared_parameters(C&, Parameters&&) -> shared_parameters<C>;
+template <communicator C, class Parameters> shared_parameters(C&, Parameters&&, arena&) -> shared_parameters<C>;
 
 }  // namespace moiety

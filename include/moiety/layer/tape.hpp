@@ -36,6 +36,7 @@ template <class Spec, scalar T> class layer_tape {
       : tokens_(of),
         place_{.first_row = about.first_row, .step = about.step, .layer = about.layer},
         given_weight_(about.weight.value_or(-1)),
+        loss_scale_(options.loss_scale * about.loss_scale),
         options_(options),
         memory_(&memory) {
     tape_plan<Spec, T> const plan(of, with_pre_activation);
@@ -94,6 +95,8 @@ template <class Spec, scalar T> class layer_tape {
   /// Where random numbers find the call's tokens; without ids.
   token_table const& place() const { return place_; }
   layer_options<Spec> const& options() const { return options_; }
+  /// Of the gradients of losses: that of the options times that of the batch.
+  float loss_scale() const { return loss_scale_; }
 
   /// The weight of the batch as it was given, else negative: then it is that of the unmasked tokens.
   double given_weight() const { return given_weight_; }
@@ -187,6 +190,7 @@ template <class Spec, scalar T> class layer_tape {
   tokens tokens_;
   token_table place_;
   double given_weight_;
+  float loss_scale_;
   layer_options<Spec> options_;
   arena* memory_;
   tape_state state_ = tape_state::forward_done;

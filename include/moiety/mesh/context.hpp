@@ -26,6 +26,7 @@
 #include <moiety/backend/transport/self.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/numbers.hpp>
+#include <moiety/mesh/agreement.hpp>
 #include <moiety/mesh/grid.hpp>
 #include <moiety/mesh/layout.hpp>
 
@@ -70,6 +71,14 @@ template <class Deployment>
 inline constexpr bool ranks_on_device =
     has_ranks<Deployment> && !std::is_same_v<typename backend_of<Deployment>::type, host>;
 
+/// A layout given at run time.
+template <class Deployment> void check_layout_of(layout const& given) {
+  check_layout(given);
+  require<config_error>(Deployment::shape.is_dynamic() || given == Deployment::shape,
+                        "a run was given the layout with ", given, ", but its deployment names that with ",
+                        Deployment::shape, '.');
+}
+
 /// The communicators of a context: those of the transport, or what the back end makes of them where rows lie in its memory.
 template <class Backend, class Transport> struct ranks_of { using type = typename Transport::communicator; };
 template <class Backend, class Transport>
@@ -107,7 +116,8 @@ template <class Deployment> class context {
   context() : context(backend{}) {}
   explicit context(backend const& options) : context(options, {}, detail::alone<Deployment>()) {}
 
-  /// A collective of all ranks of `world`, whose number is that of the layout.
+  /// A collective of all ranks of `world`. Throws config_error on each of them unless they give the same layout, which has their
+  /// number and is that of the deployment if it names one.
   context(backend const& options, layout const& shape, typename Deployment::transport::communicator world)
       : engine_(std::make_unique<engine_type>(options)), shape_(shape), world_(of_back_end(std::move(world))) {}
 
@@ -136,9 +146,21 @@ template <class Deployment> class context {
  private:
   communicator of_back_end(typename Deployment::transport::communicator world) {
     if constexpr (std::is_same_v<communicator, decltype(world)>)
-      return world;
+      return agreed(std::move(world));
     else
-      return {*engine_, std::move(world)};
+      return agreed({*engine_, std::move(world)});
+  }
+  communicator agreed(communicator world) {
+    if constexpr (detail::has_ranks<Deployment>) {
+      agree(world, [&] {
+        detail::check_layout_of<Deployment>(shape_);
+        check_world(shape_, world.size());
+      });
+      configuration all;
+      all.add("the layout", shape_);
+      all.check(world, "a run");
+    }
+    return world;
   }
   communicator part(axis_set along, char const* name) {
     group_place const mine = group_of(shape_, along, world_.rank());

@@ -136,19 +136,16 @@ requires detail::has_layout<Deployment>
 auto run(Body&& body, run_options const& options = {}, layout const& shape = Deployment::shape,
          typename Deployment::backend const& backend = {}) {
   using transport = typename Deployment::transport;
-  check_layout(shape);
-  detail::require<config_error>(Deployment::shape.is_dynamic() || shape == Deployment::shape,
-                                "a run was given the layout with ", shape, ", but its deployment names that with ",
-                                Deployment::shape, '.');
   if constexpr (transport::single_rank) {
+    detail::check_layout_of<Deployment>(shape);
     check_world(shape, 1);
     context<Deployment> ctx(backend);
     return std::invoke(body, ctx);
   } else if constexpr (std::is_same_v<transport, threads>) {
+    detail::check_layout_of<Deployment>(shape);
     return detail::run_threads<Deployment>(body, options, shape, backend);
   } else {
     auto world = transport::communicator::world(options);
-    check_world(shape, world.size());
     auto on = backend;
     if constexpr (requires { on.device = world.device(); }) on.device = world.device();
     context<Deployment> ctx(on, shape, std::move(world));

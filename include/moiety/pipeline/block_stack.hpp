@@ -166,7 +166,7 @@ template <class Deployment, model_block... Blocks> class block_stack {
   }
 
   void backward_weights(tape_type& tape, gradients_type& gradients) const {
-    gradients.before_more();
+    gradients.before_more(ctx_->memory());
     std::size_t const first = layers_.begin(tape.chunk);
     for (std::size_t l = 0; l < tape.layers.size(); ++l)
       at(first + l, [&]<std::size_t K>(block_type<K> const& block) {
@@ -177,8 +177,8 @@ template <class Deployment, model_block... Blocks> class block_stack {
   /// Gradients of parameters that are tied, or in both copies of a stage, become the sums over all that hold them: the same bits
   /// whatever the split. At the end of a step; a collective of the pipeline.
   void unite(gradients_type& gradients) const {
-    gradients.before_more();
-    gradients.unite(shared_parameters(ctx_->pipeline(), gradients));
+    gradients.before_more(ctx_->memory());
+    gradients.unite(shared_parameters(ctx_->pipeline(), gradients, ctx_->memory()));
   }
 
   /// What losses are recorded in: of the whole model.
@@ -202,8 +202,11 @@ template <class Deployment, model_block... Blocks> class block_stack {
       return model_ledger<Specs...>(ctx, layers_of<Specs>()...);
   }
 
-  static void copy(matrix_view<T const> from, matrix_view<T> to) {
-    for (std::int64_t i = 0; i < from.rows(); ++i) std::copy_n(from.row(i), from.cols(), to.row(i));
+  void copy(matrix_view<T const> from, matrix_view<T> to) const {
+    std::vector<T> row(static_cast<std::size_t>(from.cols()));
+    auto const bytes = from.cols() * static_cast<std::int64_t>(sizeof(T));
+    for (std::int64_t i = 0; i < from.rows(); ++i)
+      ctx_->memory().load(row.data(), from.row(i), bytes), ctx_->memory().store(to.row(i), row.data(), bytes);
   }
 
   /// What a call is about, for one layer.

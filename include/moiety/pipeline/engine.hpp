@@ -11,7 +11,7 @@
 //
 // evaluate runs forward alone, micro-batch by micro-batch, and keeps nothing: no tapes, no losses of layers.
 //
-// A collective of the whole run: every rank calls it with the same micro-batches' numbers. Gradients are sums over
+// A collective of the whole run, as making an engine is: every rank calls it with the same micro-batches' numbers. Gradients are sums over
 // micro-batches, added in the order of the schedule; nothing is divided. engine.task() is what loss returned, added up over
 // micro-batches and the ranks of a stage, the same on every rank. The report is of all layers, the same on every rank.
 //
@@ -21,10 +21,12 @@
 // Each rank does its operations of the lowered schedule one after another (schedule/lower.hpp): no order of arrival can make
 // them wait in a circle. Where the transport can, a send does not hold up what follows, and a receive comes just before what
 // needs it. A message carries what it is; if it is not what is awaited, comm_error says both. Losses of layers enter backward
-// where they arise and are not part of any message. Memory: what a forward makes lives until its backward has used it.
+// where they arise and are not part of any message. Memory: what a forward makes lives until its backward has used it. On
+// mo::cuda x, y and dy are rows of device memory; of thread ranks they travel between stages through the host's.
 //
-// Throws config_error where plan, stage, micro-batches and context do not fit, state_error for a step within a step. A step
-// that throws has changed no weights; gradients are unspecified until reset.
+// Throws config_error where plan, stage, micro-batches and context do not fit, on every rank where the ranks' plans or models
+// do not, and state_error for a step within a step. A step that throws has changed no weights; gradients are unspecified
+// until reset.
 #pragma once
 
 #include <moiety/batch/batch.hpp>
@@ -50,7 +52,6 @@
 namespace moiety::inline MOIETY_ABI {
 
 template <class Deployment, pipeline_stage Stage> class pipeline_engine {
-  static_assert(!detail::ranks_on_device<Deployment>, "a pipeline over ranks runs on mo::host, not yet on mo::cuda.");
   using T = typename Stage::element;
   using matrix_type = typename context<Deployment>::backend::template matrix<T>;
   using messages_type = detail::stage_messages<typename context<Deployment>::communicator, matrix_type>;
@@ -61,14 +62,9 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
   pipeline_engine(context<Deployment>& ctx, schedule_view const& plan, Stage& stage)
       : ctx_(&ctx),
         stage_(&stage),
-        messages_(ctx.pipeline()),
-        plan_(plan, ctx.pipeline().rank(), ctx.pipeline().size(),
-              messages_type::overlap ? detail::receives::late : detail::receives::in_order) {
-    plan_.check(stage);
-    detail::require<config_error>(!plan.bidirectional() || detail::unites_gradients<Stage>,
-                                  "a bidirectional schedule keeps two copies of each stage: it needs a model that has "
-                                  "unite(gradients).");
-  }
+        plan_(detail::agreed_plan(ctx, plan, stage,
+                                  messages_type::overlap ? detail::receives::late : detail::receives::in_order)),
+        messages_(ctx.pipeline(), plan_.hash()) {}
 
   /// What the stage's ledger gives, nothing for a stage that has none.
   template <class Inputs, class Loss>
@@ -227,13 +223,13 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
 
   void receive(operation const& o, matrix_type& to) {
     to = inner(o.what.microbatch);
-    messages_.receive(o, to.view());
+    messages_.receive(o, to);
   }
 
   context<Deployment>* ctx_;
   Stage* stage_;
-  messages_type messages_;
   detail::rank_plan plan_;
+  messages_type messages_;
   step_observer* observer_ = nullptr;
   bool going_on_ = false;
   microbatches const* batches_ = nullptr;  // of the step

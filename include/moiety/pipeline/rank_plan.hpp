@@ -7,13 +7,18 @@
 //   plan.home(stage, microbatch), plan.here(stage, microbatch)
 //   plan.chunk(stage)                                      which of this rank's stages it is, ascending, or −1
 //
+//   auto plan = mo::detail::agreed_plan(ctx, schedule, stage, receives::late);      the same, once every rank of the run has that
+//                                                             schedule and a model that fits it; a collective of the run
+//
 // Under a bidirectional schedule a stage works on two ranks: each has it as a chunk, and the micro-batch decides.
 //
-// Throws config_error for a schedule of other ranks, schedule_error for one that is not sound.
+// Throws config_error for a schedule of other ranks, schedule_error for one that is not sound; agreed_plan on every rank.
 #pragma once
 
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
+#include <moiety/mesh/agreement.hpp>
+#include <moiety/pipeline/stage.hpp>
 #include <moiety/schedule/action.hpp>
 #include <moiety/schedule/lower.hpp>
 #include <moiety/schedule/schedule.hpp>
@@ -21,6 +26,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -35,6 +41,7 @@ class rank_plan {
       : rank_(rank),
         stages_(plan.stages()),
         microbatches_(plan.microbatches()),
+        hash_(hash_of(plan)),
         chunk_of_(static_cast<std::size_t>(plan.stages()), -1) {
     require<config_error>(plan.ranks() == ranks, "a schedule of ", plan.ranks(), " ranks was given to a pipeline of ",
                           ranks, '.');
@@ -50,6 +57,7 @@ class rank_plan {
   std::span<operation const> operations() const { return operations_; }
   int stages() const { return stages_; }
   int microbatches() const { return microbatches_; }
+  std::uint64_t hash() const { return hash_; }
   int chunks() const { return chunks_; }
   int chunk(int stage) const { return chunk_of_[static_cast<std::size_t>(stage)]; }
   int home(int stage, int microbatch) const {
@@ -106,8 +114,27 @@ class rank_plan {
   }
 
   int rank_, stages_, microbatches_, chunks_ = 0;
+  std::uint64_t hash_;
   std::vector<operation> operations_;
   std::vector<int> homes_, chunk_of_;
 };
+
+template <class Context, class Stage>
+rank_plan agreed_plan(Context& ctx, schedule_view const& plan, Stage const& stage, receives when) {
+  std::optional<rank_plan> made;
+  agree(ctx.world(), [&] {
+    made.emplace(plan, ctx.pipeline().rank(), ctx.pipeline().size(), when);
+    made->check(stage);
+    require<config_error>(!plan.bidirectional() || unites_gradients<Stage>,
+                          "a bidirectional schedule keeps two copies of each stage: it needs a model that has "
+                          "unite(gradients).");
+  });
+  configuration common;
+  common.add("the order of the schedule", plan.name());
+  common.add("the micro-batches of the schedule", plan.microbatches());
+  common.add("the actions of the schedule", hash_of(plan));
+  common.check(ctx.world(), "a pipeline");
+  return *std::move(made);
+}
 
 }  // namespace moiety::inline MOIETY_ABI::detail

@@ -12,11 +12,13 @@
 // so that the next sum has it once.
 #pragma once
 
+#include <moiety/backend/arena.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/layer/parameters.hpp>
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <variant>
@@ -63,11 +65,12 @@ template <class... Parts> class stack_of {
     for_each([&](parameter const&, auto) { first.push_back(shared.counts(first.size())); });
     if (std::find(first.begin(), first.end(), false) != first.end()) first_ = std::move(first);
   }
-  void before_more() {
+  /// In the memory that gradients lie in.
+  void before_more(arena& memory) {
     if (first_.empty()) return;
     auto first = first_.begin();
     for_each([&](parameter const&, auto values) {
-      if (!*first++) std::fill(values.begin(), values.end(), 0);
+      if (!*first++) memory.zero(values.data(), static_cast<std::int64_t>(values.size_bytes()));
     });
     first_.clear();
   }

@@ -12,6 +12,7 @@
 
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
+#include <moiety/core/hash.hpp>
 #include <moiety/schedule/action.hpp>
 #include <moiety/schedule/order.hpp>
 #include <moiety/schedule/shape.hpp>
@@ -192,6 +193,19 @@ constexpr bool same_actions(schedule_view const& a, schedule_view const& b) {
       if (!(a.begin(r)[i] == b.begin(r)[i])) return false;
   }
   return true;
+}
+
+/// A number that schedules share if their ranks do the same actions in the same order, at the same places.
+constexpr std::uint64_t hash_of(schedule_view const& plan) {
+  fnv_1a all;
+  auto const add = [&](int value) { all.add(static_cast<std::uint64_t>(value)); };
+  add(plan.ranks()), add(plan.stages()), add(plan.microbatches());
+  for (int s = 0; s < plan.stages(); ++s) add(plan.rank_of(s, 0)), add(plan.rank_of(s, plan.microbatches() - 1));
+  for (int r = 0; r < plan.ranks(); ++r) {
+    add(static_cast<int>(plan.rank(r).size()));
+    for (action const& a : plan.rank(r)) add(a.stage), add(a.microbatch), add(static_cast<int>(a.type)), add(a.joined);
+  }
+  return all.value();
 }
 
 /// One row a rank: 0F0 0F1 (0F2;2B0)OVERLAP_F_B … with `between` between the steps.

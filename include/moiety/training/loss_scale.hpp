@@ -3,14 +3,15 @@
 // overflow.
 //
 //   mo::dynamic_loss_scale scale;
-//   dy = scale.value() · ∂loss;  layer.options.loss_scale = scale.value();      in every micro-batch of the step
+//   dy = scale.value() · ∂loss;  mo::batch{.loss_scale = scale.factor()};        in every micro-batch of the step
 //   mo::normalise(list, total_weight * scale.value());                           once, after reduce_gradients
 //   double const norm = mo::global_norm(list, groups);
 //   if (scale.update(groups.world, !std::isfinite(norm))) optimiser.step(parameters, rate, norm);
 //
-// The factor changes in update alone, between steps, so every micro-batch of a step has the same. Where any rank overflowed,
-// update is false on every rank and the factor shrinks by `backoff`, to no less than `least`; after growth_interval steps in
-// a row without overflow it grows by `growth`, to no more than `greatest`. Powers of two leave the bits of gradients alone.
+// The factor changes in update alone, between steps, so every micro-batch of a step has the same; a tape keeps that of its
+// batch. Where any rank overflowed, update is false on every rank and the factor shrinks by `backoff`, to no less than `least`;
+// after growth_interval steps in a row without overflow it grows by `growth`, to no more than `greatest`. Powers of two leave
+// the bits of gradients alone.
 //
 // A checkpoint holds value() and clean_steps(), for resume. config_error for options that can never work.
 #pragma once
@@ -47,6 +48,8 @@ class dynamic_loss_scale {
   }
 
   double value() const { return value_; }
+  /// The same, as a batch takes it.
+  float factor() const { return static_cast<float>(value_); }
   /// Steps since the last overflow or growth.
   std::int64_t clean_steps() const { return clean_steps_; }
 

@@ -3,6 +3,7 @@
 #include <moiety/backend/transport/nccl_ranks.cuh>
 
 #include "backend/transport/thread_ranks.hpp"
+#include "pipeline/staged_steps.hpp"
 #include "properties/ranks.hpp"
 
 #include <moiety/cuda.cuh>
@@ -181,19 +182,26 @@ struct nccl_of_threads {
   using communicator = of_threads;
 };
 
+/// body(r) for each of so many ranks of NCCL.
+void as_ranks(int size, std::function<void(int)> const& body) {
+  static_cast<void>(ncclGetUniqueId(&meeting));
+  std::vector<std::thread> threads;
+  for (int r = 0; r < size; ++r)
+    threads.emplace_back([&, r] {
+      rank_here = r, size_here = size;
+      body(r);
+    });
+  for (std::thread& thread : threads) thread.join();
+}
+
 /// A step of a layer whose ranks speak through NCCL; what rank 0 has.
 template <class Spec, class Dispatcher>
 ranks::outcome<float> step_on_nccl(mo::layout const& shape, std::vector<ranks::cut> const& tokens) {
-  static_cast<void>(ncclGetUniqueId(&meeting));
   std::vector<ranks::outcome<float>> all(static_cast<std::size_t>(shape.world()));
-  std::vector<std::thread> threads;
-  for (int r = 0; r < shape.world(); ++r)
-    threads.emplace_back([&, r] {
-      rank_here = r, size_here = shape.world();
-      all[static_cast<std::size_t>(r)] =
-          ranks::step_on<Spec, float, Dispatcher, nccl_of_threads, mo::cuda>(shape, tokens, ranks::trained<Spec>());
-    });
-  for (std::thread& thread : threads) thread.join();
+  as_ranks(shape.world(), [&](int r) {
+    all[static_cast<std::size_t>(r)] =
+        ranks::step_on<Spec, float, Dispatcher, nccl_of_threads, mo::cuda>(shape, tokens, ranks::trained<Spec>());
+  });
   return all[0];
 }
 
@@ -211,4 +219,49 @@ TEST_CASE("a layer whose ranks speak through NCCL has the bits of one rank") {
   check_layer<mo::all_to_all>({.data = 2, .expert = 2}, ranks::share::even);
   check_layer<mo::all_to_all>({.data = 4, .expert = 2, .expert_tensor = 2}, ranks::share::uneven);
   check_layer<mo::keep_rows<mo::chunked<2>>>({.data = 4, .expert = 4}, ranks::share::one_rank);
+}
+
+TEST_CASE("messages of either memory, in both directions at once") {
+  on_nccl(2, [](mo::cuda_engine& engine, on_device& ranks) {
+    int const other = 1 - ranks.rank();
+    std::vector<std::int64_t> const host(5, ranks.rank() + 1), wide(7, ranks.rank() + 11);
+    std::vector<std::int64_t> host_room(5), wide_room(7);
+    mo::buffer const out(56, engine.memory()), in(56, engine.memory());
+    engine.memory().store(out.data(), wide.data(), 56);
+    auto const bytes = [](auto* data) { return reinterpret_cast<std::byte const*>(data); };
+    std::vector<mo::outgoing_message> const sends{
+        {other, bytes(host.data()), 40}, {other, bytes(out.data()), 56}, {other, nullptr, 0}};
+    std::vector<mo::incoming_message> const receives{{other, reinterpret_cast<std::byte*>(host_room.data()), 40},
+                                                     {other, static_cast<std::byte*>(in.data()), 56},
+                                                     {other, nullptr, 0}};
+    ranks.send_recv(sends, receives);
+    engine.memory().load(wide_room.data(), in.data(), 56);
+    expect(host_room == std::vector<std::int64_t>(5, other + 1), "what lay in the host's memory");
+    expect(wide_room == std::vector<std::int64_t>(7, other + 11), "what lay in the device's");
+  });
+}
+
+TEST_CASE("a pipeline whose ranks speak through NCCL has what thread ranks have, both copies of a stage too") {
+  auto const check = [](auto const& order, mo::pipeline_shape const& shape, int data) {
+    mo::schedule const plan = mo::make_schedule(order, shape);
+    mo::layout const ranks = staged::layout_of(plan, data);
+    using nccl = staged::on<mo::cuda, nccl_of_threads>;
+    using threads = staged::on<mo::cuda>;
+    staged::outcome found(static_cast<std::size_t>(ranks.world())), expected(found.size());
+    as_ranks(ranks.world(), [&](int r) {
+      mo::run<nccl>(
+          [&](mo::context<nccl>& ctx) { found[static_cast<std::size_t>(r)] = staged::two_steps(ctx, order, plan); }, {},
+          ranks);
+    });
+    mo::run<threads>(
+        [&](mo::context<threads>& ctx) {
+          expected[static_cast<std::size_t>(ctx.world().rank())] = staged::two_steps(ctx, order, plan);
+        },
+        {}, ranks);
+    CHECK(!found[0].losses.empty());
+    for (std::size_t r = 0; r < found.size(); ++r) CHECK(found[r] == expected[r]);
+  };
+  check(mo::one_f_one_b{}, {.ranks = 2, .microbatches = 4}, 2);
+  check(mo::zb_v{}, {.ranks = 2, .chunks = 2, .microbatches = 4}, 1);
+  check(mo::dual_pipe{}, {.ranks = 2, .chunks = 2, .microbatches = 4}, 1);
 }

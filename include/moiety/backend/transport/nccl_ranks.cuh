@@ -8,7 +8,7 @@
 //   };
 //
 // As device_ranks.cuh says, start and finish move rows of device memory, and all other calls values of the host's; messages are
-// of device memory, as NCCL's.
+// of either memory, those of the host's by way of the device's.
 //
 // Rows that do not lie together are packed by a kernel before they leave, and unpacked by one when they have come: NCCL moves
 // whole pieces. start does not wait, finish does. Values of the host are gathered from all ranks by all, whatever they are for:
@@ -77,7 +77,7 @@ class nccl_values : public collectives<nccl_values> {
   void finish(request const&) {}
 
   void send_recv(std::span<outgoing_message const> sends, std::span<incoming_message const> receives) {
-    ranks_.send_recv(sends, receives);
+    ranks_.send_recv(sends, receives);  // of device memory
   }
   nccl_values split(int colour, int key, std::string const& name) {
     return nccl_values(ranks_.split(colour, key, name));
@@ -111,6 +111,8 @@ static_assert(communicator<nccl_values>);
 
 template <std::derived_from<nccl_communicator> C> class device_ranks<C> : public detail::nccl_values {
  public:
+  static constexpr bool messages_of_device = true;
+
   /// One operation in flight, the rooms of rows that NCCL needs together, and what is to be unpacked.
   struct request {
     std::vector<buffer> rooms;
@@ -153,6 +155,27 @@ template <std::derived_from<nccl_communicator> C> class device_ranks<C> : public
     request done = std::move(which);
     ranks().finish(std::move(done.begun));
     for (auto const& [from, to] : done.apart) detail::copy_rows(*engine_, from, to);
+  }
+
+  void send_recv(std::span<outgoing_message const> sends, std::span<incoming_message const> receives) {
+    std::vector<buffer> rooms;
+    std::vector<outgoing_message> out(sends.begin(), sends.end());
+    std::vector<incoming_message> in(receives.begin(), receives.end());
+    auto const room = [&](std::int64_t bytes) {
+      rooms.emplace_back(bytes, engine_->memory());
+      return static_cast<std::byte*>(rooms.back().data());
+    };
+    for (outgoing_message& m : out) {
+      if (m.bytes == 0 || detail::is_device_memory("send_recv", m.data)) continue;
+      std::byte* const copy = room(m.bytes);
+      engine_->memory().store(copy, m.data, m.bytes);
+      m.data = copy;
+    }
+    for (incoming_message& m : in)
+      if (m.bytes > 0 && !detail::is_device_memory("send_recv", m.data)) m.data = room(m.bytes);
+    ranks().send_recv(out, in);
+    for (std::size_t i = 0; i < in.size(); ++i)
+      if (in[i].data != receives[i].data) engine_->memory().load(receives[i].data, in[i].data, in[i].bytes);
   }
 
   /// to[i] = to[i] + from[i], of values in device memory.

@@ -65,6 +65,12 @@ inline int device_of(int local_rank) {
   return local_rank % devices;
 }
 
+inline bool is_device_memory(char const* call, void const* memory) {
+  cudaPointerAttributes about{};
+  expect_cuda(cudaPointerGetAttributes(&about, memory), call);
+  return about.type == cudaMemoryTypeManaged || about.type == cudaMemoryTypeDevice;
+}
+
 /// Throws data_error for memory that is not of the device.
 inline void check_device_memory(char const* call, void const* memory, int device) {
   cudaPointerAttributes about{};

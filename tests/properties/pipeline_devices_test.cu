@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pipelines over ranks that share a device give the answer of the same ranks on the host, and that of one rank of the device to
+// the bit where micro-batches are added in one order; stages without layers, and both copies of a stage, among them.
+#include "device_memory.hpp"
+#include "pipeline/staged_steps.hpp"
+
+#include <moiety/cuda.cuh>
+#include <moiety/moiety.hpp>
+#include <moiety/pipeline.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace staged;
+
+template <class Backend, class Order> outcome steps(Order const& order, mo::schedule_view const& plan, int data) {
+  outcome all(static_cast<std::size_t>(layout_of(plan, data).world()));
+  mo::run<on<Backend>>(
+      [&](mo::context<on<Backend>>& ctx) {
+        all[static_cast<std::size_t>(ctx.world().rank())] = two_steps(ctx, order, plan);
+      },
+      {}, layout_of(plan, data));
+  return all;
+}
+
+double distance(std::vector<double> const& a, std::vector<double> const& b) {
+  REQUIRE(a.size() == b.size());
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < b.size(); ++i) error += (a[i] - b[i]) * (a[i] - b[i]), norm += b[i] * b[i];
+  REQUIRE(norm > 0);
+  return std::sqrt(error / norm);
+}
+
+template <class Order> outcome check(Order const& order, mo::pipeline_shape const& shape, int data) {
+  mo::schedule const plan = mo::make_schedule(order, shape);
+  INFO(std::string(Order::name) << " on " << shape.ranks << " x " << data);
+  outcome const device = steps<mo::cuda>(order, plan, data), host = steps<mo::host>(order, plan, data);
+  for (std::size_t r = 0; r < device.size(); ++r) {
+    CHECK(device[r].loads == host[r].loads);
+    CHECK(device[r].losses == device[0].losses);
+    CHECK(distance(device[r].losses, host[r].losses) < 1e-14);
+    CHECK(std::abs(device[r].task.sum / host[r].task.sum - 1) < 1e-13);
+    CHECK(device[r].task == device[0].task);
+    CHECK(device[r].evaluated.sum == doctest::Approx(device[r].task.sum).epsilon(1e-12));
+    REQUIRE(device[r].gradients.size() == host[r].gradients.size());
+    for (auto const& of : host[r].gradients) {
+      INFO(of.first);
+      CHECK(distance(device[r].gradients.at(of.first), of.second) < 1e-12);
+    }
+  }
+  return device;
+}
+
+}  // namespace
+
+TEST_CASE("every rank of a device has what the same rank of the host has, and one rank has all of it") {
+  outcome const one = check(mo::gpipe{}, {.ranks = 1, .microbatches = count}, 1);
+  for (outcome const& split : {check(mo::gpipe{}, {.ranks = 2, .microbatches = count}, 1),
+                               check(mo::one_f_one_b{}, {.ranks = 2, .microbatches = count}, 1),
+                               check(mo::one_f_one_b{}, {.ranks = 4, .microbatches = count}, 1)}) {
+    CHECK(split[0].losses == one[0].losses);
+    CHECK(split[0].loads == one[0].loads);
+    CHECK(split[0].task == one[0].task);
+    std::size_t found = 0;
+    for (of_rank const& mine : split)
+      for (auto const& of : mine.gradients) {
+        CHECK(of.second == one[0].gradients.at(of.first));
+        ++found;
+      }
+    CHECK(found == one[0].gradients.size());
+  }
+}
+
+TEST_CASE("experts on two ranks of each stage, stages in a V, and zero-bubble halves") {
+  check(mo::one_f_one_b{}, {.ranks = 2, .microbatches = count}, 2);
+  check(mo::zb_v{}, {.ranks = 2, .chunks = 2, .microbatches = count}, 1);
+}
+
+TEST_CASE("both copies of a stage have the gradient of the whole, step after step") {
+  outcome const found = check(mo::dual_pipe{}, {.ranks = 2, .chunks = 2, .microbatches = count}, 1);
+  CHECK(found[0].gradients == found[1].gradients);
+}
