@@ -6,6 +6,10 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <map>
+#include <string>
+#include <utility>
 #include <vector>
 
 namespace mo = moiety;
@@ -110,4 +114,49 @@ TEST_CASE("a schedule of other ranks, and a model of other stages") {
   CHECK_THROWS_WITH_AS(mine.check(model{{1, 0}}),
                        "stage 0 of the schedule is on this rank, but the model has placed another one there.",
                        mo::config_error);
+}
+
+TEST_CASE("slots: nothing that is held at once shares one, and there are no more than what is held at once") {
+  mo::pipeline_shape const two{.ranks = 4, .chunks = 2, .microbatches = 12}, one{.ranks = 4, .microbatches = 12};
+  for (mo::schedule const& made : {mo::make_schedule(mo::gpipe{}, one), mo::make_schedule(mo::gpipe_lifo{}, one),
+                                   mo::make_schedule(mo::one_f_one_b{}, one), mo::make_schedule(mo::zb_h1{}, one),
+                                   mo::make_schedule(mo::zb_v{}, two), mo::make_schedule(mo::dual_pipe{}, two),
+                                   mo::make_schedule(mo::interleaved_1f1b{}, two)})
+    for (receives const when : {receives::in_order, receives::late}) {
+      mo::schedule_view const plan = made;
+      INFO(std::string(plan.name()) << (when == receives::late ? " late" : " in order"));
+      for (int r = 0; r < plan.ranks(); ++r) {
+        rank_plan const mine(plan, r, plan.ranks(), when);
+        // From the first forward or message of a stage and micro-batch to its last backward or message.
+        std::map<std::pair<int, int>, std::pair<std::size_t, std::size_t>> held;
+        auto const touch = [&](int s, int m, std::size_t at) {
+          held.try_emplace({s, m}, at, at).first->second.second = at;
+        };
+        for (std::size_t i = 0; i < mine.operations().size(); ++i) {
+          mo::operation const& o = mine.operations()[i];
+          touch(o.what.stage, o.what.microbatch, i);
+          bool const forwards = o.what.type == mo::computation::forward;
+          if (o.kind == mo::message::none && forwards && mine.here(o.what.stage + 1, o.what.microbatch))
+            touch(o.what.stage + 1, o.what.microbatch, i);
+        }
+        int most = 0;
+        for (auto const& [of, from] : held) {
+          CHECK(mine.slot(of.first, of.second) >= 0);
+          CHECK(mine.slot(of.first, of.second) < mine.slots());
+          int at_once = 0;
+          for (auto const& [other, other_from] : held) {
+            bool const meet = from.first <= other_from.second && other_from.first <= from.second;
+            if (meet && other != of) CHECK(mine.slot(of.first, of.second) != mine.slot(other.first, other.second));
+            at_once += other_from.first <= from.first && from.first <= other_from.second;
+          }
+          most = std::max(most, at_once);
+        }
+        CHECK(held.size() ==
+              static_cast<std::size_t>(std::count_if(
+                  plan.begin(r), plan.end(r), [](mo::action const& a) { return a.type == mo::computation::forward; })));
+        CHECK(mine.slots() == most);
+        CHECK(mine.slots() >= mo::peak_activations(plan, r));
+        if (when == receives::late) CHECK(mine.slots() <= mo::peak_activations(plan, r) + 2);
+      }
+    }
 }

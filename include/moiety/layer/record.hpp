@@ -12,6 +12,7 @@
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
 
+#include <algorithm>
 #include <array>
 #include <concepts>
 #include <cstddef>
@@ -124,38 +125,52 @@ template <class Spec, class Context> void sum_records(Context& ctx, std::span<la
   for_sequences([&](loss_sum& sum) { sum = *next++; });
 }
 
-/// Records of the layers of one stage, and empty ones of all others, become those of all layers on every rank of a pipeline; a
-/// collective of these.
+namespace detail {
+
+/// A record as one element of a sum over ranks.
+template <class Spec> struct record_element {
+  using losses_type = typename layer_record<Spec>::losses_type;
+  static constexpr auto count = static_cast<std::size_t>(spec_of<Spec>::experts);
+
+  unit_statistics unit{};
+  std::array<expert_statistics, count> experts{};
+  std::array<exact_sum, losses_type::needs_expected_loads ? count : 0> loads{};
+  token_counts tokens{};
+  decltype(layer_record<Spec>::sums) sums{};
+
+  record_element() = default;
+  explicit record_element(layer_record<Spec>& of) : tokens(of.tokens), sums(of.sums) {
+    statistics_view const all = of.statistics.view();
+    unit = *all.unit;
+    std::copy_n(all.experts.begin(), count, experts.begin());
+    std::copy_n(all.expected_loads.begin(), loads.size(), loads.begin());
+  }
+  void to(layer_record<Spec>& record) const {
+    statistics_view const all = record.statistics.view();
+    *all.unit = unit;
+    std::copy_n(experts.begin(), count, all.experts.begin());
+    std::copy_n(loads.begin(), loads.size(), all.expected_loads.begin());
+    record.tokens = tokens, record.sums = sums;
+  }
+  record_element& operator+=(record_element const& other) {
+    unit += other.unit, tokens += other.tokens;
+    for (std::size_t e = 0; e < count; ++e) experts[e] += other.experts[e];
+    for (std::size_t e = 0; e < loads.size(); ++e) loads[e] += other.loads[e];
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += other.sums[i];
+    return *this;
+  }
+};
+
+}  // namespace detail
+
+/// Records of the layers of one stage, and empty ones of all others, become those of all layers on every rank of a pipeline: one
+/// collective of these, of a size that only the spec and the number of layers know.
 template <class Spec, class Communicator>
 void gather_records(Communicator& pipeline, std::span<layer_record<Spec>> records) {
   if (pipeline.size() == 1) return;
-  std::vector<unit_statistics> units;
-  std::vector<expert_statistics> experts;
-  std::vector<exact_sum> loads;
-  std::vector<token_counts> tokens;
-  std::vector<loss_sum> sums;
-  for (layer_record<Spec>& record : records) {
-    statistics_view const all = record.statistics.view();
-    units.push_back(*all.unit);
-    experts.insert(experts.end(), all.experts.begin(), all.experts.end());
-    loads.insert(loads.end(), all.expected_loads.begin(), all.expected_loads.end());
-    tokens.push_back(record.tokens);
-    sums.insert(sums.end(), record.sums.begin(), record.sums.end());
-  }
-  pipeline.all_reduce(std::span(units));
-  pipeline.all_reduce(std::span(experts));
-  pipeline.all_reduce(std::span(loads));
-  pipeline.all_reduce(std::span(tokens));
-  pipeline.all_reduce(std::span(sums));
-  std::size_t expert = 0, load = 0, sum = 0;
-  for (std::size_t l = 0; l < records.size(); ++l) {
-    statistics_view const all = records[l].statistics.view();
-    *all.unit = units[l];
-    for (expert_statistics& e : all.experts) e = experts[expert++];
-    for (exact_sum& e : all.expected_loads) e = loads[load++];
-    records[l].tokens = tokens[l];
-    for (loss_sum& s : records[l].sums) s = sums[sum++];
-  }
+  std::vector<detail::record_element<Spec>> all(records.begin(), records.end());
+  pipeline.all_reduce(std::span(all));
+  for (std::size_t l = 0; l < records.size(); ++l) all[l].to(records[l]);
 }
 
 }  // namespace moiety

@@ -64,7 +64,8 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
         stage_(&stage),
         plan_(detail::agreed_plan(ctx, plan, stage,
                                   messages_type::overlap ? detail::receives::late : detail::receives::in_order)),
-        messages_(ctx.pipeline(), plan_.hash()) {}
+        messages_(ctx.pipeline(), plan_.hash()),
+        slots_(static_cast<std::size_t>(plan_.slots())) {}
 
   /// What the stage's ledger gives, nothing for a stage that has none.
   template <class Inputs, class Loss>
@@ -120,12 +121,12 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
     }
     in_step(in_step const&) = delete;
     in_step& operator=(in_step const&) = delete;
-    ~in_step() { of->messages_.drop(), of->slots_.clear(), of->going_on_ = false; }
+    ~in_step() { of->messages_.drop(), of->empty_slots(), of->going_on_ = false; }
   };
 
-  slot& slot_of(int stage, int microbatch) {
-    return slots_[static_cast<std::size_t>(microbatch) * static_cast<std::size_t>(plan_.stages()) +
-                  static_cast<std::size_t>(stage)];
+  slot& slot_of(int stage, int microbatch) { return slots_[static_cast<std::size_t>(plan_.slot(stage, microbatch))]; }
+  void empty_slots() {
+    for (slot& s : slots_) s = {};
   }
   bool last(int stage) const { return stage + 1 == plan_.stages(); }
   matrix_type inner(int microbatch) { return ctx_->matrix(tokens(microbatch), stage_->width()); }
@@ -140,7 +141,6 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
 
   void begin(microbatches const& batches, std::int64_t number) {
     batches_ = &batches;
-    slots_ = std::vector<slot>(static_cast<std::size_t>(plan_.stages()) * static_cast<std::size_t>(batches.count()));
     task_ = {}, sums_ = {};
     ctx_->stage().at_step(number), messages_.at_step(number);
     about_ = batches_of_step(ctx_->stage(), batches, number);
@@ -195,7 +195,7 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
 
   template <class Inputs, class Loss>
   void infer(int s, int m, weights_type const& weights, Inputs& inputs, Loss& loss) {
-    slot& at = slot_of(s, m);
+    slot& at = slot_of(s, 0);
     if (s == 0)
       take_input(at, m, inputs);
     else if (!plan_.here(s - 1, 0))
@@ -206,7 +206,7 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
     if (last(s))
       sums_.add(loss(m, at.y.view())), at.y = {};
     else if (plan_.here(s + 1, 0))
-      slot_of(s + 1, m).x = std::move(at.y);
+      slot_of(s + 1, 0).x = std::move(at.y);
     else
       messages_.finish(), messages_.send(forward_message(s, m, message::send, s + 1), std::move(at.y));
   }

@@ -6,6 +6,8 @@
 //                                                                             for no more, if sends wait for nobody
 //   plan.home(stage, microbatch), plan.here(stage, microbatch)
 //   plan.chunk(stage)                                      which of this rank's stages it is, ascending, or −1
+//   plan.slot(stage, microbatch), plan.slots()             where a rank keeps what it holds of a micro-batch at one of its stages,
+//                                                          from its first row to its last: as many places as are held at once
 //
 //   auto plan = mo::detail::agreed_plan(ctx, schedule, stage, receives::late);      the same, once every rank of the run has that
 //                                                             schedule and a model that fits it; a collective of the run
@@ -52,6 +54,7 @@ class rank_plan {
       for (int s = 0; s < stages_; ++s) homes_.push_back(plan.rank_of(s, m));
     for (int s = 0; s < stages_; ++s)
       if (here(s, 0) || here(s, microbatches_ - 1)) chunk_of_[static_cast<std::size_t>(s)] = chunks_++;
+    number_slots();
   }
 
   std::span<operation const> operations() const { return operations_; }
@@ -60,14 +63,15 @@ class rank_plan {
   std::uint64_t hash() const { return hash_; }
   int chunks() const { return chunks_; }
   int chunk(int stage) const { return chunk_of_[static_cast<std::size_t>(stage)]; }
-  int home(int stage, int microbatch) const {
-    return homes_[static_cast<std::size_t>(microbatch) * static_cast<std::size_t>(stages_) +
-                  static_cast<std::size_t>(stage)];
-  }
+  int home(int stage, int microbatch) const { return homes_[index(stage, microbatch)]; }
   /// Also of what is no stage: false.
   bool here(int stage, int microbatch) const {
     return stage >= 0 && stage < stages_ && home(stage, microbatch) == rank_;
   }
+
+  int slots() const { return slots_; }
+  /// −1 of what is not here.
+  int slot(int stage, int microbatch) const { return slot_of_[index(stage, microbatch)]; }
 
   /// Throws config_error unless the model has its stages where the schedule has them.
   template <class Stage> void check(Stage const& stage) const {
@@ -79,6 +83,39 @@ class rank_plan {
   }
 
  private:
+  std::size_t index(int stage, int microbatch) const {
+    return static_cast<std::size_t>(microbatch) * static_cast<std::size_t>(stages_) + static_cast<std::size_t>(stage);
+  }
+
+  /// f(index) of each stage and micro-batch of this rank whose rows an operation reads or writes.
+  template <class F> void for_touched(operation const& o, F const& f) const {
+    int const s = o.what.stage, m = o.what.microbatch;
+    f(index(s, m));
+    if (o.kind != message::none) return;
+    if (o.what.type == computation::forward && here(s + 1, m)) f(index(s + 1, m));
+    if (sends_gradient(o.what.type) && here(s - 1, m)) f(index(s - 1, m));
+  }
+
+  /// Gives each the first free slot when its first operation comes, and frees it after its last.
+  void number_slots() {
+    std::vector<std::size_t> last(homes_.size());
+    for (std::size_t i = 0; i < operations_.size(); ++i)
+      for_touched(operations_[i], [&](std::size_t at) { last[at] = i; });
+    slot_of_.assign(homes_.size(), -1);
+    std::vector<int> free;
+    for (std::size_t i = 0; i < operations_.size(); ++i) {
+      for_touched(operations_[i], [&](std::size_t at) {
+        if (slot_of_[at] >= 0) return;
+        if (free.empty()) free.push_back(slots_++);
+        slot_of_[at] = free.back();
+        free.pop_back();
+      });
+      for_touched(operations_[i], [&](std::size_t at) {
+        if (last[at] == i) free.push_back(slot_of_[at]);
+      });
+    }
+  }
+
   void delay_receives(schedule_view const& plan) {
     std::vector<operation> all, waiting;
     for (std::size_t i = 0; i < operations_.size(); ++i) {
@@ -113,10 +150,10 @@ class rank_plan {
     from.erase(first, end);
   }
 
-  int rank_, stages_, microbatches_, chunks_ = 0;
+  int rank_, stages_, microbatches_, chunks_ = 0, slots_ = 0;
   std::uint64_t hash_;
   std::vector<operation> operations_;
-  std::vector<int> homes_, chunk_of_;
+  std::vector<int> homes_, chunk_of_, slot_of_;
 };
 
 template <class Context, class Stage>
