@@ -2,7 +2,8 @@
 // A communicator with faults: one call of one rank does not happen, is late, happens twice, sends another byte, or throws.
 //
 //   fault_plan plan{.kind = fault::drop, .rank = 1, .call = 7};
-//   faulty ranks(communicator, plan);                  counts the calls of this rank: start, finish, send_recv and split
+//   faulty ranks(communicator, plan);                  counts the calls of this rank: start, finish, send_recv, start_sends and
+//                                                      split
 #pragma once
 
 #include <moiety/backend/transport/communicator.hpp>
@@ -34,6 +35,13 @@ struct fault_plan {
 
 /// Thrown by a rank that the plan kills. To finish an operation twice is a state_error of the rank.
 struct killed {};
+
+template <class C>
+concept goes_on_sending = requires {
+  typename C::sending;
+};
+template <class C> struct sends_of { using type = bool; };
+template <goes_on_sending C> struct sends_of<C> { using type = typename C::sending; };
 
 template <class C> class faulty : public moiety::collectives<faulty<C>> {
   using inner_request = typename C::request;
@@ -98,6 +106,30 @@ template <class C> class faulty : public moiety::collectives<faulty<C>> {
     if (now == fault::corrupt) corrupt(sent, changed);
     inner_.send_recv(sent, receives);
     if (now == fault::duplicate) inner_.send_recv(sent, receives);
+  }
+
+  /// Sends that go on, of a communicator that has them.
+  struct sending {
+    std::vector<std::byte> changed{};  // outlives the operations
+    std::vector<typename sends_of<C>::type> all{};
+  };
+  sending start_sends(std::span<moiety::outgoing_message const> sends) requires goes_on_sending<C> {
+    sending begun;
+    fault const now = next();
+    if (now == fault::drop) return begun;
+    std::vector<moiety::outgoing_message> sent(sends.begin(), sends.end());
+    if (now == fault::corrupt) corrupt(sent, begun.changed);
+    begun.all.push_back(inner_.start_sends(sent));
+    if (now == fault::duplicate) begun.all.push_back(inner_.start_sends(sent));
+    return begun;
+  }
+  bool sent(sending& which) requires goes_on_sending<C> {
+    bool all = true;
+    for (auto& each : which.all) all = all && inner_.sent(each);
+    return all;
+  }
+  void finish(sending&& which) requires goes_on_sending<C> {
+    for (auto& each : which.all) inner_.finish(std::move(each));
   }
 
   /// A rank cannot go on without its part: a dropped split kills.
