@@ -140,6 +140,12 @@ def layer(run):
 PLAIN_ROUTINGS = ("partial_sort", "nth_element", "torch")
 
 
+def costs_of_routing(run):
+    """tokens -> ns a token on one thread, ascending."""
+    return dict(sorted((int(found[1]), row.nanoseconds) for (name, threads), row in run.rows.items()
+                       if threads == 1 and (found := re.match(r"routing/tokens:(\d+)/moiety$", name))))
+
+
 def routing(run):
     lines = []
     for (name, threads), ours in run.rows.items():
@@ -149,11 +155,10 @@ def routing(run):
             if theirs := run.get(name.replace("/moiety", "/" + who), threads):
                 lines.append([threads, who, f"{ours.nanoseconds:.0f}", f"{theirs.nanoseconds:.0f}",
                               f"{theirs.time / ours.time:.2f}"])
-    grown = [(int(found[1]), row.nanoseconds) for (name, threads), row in run.rows.items()
-             if threads == 1 and (found := re.match(r"routing/tokens:(\d+)/moiety$", name))]
+    grown = costs_of_routing(run)
     text = "softmax, top 8 of 128 and weights that sum to one, of 16384 tokens of float logits."
     if grown:
-        text += (" Our ns a token on one thread: " + ", ".join(f"{t:.0f} at {n} tokens" for n, t in sorted(grown)) + ".")
+        text += (" Our ns a token on one thread: " + ", ".join(f"{t:.0f} at {n} tokens" for n, t in grown.items()) + ".")
     return section("Routing beside plain ways", text,
                    table(["threads", "beside", "ours, ns a token", "theirs", "theirs / ours"], lines))
 
@@ -222,6 +227,20 @@ def ranks(run):
     return section("Ranks", text, body)
 
 
+def engine_rows(run):
+    """(ranks, "plain" or "recorded") -> Row, whose items are actions."""
+    found = ((re.match(r"pipeline/idle/(\w+)/ranks:(\d+)$", name), row) for (name, _), row in run.rows.items())
+    return {(int(m[2]), m[1]): row for m, row in found if m}
+
+
+def engine(run):
+    lines = [[*key, f"{row.nanoseconds / 1e3:.2f}", f"{100 * row.busy:.0f}"]
+             for key, row in sorted(engine_rows(run).items())]
+    return section("The pipeline engine", "Steps of stages that do nothing, on thread ranks: 64 micro-batches by 1F1B, with "
+                   "messages of 4 KB. A rank that has to be woken waits for the system's scheduler, and for neighbours.",
+                   table(["ranks", "timeline", "us an action", "% busy"], lines))
+
+
 def rank_goals(run):
     least = lambda values: min(values, default=None)
     shares, ratios = process_ranks(run)
@@ -234,6 +253,8 @@ def rank_goals(run):
                         max(ratio for (_, of), ratio in ratios.items() if of == size), 1.1, 1.1, 2, less=True)
     costs = [cost for n in (2, 4) if (cost := share_of_statistics(run, n)) is not None]
     yield goal_line("exact statistics of all ranks: % of a forward", max(costs, default=None), 2, 2, 2, less=True)
+    idle = engine_rows(run).get((2, "plain"))
+    yield goal_line("pipeline engine, 2 ranks: us an action", idle.nanoseconds / 1e3 if idle else None, 5, 5, 2, less=True)
 
 
 # (what, direction, type, whose, {rows an expert: (first release, goal)}) in % of the loop on registers.
@@ -249,6 +270,9 @@ PRODUCT_GOALS = [
     ("input gradient", "nn", "bf16", "moiety", {(256, 1024): (80, 90), (64,): (60, 70), (16,): (30, 40)}),
     ("weight gradient", "tn", "float", "moiety", {(256, 1024): (83, 90), (64,): (68, 82), (16,): (40, 58)}),
     ("weight gradient", "tn", "bf16", "moiety", {(256, 1024): (80, 90), (64,): (57, 72), (16,): (27, 36)}),
+    ("forward", "nt", "double", "moiety", {(256,): (60, 60)}),
+    ("input gradient", "nn", "double", "moiety", {(256,): (60, 60)}),
+    ("weight gradient", "tn", "double", "moiety", {(256,): (60, 60)}),
 ]
 # (what, row, first release, goal): ns a token; then % of limit.
 TIME_GOALS = [(f"softmax and top 8 of {experts}, ns a token", f"route/{experts}_experts_top_8/tokens:4096", *goal)
@@ -317,6 +341,10 @@ def goals(run, with_missing):
         plain = [row.time for who in PLAIN_ROUTINGS if (row := run.get("routing/tokens:16384/" + who, threads))]
         lines.append(goal_line(f"routing, {threads} thread{'s' if threads > 1 else ''}: the fastest plain way's time over ours",
                                min(plain) / ours.time if ours and plain else None, 1, 3, 2))
+    grown = costs_of_routing(run)
+    growth = grown[65536] / grown[1024] if {1024, 65536} <= grown.keys() else None
+    lines.append(goal_line("routing, 1 thread: cost of a token at 65536 tokens over that at 1024", growth, 1.25, 1.25, 2,
+                           less=True))
     from_16 = [gain for rows in gains(run).values() for gain, _, _, count in rows if count >= 16]
     lines.append(goal_line("all threads over one, least from 16 rows", min(from_16, default=None), 1.85, 1.85, 2))
     lines += rank_goals(run)
@@ -358,8 +386,8 @@ def head(run):
 
 def summaries(run, with_missing=False):
     """with_missing: name goals that were not measured, too."""
-    return beside_peers(run) + layer(run) + routing(run) + two_threads(run) + scaling(run) + ranks(run) + goals(
-        run, with_missing)
+    return beside_peers(run) + layer(run) + routing(run) + two_threads(run) + scaling(run) + ranks(run) + engine(
+        run) + goals(run, with_missing)
 
 
 def main(arguments):

@@ -153,10 +153,14 @@ template <class Spec> class spec_of {
         !spec_capacity::drops || !any_number,
         "mo::capacity needs a selection with a number of slots, as mo::top_k: expert choice and token rounding "
         "bound their loads themselves.");
-    if constexpr (spec_capacity::drops)
+    if constexpr (spec_capacity::drops) {
       static_assert(!spec_capacity::renormalises || has_probabilities<typename spec_router::score_type> ||
                         spec_router::weight_type::source != weight_source::scores,
                     "mo::renormalise_after_drop needs weights that are not negative.");
+      static_assert(!spec_capacity::renormalises || spec_router::slots != 1,
+                    "mo::top_k<1> with mo::renormalise_after_drop gives the router no gradient: keep the weights as "
+                    "they are.");
+    }
   }
   static_assert(check());
 

@@ -359,6 +359,34 @@ TEST_CASE("all ranks that did not come are listed, and a split has a deadline") 
   CHECK(says(end.error, "ranks 1, 2"));
 }
 
+TEST_CASE("a message that is not sent, and one that is not taken, have the deadline of a collective") {
+  enum class awaited { message, receiver, receiver_later };
+  for (awaited const what : {awaited::message, awaited::receiver, awaited::receiver_later}) {
+    CAPTURE(static_cast<int>(what));
+    ranks w = world_of(1s);
+    if (w.size() == 1) return;
+    int const last = w.size() - 1;
+    w.at_step(9);
+    w.barrier();
+    std::vector<std::byte> values(1 << 20);
+    mo::outgoing_message const out{last, values.data(), std::ssize(values)};
+    mo::incoming_message const in{last, values.data(), std::ssize(values)};
+    ending const end = ending_of([&] {
+      if (w.rank() == last) std::this_thread::sleep_for(4s);
+      if (w.rank() == 0 && what == awaited::message) w.send_recv({}, {&in, 1});
+      if (w.rank() == 0 && what == awaited::receiver) w.send_recv({&out, 1}, {});
+      if (w.rank() == 0 && what == awaited::receiver_later) w.finish(w.start_sends({&out, 1}));
+      w.barrier();
+    });
+    CHECK(end.error.fault == mo::comm_fault::timeout);
+    // Of more ranks one that waits in the barrier may be the first to say so, of rank 0.
+    CHECK((end.error.rank == last || (w.size() > 2 && end.error.rank == 0)));
+    CHECK(end.error.step == 9);
+    if (w.size() == 2) CHECK(end.error.operation == "send_recv");
+    CHECK(end.took < 10s);
+  }
+}
+
 TEST_CASE("ranks that disagree hear of it, all of them") {
   int const cases = 6;
   for (int which = 0; which < cases; ++which) {

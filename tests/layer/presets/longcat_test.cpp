@@ -5,8 +5,17 @@
 
 #include <doctest/doctest.h>
 
-TEST_CASE("longcat_flash is the MoE part of the published model, and trains when it is made small") {
-  using preset = moiety::presets::longcat_flash;
-  published::holds<preset>(28, 560e9, .92, 31.3e9, .4);
-  published::trains<preset, moiety::dims{.hidden = 12, .ffn = 8, .experts = 16, .zero_experts = 8}>();
+#include <ratio>
+
+namespace mo = moiety;
+
+TEST_CASE("longcat_flash is composed as published, holds its part of the model, and trains when made small") {
+  using preset = mo::presets::longcat_flash;
+  static_assert(
+      published::composes<preset, mo::router<mo::softmax, mo::selection_bias, mo::top_k<12>, mo::scale<std::ratio<6>>>,
+                          mo::gated_mlp<mo::silu>, mo::no_shared, mo::losses<mo::load_balance<mo::over::sequence>>>);
+  static_assert(
+      published::has<preset>({.hidden = 6144, .ffn = 2048, .experts = 512, .slots = 12, .zero_experts = 256}));
+  published::holds<preset>(28, 560e9, 96, 31.3e9, 40);
+  published::trains<preset, mo::dims{.hidden = 12, .ffn = 8, .experts = 16, .zero_experts = 8}>();
 }

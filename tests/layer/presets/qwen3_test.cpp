@@ -5,20 +5,35 @@
 
 #include <doctest/doctest.h>
 
-TEST_CASE("qwen3_30b_a3b is the MoE part of the published model, and trains when it is made small") {
-  using preset = moiety::presets::qwen3_30b_a3b;
-  published::holds<preset>(48, 30.5e9, 0.92, 3.3e9, 0.5);
-  published::trains<preset, moiety::dims{.hidden = 12, .ffn = 8, .experts = 16}>();
+namespace mo = moiety;
+
+TEST_CASE("qwen3_30b_a3b is composed as published, holds its part of the model, and trains when made small") {
+  using preset = mo::presets::qwen3_30b_a3b;
+  static_assert(
+      published::composes<preset, mo::router<mo::softmax, mo::top_k<8>, mo::renormalised>, mo::gated_mlp<mo::silu>,
+                          mo::no_shared, mo::losses<mo::load_balance<mo::over::global_batch>>>);
+  static_assert(published::has<preset>({.hidden = 2048, .ffn = 768, .experts = 128, .slots = 8}));
+  published::holds<preset>(48, 30.5e9, 95, 3.3e9, 55);
+  published::trains<preset, mo::dims{.hidden = 12, .ffn = 8, .experts = 16}>();
 }
 
-TEST_CASE("qwen3_235b_a22b is the MoE part of the published model, and trains when it is made small") {
-  using preset = moiety::presets::qwen3_235b_a22b;
-  published::holds<preset>(94, 235e9, 0.92, 22e9, 0.5);
-  published::trains<preset, moiety::dims{.hidden = 12, .ffn = 8, .experts = 16}>();
+TEST_CASE("qwen3_235b_a22b is composed as published, holds its part of the model, and trains when made small") {
+  using preset = mo::presets::qwen3_235b_a22b;
+  static_assert(
+      published::composes<preset, mo::router<mo::softmax, mo::top_k<8>, mo::renormalised>, mo::gated_mlp<mo::silu>,
+                          mo::no_shared, mo::losses<mo::load_balance<mo::over::global_batch>>>);
+  static_assert(published::has<preset>({.hidden = 4096, .ffn = 1536, .experts = 128, .slots = 8}));
+  published::holds<preset>(94, 235e9, 96, 22e9, 64);
+  published::trains<preset, mo::dims{.hidden = 12, .ffn = 8, .experts = 16}>();
 }
 
-TEST_CASE("qwen3_next_80b_a3b is the MoE part of the published model, and trains when it is made small") {
-  using preset = moiety::presets::qwen3_next_80b_a3b;
-  published::holds<preset>(48, 80e9, 0.92, 3e9, 0.5);
-  published::trains<preset, moiety::dims{.hidden = 12, .ffn = 8, .experts = 20}>();
+TEST_CASE("qwen3_next_80b_a3b is composed as published, holds its part of the model, and trains when made small") {
+  using preset = mo::presets::qwen3_next_80b_a3b;
+  static_assert(published::composes<preset, mo::router<mo::softmax, mo::top_k<10>, mo::renormalised>,
+                                    mo::gated_mlp<mo::silu>, mo::shared_experts<1, mo::sigmoid_gated>,
+                                    mo::losses<mo::load_balance<mo::over::global_batch>>>);
+  static_assert(published::has<preset>(
+      {.hidden = 2048, .ffn = 512, .experts = 512, .slots = 10, .shared_ffn = 512, .shared_gate = true}));
+  published::holds<preset>(48, 80e9, 96, 3e9, 57);
+  published::trains<preset, mo::dims{.hidden = 12, .ffn = 8, .experts = 20}>();
 }
