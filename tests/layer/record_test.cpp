@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/layer/record.hpp>
 
+#include "backend/transport/thread_ranks.hpp"
+
 #include <moiety/moiety.hpp>
 
 #include <doctest/doctest.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <exception>
+#include <span>
 #include <vector>
-
-namespace mo = moiety;
 
 namespace {
 
@@ -80,4 +83,56 @@ TEST_CASE_FIXTURE(fixture, "no token: every loss is 0, not NaN") {
   CHECK(none.value<global>() == 0);
   CHECK(none.value<mo::router_z>() == 0);
   CHECK(none.weighted<micro>() == 0);
+}
+
+namespace {
+
+struct with_loads : mo::layer_spec<mo::dims{.hidden = 6, .ffn = 4, .experts = 6}> {
+  using router = mo::router<mo::softmax, mo::logit_noise, mo::top_k<2>>;
+  using losses = mo::losses<mo::load_balance<>, mo::noisy_load<>, mo::device_balance<3>>;
+};
+
+/// Numbers that tell a part of a record of a layer from all others.
+template <class Spec> mo::layer_record<Spec> numbered(int layer) {
+  mo::layer_record<Spec> record;
+  mo::statistics_view const all = record.statistics.view();
+  int next = 100 * (layer + 1);
+  all.unit->tokens = next++, all.unit->chosen = next++, all.unit->lse_squared.add(next++ + 0.5);
+  for (mo::expert_statistics& e : all.experts)
+    e.count = next++, e.dropped = next++, e.reached = next++, e.probability.add(next++ + 0.25);
+  for (mo::exact_sum& load : all.expected_loads) load.add(next++ + 0.125);
+  record.tokens = {next++, next++, next++, next++};
+  for (mo::loss_sum& sum : record.sums) sum.add(next, next + 1, next + 2), next += 3;
+  return record;
+}
+template <class Spec> bool same(mo::layer_record<Spec>& a, mo::layer_record<Spec>& b) {
+  mo::statistics_view const x = a.statistics.view(), y = b.statistics.view();
+  bool all = *x.unit == *y.unit && a.tokens == b.tokens && a.sums == b.sums && x.experts.size() == y.experts.size() &&
+             x.expected_loads.size() == y.expected_loads.size();
+  for (std::size_t e = 0; all && e < x.experts.size(); ++e) all = x.experts[e] == y.experts[e];
+  for (std::size_t e = 0; all && e < x.expected_loads.size(); ++e) all = x.expected_loads[e] == y.expected_loads[e];
+  return all;
+}
+
+template <class Spec> void check_gathered() {
+  constexpr int layers = 5, ranks = 3;
+  auto const heard = thread_ranks(ranks).run([=](mo::thread_communicator& pipeline) {
+    std::vector<mo::layer_record<Spec>> records(layers);
+    for (int l = 0; l < layers; ++l)
+      if (l % ranks == pipeline.rank()) records[static_cast<std::size_t>(l)] = numbered<Spec>(l);
+    mo::gather_records<Spec>(pipeline, std::span(records));
+    for (int l = 0; l < layers; ++l) {
+      mo::layer_record<Spec> wanted = numbered<Spec>(l);
+      expect(same(records[static_cast<std::size_t>(l)], wanted), "the record of a layer");
+    }
+  });
+  for (auto const& outcome : heard)
+    if (outcome != nullptr) std::rethrow_exception(outcome);
+}
+
+}  // namespace
+
+TEST_CASE("every part of every layer's record is on every rank of a pipeline") {
+  check_gathered<spec>();
+  check_gathered<with_loads>();
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/mesh/context.hpp>
 
+#include "backend/transport/thread_ranks.hpp"
+
 #include <moiety/backend/host.hpp>
 #include <moiety/core/random.hpp>
 #include <moiety/kernels/fill_normal.hpp>
@@ -11,11 +13,11 @@
 
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <span>
+#include <string>
 #include <type_traits>
 #include <vector>
-
-namespace mo = moiety;
 
 namespace {
 
@@ -101,4 +103,28 @@ TEST_CASE("every communicator of a context has the ranks of its axes, in their o
         {}, shape, {.threads = 1});
     CHECK(faults == 0);
   }
+}
+
+TEST_CASE("ranks that are given different layouts get no context, and all of them hear what differs") {
+  struct any : mo::deployment<mo::dynamic> {};
+  struct fixed : mo::deployment<mo::layout{.data = 4}> {};
+  auto const check = [](auto deployment, mo::layout const& first, mo::layout const& last, std::string const& words) {
+    auto const heard = thread_ranks(4).run([&](mo::thread_communicator& world) {
+      using context = mo::context<decltype(deployment)>;
+      auto const refused = expect_throws<mo::config_error>(
+          [&] { context(mo::host{.threads = 1}, world.rank() == 3 ? last : first, world); });
+      expect(std::string(refused.what()).find(words) != std::string::npos, refused.what());
+      world.barrier();  // they can still speak
+    });
+    for (auto const& outcome : heard)
+      if (outcome != nullptr) std::rethrow_exception(outcome);
+  };
+  std::string const differs = "the ranks of a run disagree on the layout: that of rank 3 is not that of rank 0";
+  check(any{}, {.data = 4}, {.data = 2, .tensor = 2}, differs);
+  check(any{}, {.data = 4}, {.data = 4, .expert = 2}, differs);
+  check(any{}, {.data = 2, .tensor = 2},
+        {.data = 2, .tensor = 2, .order = {mo::axis::data, mo::axis::tensor, mo::axis::context}}, differs);
+  check(any{}, {.data = 4}, {.data = 5}, "needs 5 ranks, and there are 4");
+  check(any{}, {.data = 4}, {.data = 4, .expert = 3}, "the expert axes of a layout need");
+  check(fixed{}, {.data = 4}, {.tensor = 4}, "its deployment names that with");
 }
