@@ -11,10 +11,15 @@
 
 #include <doctest/doctest.h>
 
-#include <array>
+#include <mpi.h>
+
+#include <cmath>
 #include <cstdint>
+#include <map>
 #include <ratio>
-#include <utility>
+#include <span>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace {
@@ -64,25 +69,80 @@ struct block : mo::layer_spec<mo::dims{.hidden = 12, .ffn = 10, .experts = 4}> {
 };
 template <class Transport> struct staged : mo::deployment<mo::dynamic> { using transport = Transport; };
 
-/// Losses of 4 layers, and the norm of their gradients.
-template <class Transport> std::pair<std::vector<double>, double> step(mo::layout const& shape) {
+using gradients_by_name = std::map<std::string, std::vector<float>>;
+
+/// What this process has of a step: losses of 8 layers, the norm of their gradients, and its part of these.
+struct outcome {
+  std::vector<double> losses{};
+  double norm = 0;
+  gradients_by_name whole{};        // on one rank, or of its stage
+  gradients_by_name own_experts{};  // its slices
+  std::map<std::string, mo::parameter> parameters{};
+};
+
+struct broken : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+constexpr int micro = 8, layers = 8;
+constexpr std::int64_t rows = 16;
+
+template <class Transport, class Order>
+outcome step(Order const& order, mo::layout const& shape, int chunks = 1, bool fails = false) {
   using deployment = staged<Transport>;
   return mo::run<deployment>(
-      [](mo::context<deployment>& ctx) {
+      [&](mo::context<deployment>& ctx) {
         int const ranks = ctx.pipeline().size();
-        mo::schedule const plan = mo::make_schedule(mo::one_f_one_b{}, {.ranks = ranks, .microbatches = 4});
-        auto const split = mo::split_layers(std::array{1, 1, 1, 1}, ranks);
-        mo::moe_stack<block, deployment> stage{ctx, split, {.losses = {mo::load_balance<>{.coefficient = 0.1f}}}};
+        mo::schedule const plan = mo::make_schedule(order, {.ranks = ranks, .chunks = chunks, .microbatches = micro});
+        auto const split = mo::split_layers(std::vector<int>(layers, 1), mo::schedule_view(plan).stages());
+        mo::moe_stack<block, deployment> stage{
+            ctx, split, {.losses = {mo::load_balance<>{.coefficient = 0.1f}}}, Order::placed};
         auto const weights = stage.make_weights(mo::seed{3});
         auto gradients = stage.make_gradients();
-        mo::pipeline_engine engine{ctx, plan, stage};
+        mo::pipeline_engine engine{ctx, mo::schedule_view(plan), stage};
+        auto const mine = mo::slice_of(rows, ctx.stage().rank(), ctx.stage().size());
         auto const report = engine.step(
-            weights, gradients, mo::equal_batches(4, 16),
-            [&](int m, auto x) { mo::fill_normal(ctx, x, mo::seed{7}, mo::first_row{16 * m}); },
-            [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); });
-        return std::pair(report.template per_layer<mo::load_balance<>>(), mo::global_norm(ctx, gradients));
+            weights, gradients, mo::equal_batches(micro, mine.count),
+            [&](int m, auto x) { mo::fill_normal(ctx, x, mo::seed{7}, mo::first_row{rows * m + mine.first}); },
+            [&](int m, auto y, auto dy) {
+              if (fails && m == 3) throw broken("no loss");
+              return mo::square_error(ctx, y, dy);
+            });
+        outcome out{report.template per_layer<mo::load_balance<>>()};
+        gradients.for_each([&](mo::parameter const& p, std::span<float> values) {
+          if (!p.of_experts) ctx.stage().all_reduce(values);
+          (p.of_experts ? out.own_experts : out.whole)[p.name].assign(values.begin(), values.end());
+          out.parameters[p.name] = p;
+        });
+        out.norm = mo::global_norm(ctx, gradients);
+        return out;
       },
       {}, shape);
+}
+
+/// Losses to the bit, gradients too where the same terms are added in the same order.
+void check_same(outcome const& many, outcome const& one, bool same_order, bool whole_batches) {
+  CHECK(many.losses == one.losses);
+  double const rounding = ranks::bound<float>(micro * rows);
+  if (same_order && whole_batches) CHECK(many.norm == one.norm);
+  CHECK(std::abs(many.norm / one.norm - 1) < rounding);
+  CHECK_FALSE(many.whole.empty());
+  for (auto const& gradient : many.whole) {
+    INFO(gradient.first);
+    auto const& wanted = one.whole.at(gradient.first);
+    if (same_order && whole_batches) CHECK(ranks::same_bits(gradient.second, wanted));
+    CHECK(ranks::distance(gradient.second, wanted) < rounding);
+  }
+  for (auto const& gradient : many.own_experts) {
+    INFO(gradient.first);
+    std::vector<float> wanted;
+    auto const& all = one.own_experts.at(gradient.first);
+    many.parameters.at(gradient.first).for_each_piece([&](std::int64_t first, std::int64_t count) {
+      wanted.insert(wanted.end(), all.begin() + first, all.begin() + first + count);
+    });
+    if (same_order) CHECK(ranks::same_bits(gradient.second, wanted));
+    CHECK(ranks::distance(gradient.second, wanted) < rounding);
+  }
 }
 
 }  // namespace
@@ -110,9 +170,37 @@ TEST_CASE("rows that MPI's own sums bring home are those of one rank to rounding
   }
 }
 
-TEST_CASE("a pipeline of processes has the losses and gradients of one rank") {
-  auto const one = step<mo::threads>({}), many = step<mo::mpi>({.pipeline = processes()});
-  CHECK(many.first == one.first);
-  CHECK(many.second == one.second);
-  CHECK(one.second > 0);
+TEST_CASE("a pipeline of processes has the losses and gradients of one rank, in any order") {
+  auto const one = step<mo::threads>(mo::gpipe{}, {});
+  CHECK(one.norm > 0);
+  int const all = processes();
+  auto const check = [&](auto const& order, int chunks) {
+    INFO(std::string(order.name));
+    bool const same_order = order.gradients == mo::gradient_order::ascending;
+    check_same(step<mo::mpi>(order, {.pipeline = all}, chunks), one, same_order, true);
+    if (all == 4)
+      check_same(step<mo::mpi>(order, {.data = 2, .pipeline = 2, .expert = 2}, chunks), one, same_order, false);
+  };
+  check(mo::one_f_one_b{}, 1);
+  check(mo::zb_h1{}, 1);
+  check(mo::interleaved_1f1b{}, 2);
+  check(mo::zb_v{}, 2);
+  check(mo::dual_pipe_v{}, 2);
+  if (all % 2 == 0) check(mo::dual_pipe{}, 2);
+}
+
+TEST_CASE("a step that fails on one process ends on all, and the next run is whole") {
+  auto const one = step<mo::threads>(mo::gpipe{}, {});
+  int const all = processes(), rank = mo::mpi_communicator::world({}).rank();
+  auto const check = [&](auto const& order, int chunks, int fails) {
+    INFO(std::string(order.name));
+    if (rank == fails)
+      CHECK_THROWS_AS(step<mo::mpi>(order, {.pipeline = all}, chunks, true), broken);
+    else
+      CHECK_THROWS_AS(step<mo::mpi>(order, {.pipeline = all}, chunks, true), mo::comm_error);
+    MPI_Barrier(MPI_COMM_WORLD);  // who failed may still be there
+    check_same(step<mo::mpi>(order, {.pipeline = all}, chunks), one, true, true);
+  };
+  check(mo::one_f_one_b{}, 1, all - 1);
+  check(mo::zb_v{}, 2, 0);  // the last stage is on the first rank
 }

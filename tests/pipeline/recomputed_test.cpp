@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -83,6 +84,46 @@ struct counting_spec : mo::layer_spec<mo::dims{.hidden = hidden, .ffn = 4, .expe
   using router = mo::router<mo::softmax, mo::top_k<2>>;
   using losses = mo::losses<prefix>;
 };
+
+/// Balanced by a bias, which steps by the counts of a step.
+struct biased_spec : mo::layer_spec<mo::dims{.hidden = hidden, .ffn = 4, .experts = 4}> {
+  using router = mo::router<mo::sigmoid, mo::selection_bias, mo::top_k<2>, mo::renormalised>;
+};
+using biased_layer = mo::moe_layer<biased_spec, spread>;
+mo::layer_options<biased_spec> const biased_options{.router = {mo::selection_bias{.rate = 0.25f}}};
+
+struct loads {
+  std::vector<std::vector<std::int64_t>> counts;  // of each step and layer
+  std::vector<float> biases;                      // of each layer, after the last step
+  friend bool operator==(loads const&, loads const&) = default;
+};
+
+/// Two steps of two layers with four micro-batches of 9 tokens each.
+loads loads_of(context& ctx, bool recompute) {
+  using stack = mo::block_stack<spread, biased_layer, mo::recomputed<biased_layer>>;
+  stack stage{ctx, split_of({2}), [&](int) -> stack::any_block {
+                if (recompute) return mo::recomputed{ctx, biased_layer{ctx, biased_options}};
+                return biased_layer{ctx, biased_options};
+              }};
+  auto const plan = mo::make_schedule(mo::one_f_one_b{}, {.ranks = 1, .microbatches = 4});
+  mo::pipeline_engine<spread, stack> engine{ctx, plan, stage};
+  auto weights = stage.make_weights(mo::seed{1});
+  auto gradients = stage.make_gradients();
+  loads all;
+  for (int step = 0; step < 2; ++step) {
+    gradients.reset();
+    auto const report = engine.step(
+        weights, gradients, mo::equal_batches(4, 9),
+        [&](int m, auto x) { mo::fill_normal(ctx, x, mo::seed{10 * step + m}); },
+        [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); }, step);
+    for (std::size_t l = 0; l < 2; ++l) all.counts.push_back(report.counts(l));
+    mo::update_selection_biases(ctx, biased_options, weights, report);
+  }
+  mo::for_each_parameter(weights, [&](mo::parameter const& p, auto values) {
+    if (p.name.ends_with("selection_bias")) all.biases.insert(all.biases.end(), values.begin(), values.end());
+  });
+  return all;
+}
 
 }  // namespace
 
@@ -184,6 +225,23 @@ TEST_CASE("counts of other micro-batches are those that forward saw") {
     mo::recomputed const again{ctx, make()};
     CHECK(gradient(make(), true) == gradient(make(), false));
     CHECK(gradient(again, true) == gradient(make(), true));
+  });
+}
+
+TEST_CASE("counts of experts are those of one forward, and so is the step of a selection bias") {
+  alone([](context& ctx) {
+    loads const plain = loads_of(ctx, false), again = loads_of(ctx, true);
+    CHECK(plain == again);
+    std::vector<float> biases(8);
+    REQUIRE(again.counts.size() == 4);
+    for (std::size_t i = 0; i < 4; ++i) {
+      auto const& counts = again.counts[i];
+      CHECK(std::accumulate(counts.begin(), counts.end(), std::int64_t{0}) == 4 * 9 * 2);
+      for (std::size_t e = 0; e < 4; ++e)
+        biases[i % 2 * 4 + e] += 0.25f * static_cast<float>((counts[e] < 18) - (counts[e] > 18));
+    }
+    CHECK(again.biases == biases);
+    CHECK(biases != std::vector<float>(8));
   });
 }
 

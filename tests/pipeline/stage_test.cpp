@@ -342,8 +342,6 @@ TEST_CASE("the worked example: losses of all stages, replicas and micro-batches 
                          std::abs(report.value<balance>() - 1.1875) < 1e-12;
             for (std::size_t l = 0; l < 4; ++l)
               right = right && std::abs(report.per_layer<balance>()[l] - layers[l]) < 1e-12;
-            for (double const wrong : {.00631250, .00556250, .00593750, .02375000, .01275000})
-              right = right && std::abs(report.total() - wrong) > 1e-4;
             if (!right) throw mo::state_error("the report is another one.");
           },
           {}, {.data = 2, .pipeline = c.ranks});

@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <iterator>
 #include <memory>
 #include <string>
@@ -148,6 +149,45 @@ recorded virtual_step(mo::schedule_view const& plan, mo::step_costs const& costs
                      .works = [&](int rank, mo::action const& a) { time.works(rank, a); }});
 }
 
+/// Tells when an operation of a rank has begun, or has ended, and lets others wait for that.
+class moment final : public mo::step_observer {
+ public:
+  enum class edge { begin, end };
+  moment(mo::message kind, mo::action const& what, edge at) : kind_(kind), what_(what), at_(at) {}
+
+  mo::step_observer* of(mo::timeline& times) { return times_ = &times, this; }
+  void begins(mo::operation const& o) override {
+    times_->begins(o);
+    if (at_ == edge::begin) tell(o);
+  }
+  void ends(mo::operation const& o) override {
+    times_->ends(o);
+    if (at_ == edge::end) tell(o);
+  }
+  void await() {
+    if (come_.get_future().wait_for(std::chrono::seconds(60)) != std::future_status::ready)
+      throw mo::state_error("what was waited for has not come.");
+  }
+
+ private:
+  void tell(mo::operation const& o) {
+    if (o.kind == kind_ && o.what == what_) come_.set_value();
+  }
+
+  mo::message kind_;
+  mo::action what_;
+  edge at_;
+  mo::timeline* times_ = nullptr;
+  std::promise<void> come_;
+};
+
+mo::timed_operation find(recorded const& all, mo::message kind, mo::action const& what) {
+  auto const found =
+      std::find_if(all.begin(), all.end(), [&](auto const& o) { return o.what.kind == kind && o.what.what == what; });
+  REQUIRE(found != all.end());
+  return *found;
+}
+
 }  // namespace
 
 TEST_CASE("four ranks do the operations of every order as it planned them, one after another") {
@@ -193,6 +233,53 @@ TEST_CASE("where actions take the times of a plan, every order ends as its plan 
       }
       CHECK(last == mo::makespan(plan, costs));
     });
+}
+
+TEST_CASE("what comes late is waited for in the receive that needs it") {
+  using mo::computation, mo::message;
+  mo::schedule const plan = mo::make_schedule(mo::gpipe{}, {.ranks = 2, .microbatches = 3});
+  mo::action const slow{0, 1, computation::forward}, next{1, 1, computation::forward};
+  // Stage 0 does not end micro-batch 1 before stage 1 waits for it.
+  moment waits(message::receive, next, moment::edge::begin);
+  recorded const all = step(plan, {.observer = [&](int rank, mo::timeline& times) -> mo::step_observer* {
+                                     if (rank == 0) return &times;
+                                     return waits.of(times);
+                                   },
+                                   .works =
+                                       [&](int, mo::action const& a) {
+                                         if (a == slow) waits.await();
+                                       }});
+  auto const made = find(all, message::none, slow), received = find(all, message::receive, next),
+             before = find(all, message::none, {1, 0, computation::forward}), used = find(all, message::none, next);
+  CHECK(before.end <= received.begin);
+  CHECK(made.begin < made.end);
+  CHECK(received.begin <= made.end);
+  CHECK(received.end >= made.end);
+  CHECK(used.begin >= received.end);
+}
+
+TEST_CASE("a send is over before it is received, and its rank goes on to what it waits for itself") {
+  using mo::computation, mo::message;
+  mo::schedule const plan = mo::make_schedule(mo::gpipe{}, {.ranks = 2, .microbatches = 3});
+  mo::action const slow{1, 0, computation::forward}, first_back{0, 0, computation::backward};
+  // Stage 1 does not end micro-batch 0 before stage 0 waits for the first gradient.
+  moment waits(message::receive, first_back, moment::edge::begin);
+  recorded const all = step(plan, {.observer = [&](int rank, mo::timeline& times) -> mo::step_observer* {
+                                     if (rank == 1) return &times;
+                                     return waits.of(times);
+                                   },
+                                   .works =
+                                       [&](int, mo::action const& a) {
+                                         if (a == slow) waits.await();
+                                       }});
+  auto const blocked = find(all, message::none, slow), gradient = find(all, message::receive, first_back),
+             made = find(all, message::none, {1, 0, computation::backward});
+  for (int m = 0; m < 3; ++m) {
+    CHECK(find(all, message::send, {0, m, computation::forward}).end <= gradient.begin);
+    if (m > 0) CHECK(find(all, message::receive, {1, m, computation::forward}).begin >= blocked.end);
+  }
+  CHECK(gradient.begin <= blocked.end);
+  CHECK(gradient.end >= made.end);
 }
 
 TEST_CASE("a planned timeline has the starts and ends of the replay") {

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Losses that travel with the activations, as other systems have it, are the losses of the report: a second way to the same
-// numbers, and the gradients of a stack that carries nothing.
+// Losses that travel with the activations, and whose gradient travels back, as other systems have it: a second way to the
+// numbers of the report, and to the gradients of a stack that carries nothing.
+#include "pipeline/carrying.hpp"
+#include "pipeline/linear_stage.hpp"
+#include "properties/ranks.hpp"
+
 #include <moiety/moiety.hpp>
 #include <moiety/pipeline.hpp>
 
@@ -9,130 +13,123 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <string>
 #include <utility>
-#include <variant>
 #include <vector>
 
 namespace mo = moiety;
 
 namespace {
 
-constexpr std::int64_t hidden = 8;
+constexpr std::int64_t hidden = 8, tokens = 7;
+constexpr int micro = 8, layers = 8;
 
 struct block : mo::layer_spec<mo::dims{.hidden = hidden, .ffn = 6, .experts = 4}> {
   using router = mo::router<mo::softmax, mo::top_k<2>>;
   using losses = mo::losses<mo::load_balance<>, mo::router_z>;
 };
-struct spread : mo::deployment<mo::dynamic> {
-  using element = double;
-};
-using stack = mo::moe_stack<block, spread>;
+using linear::spread;
 using view = mo::matrix_view<double>;
-using const_view = mo::matrix_view<double const>;
+using layer = mo::moe_layer<block, spread>;
+using carried = carrying::block<layer>;
+using model = mo::block_stack<spread, layer, carried, mo::recomputed<carried>>;
 
-/// A stack whose rows have one more column: in the first row, the weighted losses of all layers so far.
-struct carrying {
-  using spec = block;
-  using element = double;
-  using weights_type = stack::weights_type;
-  using gradients_type = stack::gradients_type;
-  using tape_type = stack::tape_type;
-
-  explicit carrying(stack its_layers) : inner(std::move(its_layers)) {}
-
-  stack inner;
-
-  static const_view rows(const_view m) { return {m.data(), m.rows(), hidden, m.stride()}; }
-  static view rows(view m) { return {m.data(), m.rows(), hidden, m.stride()}; }
-
-  std::int64_t width() const { return hidden + 1; }
-  std::int64_t layers() const { return inner.layers(); }
-  int chunks() const { return inner.chunks(); }
-  int stage_of(int chunk) const { return inner.stage_of(chunk); }
-
-  tape_type forward(weights_type const& weights, int chunk, const_view x, view y, mo::batch const& about) const {
-    tape_type tape = inner.forward(weights, chunk, rows(x), rows(y), about);
-    for (std::int64_t t = 0; t < y.rows(); ++t) y(t, hidden) = x(t, hidden);
-    for (auto const& layer : tape.layers)
-      y(0, hidden) += mo::loss_report<block>({mo::layer_record<block>(std::get<0>(layer))}).total();
-    return tape;
-  }
-  void infer(weights_type const& weights, int chunk, const_view x, view y, mo::batch const& about) const {
-    inner.infer(weights, chunk, rows(x), rows(y), about);
-    for (std::int64_t t = 0; t < y.rows(); ++t) y(t, hidden) = x(t, hidden);
-  }
-  void backward_input(weights_type const& weights, tape_type& tape, const_view dy, view dx) const {
-    inner.backward_input(weights, tape, rows(dy), rows(dx));
-    for (std::int64_t t = 0; t < dx.rows(); ++t) dx(t, hidden) = 0;
-  }
-  void backward_weights(tape_type& tape, gradients_type& gradients) const { inner.backward_weights(tape, gradients); }
-  void record(tape_type const& tape, mo::loss_ledger<block>& ledger) const { inner.record(tape, ledger); }
-};
-static_assert(mo::records_losses<carrying>);
-
-using values = std::map<std::string, std::vector<double>>;
+enum class losses { stay, travel, travel_again, are_lost };  // again: layers are recomputed; lost: on the way back
 
 struct outcome {
   double reported = 0, carried = 0, norm = 0;
-  values gradients;  // of this process's first rank
+  std::map<std::string, std::vector<double>> gradients;  // by name, and by rank of the stage
 };
 
-constexpr int micro = 4;
-
-/// A step of four layers; Stage is the stack, or one that carries.
-template <class Stage, class Order> outcome step_on(int stages, Order const& order) {
-  return mo::run<spread>(
+/// A step of layers whose losses do this. A mesh of two replicas that share the experts, or of one.
+template <class Order> outcome step_on(Order const&, mo::schedule_view const& plan, losses how, int data) {
+  outcome all;
+  std::mutex mutex;
+  mo::run<spread>(
       [&](mo::context<spread>& ctx) {
-        stack layers{ctx,
-                     mo::split_by_counts(std::vector<int>(static_cast<std::size_t>(stages), 4 / stages), 4),
-                     {.losses = {mo::load_balance<>{.coefficient = 0.5f}, mo::router_z{.coefficient = 0.25f}}}};
-        auto const weights = layers.make_weights(mo::seed{3});
-        auto gradients = layers.make_gradients();
-        Stage stage(std::move(layers));
-        auto const plan = mo::make_schedule(order, {.ranks = stages, .microbatches = micro});
-        double carried = 0;
+        auto const build = [&](int) -> model::any_block {
+          layer made{ctx, {.losses = {mo::load_balance<>{.coefficient = 0.5f}, mo::router_z{.coefficient = 0.25f}}}};
+          if (how == losses::stay) return made;
+          if (how == losses::travel_again) return mo::recomputed{ctx, carried{std::move(made)}};
+          return carried{std::move(made)};
+        };
+        model stage{ctx, mo::split_layers(std::vector<int>(layers, 1), plan.stages()), build, Order::placed};
+        auto const weights = stage.make_weights(mo::seed{3});
+        auto gradients = stage.make_gradients();
         mo::pipeline_engine engine{ctx, plan, stage};
+        double sum = 0;
         auto const report = engine.step(
-            weights, gradients, mo::equal_batches(micro, 20),
+            weights, gradients, mo::equal_batches(micro, tokens),
             [&](int m, view x) {
-              for (std::int64_t t = 0; t < x.rows(); ++t)
+              auto const stream = static_cast<std::uint64_t>(1 + ctx.stage().rank());
+              for (std::int64_t t = 0; t < tokens; ++t)
                 for (std::int64_t h = 0; h < x.cols(); ++h)
-                  x(t, h) = h == hidden ? 0 : mo::normal(mo::seed{m}, 1, static_cast<std::uint64_t>(t * hidden + h));
+                  x(t, h) =
+                      h == hidden ? 0 : mo::normal(mo::seed{m}, stream, static_cast<std::uint64_t>(t * hidden + h));
             },
             [&](int, view y, view dy) {
-              if (y.cols() > hidden) carried += y(0, hidden);
-              mo::task_loss const found = mo::square_error(ctx, carrying::rows(y), carrying::rows(dy));
-              if (y.cols() > hidden)
-                for (std::int64_t t = 0; t < dy.rows(); ++t) dy(t, hidden) = 0;
+              mo::task_loss const found = mo::square_error(ctx, carried::rows(y), carried::rows(dy));
+              if (how == losses::stay) return found;
+              sum += y(0, hidden);
+              // The layers' losses weigh what the batch does, over the ranks of the stage.
+              for (std::int64_t t = 0; t < tokens; ++t)
+                dy(t, hidden) = how == losses::are_lost ? 0 : static_cast<double>(tokens * data);
               return found;
             });
-        std::vector<double> from_last(static_cast<std::size_t>(ctx.pipeline().size()));
-        ctx.pipeline().template all_gather<double>({&carried, 1}, from_last);
-        outcome all{.reported = report.total(),
-                    .carried = from_last.back() / micro,
-                    .norm = mo::global_norm(ctx, gradients),
-                    .gradients = {}};
-        gradients.for_each([&](mo::parameter const& p, auto g) { all.gradients[p.name].assign(g.begin(), g.end()); });
-        return all;
+        double const norm = mo::global_norm(ctx, gradients);
+        std::scoped_lock const lock(mutex);
+        all.reported = report.total(), all.norm = norm;
+        all.carried += sum / (micro * data);
+        gradients.for_each([&](mo::parameter const& p, auto g) {
+          all.gradients[p.name + " of " + std::to_string(ctx.stage().rank())].assign(g.begin(), g.end());
+        });
       },
-      {}, {.pipeline = stages});
+      {}, {.data = data, .pipeline = plan.ranks(), .expert = data});
+  return all;
+}
+
+outcome one_stage(losses how, int data) {
+  return step_on(mo::gpipe{}, mo::make_schedule(mo::gpipe{}, {.ranks = 1, .microbatches = micro}), how, data);
+}
+
+void check_all(int data, std::vector<int> const& pipelines) {
+  outcome const plain = one_stage(losses::stay, data);
+  REQUIRE(plain.gradients.size() == static_cast<std::size_t>(layers * 4 * data));
+  CHECK(plain.reported > 0);
+  CHECK(plain.carried == 0);
+  for (int const stages : pipelines)
+    linear::for_each_order(stages, micro, [&](auto const& order, mo::schedule_view const& plan) {
+      for (losses const how : {losses::stay, losses::travel, losses::travel_again}) {
+        INFO(std::string(order.name), " on ", stages, " ranks, ", plan.stages(), " stages, ", static_cast<int>(how));
+        outcome const found = step_on(order, plan, how, data);
+        CHECK(found.reported == plain.reported);
+        CHECK(found.carried == doctest::Approx(how == losses::stay ? 0 : plain.reported).epsilon(1e-12));
+        bool const bits = order.gradients == mo::gradient_order::ascending && !plan.bidirectional();
+        if (bits) CHECK(found.norm == plain.norm);
+        REQUIRE(found.gradients.size() == plain.gradients.size());
+        for (auto const& gradient : plain.gradients) {
+          INFO(gradient.first);
+          auto const& values = found.gradients.at(gradient.first);
+          if (bits) CHECK(ranks::same_bits(values, gradient.second));
+          CHECK(ranks::distance(values, gradient.second) < ranks::bound<double>(micro * tokens));
+        }
+      }
+    });
 }
 
 }  // namespace
 
-TEST_CASE("losses carried with the activations are those of the report, on any number of stages") {
-  outcome const plain = step_on<stack>(1, mo::gpipe{});
-  CHECK(plain.reported > 0);
-  CHECK(plain.carried == 0);
-  auto const check = [&](outcome const& found) {
-    CHECK(found.reported == plain.reported);
-    CHECK(found.carried == doctest::Approx(plain.reported).epsilon(1e-12));
-    CHECK(found.norm == plain.norm);
-    for (auto const& [name, g] : found.gradients) CHECK(g == plain.gradients.at(name));
-  };
-  check(step_on<carrying>(1, mo::gpipe{}));
-  check(step_on<carrying>(2, mo::one_f_one_b{}));
-  check(step_on<carrying>(4, mo::one_f_one_b{}));
-  check(step_on<carrying>(4, mo::zb_h1{}));
+TEST_CASE("carried losses are those of the report, and their gradients those of losses that stay, for every order") {
+  check_all(1, {2, 4});
+}
+TEST_CASE("the same with experts on two ranks") { check_all(2, {2}); }
+
+TEST_CASE("the gradient of carried losses reaches the router of every layer, and nothing else brings it there") {
+  outcome const whole = one_stage(losses::travel, 1), lost = one_stage(losses::are_lost, 1);
+  CHECK(lost.reported == whole.reported);
+  for (int l = 0; l < layers; ++l) {
+    std::string const name = "layers." + std::to_string(l) + ".router.weight of 0";
+    CHECK(ranks::distance(lost.gradients.at(name), whole.gradients.at(name)) > 1e-3);
+  }
 }

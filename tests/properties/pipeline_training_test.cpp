@@ -5,6 +5,7 @@
 #include <moiety/pipeline.hpp>
 #include <moiety/training/layer_checkpoint.hpp>
 
+#include "pipeline/mixed_model.hpp"
 #include "training/rank_files.hpp"
 
 #include <doctest/doctest.h>
@@ -16,6 +17,7 @@
 #include <numeric>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -160,4 +162,73 @@ TEST_CASE("every layer's selection bias takes one step by the counts of the glob
       }
       CHECK(expected[0] != expected[1]);
     });
+}
+
+namespace {
+
+/// Steps [from, to) of a model whose head has the embedding's matrix, each stage on two ranks that share tokens and experts.
+void train_tied(int stages, int from, int to, std::string const& load, std::string const& save) {
+  constexpr std::string_view kinds = "tdwndWnu";
+  constexpr int micro = 4;
+  mo::run<mixed::spread>(
+      [&](mixed::context& ctx) {
+        auto const plan = mo::make_schedule(mo::one_f_one_b{}, {.ranks = stages, .microbatches = micro});
+        mixed::model stage{ctx, mo::split_layers(std::vector<int>(kinds.size(), 1), stages), mixed::build(ctx, kinds)};
+        auto weights = stage.make_weights(mo::seed{load.empty() ? 1 : 55});
+        auto gradients = stage.make_gradients();
+        mo::pipeline_engine engine{ctx, plan, stage};
+        mo::sharded_adamw<double, mo::thread_communicator> optimiser{mo::groups_of(ctx)};
+        auto const parameters = mo::parameters_of(weights, gradients);
+        optimiser.prepare(parameters);
+        auto const slices = [&] {
+          auto all = mo::slices_of(ctx, weights);
+          auto const states = mo::state_slices_of(ctx, weights, optimiser);
+          all.insert(all.end(), states.begin(), states.end());
+          return all;
+        };
+        if (!load.empty()) mo::load_checkpoint(ctx.world(), load, slices());
+        optimiser.resume(from);
+        std::int64_t const rows = 3 + 2 * ctx.stage().rank();
+        for (int s = from; s < to; ++s) {
+          std::vector<std::vector<std::int32_t>> words;
+          for (int m = 0; m < micro; ++m)
+            words.push_back(mixed::ids(rows, static_cast<std::uint64_t>(100 * s + 10 * m + ctx.stage().rank())));
+          gradients.reset();
+          engine.step(
+              weights, gradients, mo::equal_batches(micro, rows).describe([&](int m) {
+                return mo::batch{.ids = words[static_cast<std::size_t>(m)]};
+              }),
+              mo::no_inputs, [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); }, s);
+          auto const list = mo::gradients_of<double>(parameters);
+          mo::reduce_gradients(list, mo::groups_of(ctx), {.where = mo::summed::slices});
+          mo::normalise(list, engine.task().weight);
+          double const norm = mo::global_norm(ctx, gradients);
+          mo::clip_gradients(list, 0.1, norm);
+          REQUIRE(optimiser.step(parameters, 1e-2, norm));
+        }
+        mo::save_checkpoint(ctx.world(), save, slices());
+      },
+      {.deadline = std::chrono::seconds(60)}, {.data = 2, .pipeline = stages, .expert = 2});
+}
+
+}  // namespace
+
+TEST_CASE("a matrix that embedding and head share is trained and saved as one, whatever the stages they are on") {
+  scratch_folder const folder;
+  std::string const saved = folder.file("saved"), uncut = folder.file("uncut"), copied = folder.file("copied"),
+                    resumed = folder.file("resumed");
+  train_tied(2, 0, 2, "", saved);
+  train_tied(1, 0, 4, "", uncut);
+  auto const tensors = mo::read_safetensors(mo::detail::posix_file::open_to_read(saved)).tensors;
+  CHECK(tensors.contains("table"));
+  CHECK(tensors.contains("table.second_moment"));
+  CHECK_FALSE(tensors.contains("layers.7.table"));
+  CHECK(contents(saved) != contents(uncut));
+  for (int const stages : {1, 2, 4}) {
+    CAPTURE(stages);
+    train_tied(stages, 2, 2, saved, copied);
+    CHECK(contents(copied) == contents(saved));
+    train_tied(stages, 2, 4, saved, resumed);
+    CHECK(contents(resumed) == contents(uncut));
+  }
 }
