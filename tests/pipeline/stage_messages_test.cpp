@@ -8,6 +8,7 @@
 
 #include <doctest/doctest.h>
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -113,4 +114,17 @@ TEST_CASE("so are rows of another number") {
   auto const error = thrown<mo::comm_error>(results[1]);
   REQUIRE(error);
   CHECK(error->fault == mo::comm_fault::mismatch);
+}
+
+TEST_CASE("a send that nobody takes says at the deadline which it was") {
+  auto const results =
+      thread_ranks(2, {.deadline = std::chrono::milliseconds(300)}).run([](mo::thread_communicator& pipeline) {
+        if (pipeline.rank() == 1) return pipeline.barrier();
+        messages all(pipeline, plan);
+        all.send(sent, mo::matrix<float>(2, 3));
+        all.finish();
+      });
+  auto const error = thrown<mo::comm_error>(results[0]);
+  REQUIRE(error);
+  CHECK(std::string(error->what()).find("(0SEND_F3: stage 0, micro-batch 3)") != std::string::npos);
 }

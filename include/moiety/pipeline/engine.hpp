@@ -11,9 +11,9 @@
 //
 // evaluate runs forward alone, micro-batch by micro-batch, and keeps nothing: no tapes, no losses of layers.
 //
-// A collective of the whole run, as making an engine is: every rank calls it with the same micro-batches' numbers. Gradients are sums over
-// micro-batches, added in the order of the schedule; nothing is divided. engine.task() is what loss returned, added up over
-// micro-batches and the ranks of a stage, the same on every rank. The report is of all layers, the same on every rank.
+// A collective of the whole run, as making an engine is: every rank calls it with the same micro-batches' numbers. Gradients are
+// sums over micro-batches, added in the order of the schedule; nothing is divided. engine.task() is what loss returned, added up
+// over micro-batches and the ranks of a stage, the same on every rank. The report is of all layers, the same on every rank.
 //
 // Under a bidirectional schedule a stage is on two ranks, and each micro-batch takes one of the two ways: inputs and loss are
 // asked for it where its way begins and ends. stage.unite makes both copies' gradients whole. evaluate takes the first way.

@@ -53,7 +53,8 @@ template <class Communicator, class Matrix> class stage_messages {
 
   void send(operation const& o, Matrix rows) {
     if constexpr (overlap) under_way_.remove_if([&](letter& l) { return pipeline_->sent(*l.way); });
-    letter& l = under_way_.emplace_back(label_of(o, o.what.stage, rows.rows(), rows.cols()), to_send(std::move(rows)));
+    label const what = label_of(o, o.what.stage, rows.rows(), rows.cols());
+    letter& l = under_way_.emplace_back(o, what, to_send(std::move(rows)));
     std::array const parts{part<std::byte const>(o, &l.what, 1),
                            part<std::byte const>(o, l.rows.data(), l.what.rows * l.what.width)};
     named(o, [&] {
@@ -70,7 +71,9 @@ template <class Communicator, class Matrix> class stage_messages {
   void finish() {
     if constexpr (overlap)
       for (letter& l : under_way_)
-        if (!pipeline_->sent(*l.way)) pipeline_->finish(std::move(*l.way));
+        named(l.of, [&] {
+          if (!pipeline_->sent(*l.way)) pipeline_->finish(std::move(*l.way));
+        });
     under_way_.clear();
   }
   /// After a failure: those that are not taken never are.
@@ -135,7 +138,8 @@ template <class Communicator, class Matrix> class stage_messages {
 
   /// The rows of a message, and its way, which ends before them.
   struct letter {
-    letter(label const& of, sent_rows&& holds) : what(of), rows(std::move(holds)) {}
+    letter(operation const& o, label const& says, sent_rows&& holds) : of(o), what(says), rows(std::move(holds)) {}
+    operation of;
     label what;
     sent_rows rows;
     std::optional<typename way_of<Communicator>::type> way{};
