@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/dispatcher/arrived_rows.hpp>
+#include <moiety/dispatcher/row_exchange.hpp>
 
 #include "dispatcher/exchanges.hpp"
 
@@ -11,6 +12,14 @@
 namespace {
 
 using exchanges::width;
+
+void check_mismatch(outcomes const& all) {
+  for (auto const& outcome : all) {
+    auto const error = thrown<mo::comm_error>(outcome);
+    REQUIRE(error);
+    CHECK(error->fault == mo::comm_fault::mismatch);
+  }
+}
 
 }  // namespace
 
@@ -65,12 +74,39 @@ TEST_CASE("experts after those with an MLP have no rows that travel") {
   });
 }
 
-TEST_CASE("a negative number of rows from another rank is a mismatch on all") {
-  auto const all = thread_ranks(2).run([](mo::thread_communicator& ranks) {
-    std::vector<std::int64_t> starts{0, 0, ranks.rank() == 0 ? -3 : 0};
-    mo::permutation_view const order{0, 2, 1, starts.data(), nullptr, nullptr};
-    mo::arrived_rows(ranks, order, 2, 1, exchanges::heap());
-    ranks.barrier();
-  });
-  for (auto const& outcome : all) CHECK(thrown<mo::comm_error>(outcome));
+TEST_CASE("a number of rows that is negative, or larger than an index of a row, is a mismatch on all") {
+  for (std::int64_t const rows : {std::int64_t{-3}, std::int64_t{1} << 31, std::int64_t{1} << 62}) {
+    INFO(rows);
+    check_mismatch(thread_ranks(2).run([&](mo::thread_communicator& ranks) {
+      std::vector<std::int64_t> starts{0, 0, ranks.rank() == 0 ? rows : 0};
+      mo::permutation_view const order{0, 2, 1, starts.data(), nullptr, nullptr};
+      mo::arrived_rows(ranks, order, 2, 1, exchanges::heap());
+      ranks.barrier();
+    }));
+  }
+}
+
+TEST_CASE("more rows announced than the sender then has, or fewer, are a mismatch on all") {
+  for (std::int64_t const announced : {7, 2}) {
+    INFO(announced);
+    check_mismatch(thread_ranks(2).run([&](mo::thread_communicator& ranks) {
+      std::vector<std::int64_t> room(8, -1);
+      if (ranks.rank() == 0) {
+        std::vector<std::int64_t> const counts{0, announced};
+        std::vector<std::int64_t> from(2);
+        ranks.all_to_all<std::int64_t>(counts, from);
+        std::vector<mo::outgoing_rows> const to{mo::detail::rows_from(room.data(), 1, nullptr, {0, 0}, 1),
+                                                mo::detail::rows_from(room.data(), 1, nullptr, {0, 3}, 1)};
+        std::vector<mo::incoming_rows> const none(2, mo::detail::rows_to(room.data(), nullptr, {0, 0}, 1));
+        ranks.finish(ranks.start({.name = "dispatch", .width = 8}, to, none));
+      } else {
+        std::vector<std::int64_t> starts{0, 0, 0};
+        mo::permutation_view const order{0, 2, 1, starts.data(), nullptr, nullptr};
+        mo::row_exchange::links<mo::thread_communicator> through(ranks);
+        mo::row_exchange const rows(through, order, 2, 1, exchanges::heap());
+        expect(rows.rows() == announced);
+        rows.bring_to(through, mo::kernels::rows_of<std::int64_t>{room.data(), 1}, 1, room.data());
+      }
+    }));
+  }
 }

@@ -59,6 +59,8 @@ template <class Spec, class Dispatcher> void same_as_one_rank(std::vector<mo::la
 
 using plain = ranks::small<mo::router<mo::softmax, mo::top_k<2>>>;
 using chosen = ranks::small<mo::router<mo::softmax, mo::top_k<6>>>;
+using grouped = ranks::small<mo::router<mo::sigmoid, mo::selection_bias, mo::groups<4, 2>, mo::top_k<3>,
+                                        mo::renormalised, mo::scale<std::ratio<5, 2>>>>;
 struct limited : plain {
   using capacity = mo::capacity<std::ratio<3, 4>>;
 };
@@ -150,6 +152,8 @@ void check_same(outcome const& many, outcome const& one, bool same_order, bool w
 TEST_CASE("layers on processes give what one rank gives") {
   same_as_one_rank<plain, mo::all_to_all>(layouts(processes()));
   same_as_one_rank<plain, mo::keep_rows<mo::chunked<2>>>(layouts(processes()));
+  same_as_one_rank<grouped, mo::all_to_all>(layouts(processes()));
+  same_as_one_rank<limited, mo::all_to_all>(layouts(processes()));
 }
 
 TEST_CASE("layers whose rows cross between nodes of two processes first, or travel in blocks of one size") {

@@ -40,6 +40,7 @@ void check_padded(std::vector<mo::layout> const& shapes, ranks::tokens_of_all co
 }  // namespace
 
 TEST_CASE("lowest weight") { check<>(ranks::all_layouts); }
+TEST_CASE("lowest weight, split experts") { check<>(ranks::split_layouts); }
 TEST_CASE("position") { check<mo::drop::position>(ranks::few_layouts); }
 TEST_CASE("priority, renormalised") { check<mo::drop::priority, mo::renormalise_after_drop>(ranks::few_layouts); }
 TEST_CASE("random") { check<mo::drop::random>(ranks::few_layouts); }

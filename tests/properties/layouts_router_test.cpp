@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dropless layers give the bits of one rank on every layout.
+// Dropless layers give the bits of one rank on every layout, and what is close to them where experts are split.
 #include "properties/ranks.hpp"
 
 #include <doctest/doctest.h>
@@ -21,4 +21,5 @@ TEST_CASE("softmax, double") { ranks::check_layouts<plain, double>(ranks::few_la
 TEST_CASE("softmax, bf16") { ranks::check_layouts<plain, mo::bf16>(ranks::few_layouts, ranks::trained<plain>()); }
 TEST_CASE("sigmoid with bias and groups") {
   ranks::check_layouts<grouped, float>(ranks::all_layouts, ranks::trained<grouped>());
+  ranks::check_layouts<grouped, float>(ranks::split_layouts, ranks::trained<grouped>());
 }
