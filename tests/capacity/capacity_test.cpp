@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/capacity/capacity.hpp>
 
+#include "properties/float_gradients.hpp"
+#include "router/example.hpp"
+
 #include <moiety/moiety.hpp>
 #include <moiety/testing.hpp>
 
@@ -79,6 +82,38 @@ std::set<std::pair<std::int64_t, int>> kept_in(mo::routing_view<float> const& r)
   return kept;
 }
 
+/// Four experts of tokens that are their own logits.
+template <class Ratio, class... Options> struct worked : mo::layer_spec<mo::dims{.hidden = 4, .ffn = 3, .experts = 4}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+  using capacity = mo::capacity<Ratio, Options...>;
+};
+
+/// The slots of the worked example, by token, that lose their expert on a layout that splits its six tokens evenly.
+template <class Spec> std::vector<std::pair<int, int>> dropped_on(mo::layout const& shape) {
+  using deployment = mo::deployment<mo::dynamic>;
+  auto const has_row = mo::run<deployment>(
+      [](mo::context<deployment>& ctx) {
+        std::int64_t const count = 6 / ctx.stage().size(), first = count * ctx.stage().rank();
+        mo::moe_layer<Spec, deployment> layer{ctx};
+        auto weights = layer.make_weights(mo::seed{3});
+        weights.for_each([](mo::parameter const& p, auto values) {
+          for (std::size_t i = 0; p.name == "router.weight" && i < 16; ++i) values[i] = i % 5 == 0 ? 1.0f : 0.0f;
+        });
+        auto const x = example::make_logits<float>();
+        auto y = ctx.matrix(count, 4);
+        auto const tape = layer.forward(weights, x.rows(first, count), y, {.first_row = first});
+        std::vector<std::int32_t> mine;
+        for (std::int64_t t = 0; t < count; ++t)
+          for (std::int64_t j = 0; j < 2; ++j) mine.push_back(tape.routing().has_row(t, j) ? 1 : 0);
+        return ctx.stage().template all_gather_v<std::int32_t>(mine);
+      },
+      {}, shape, {.threads = 1});
+  std::vector<std::pair<int, int>> dropped;
+  for (int s = 0; s < 12; ++s)
+    if (has_row.at(static_cast<std::size_t>(s)) == 0) dropped.emplace_back(s / 2, s % 2);
+  return dropped;
+}
+
 std::int64_t sum(std::vector<std::int64_t> const& v) { return std::accumulate(v.begin(), v.end(), std::int64_t{0}); }
 
 }  // namespace
@@ -95,6 +130,27 @@ TEST_CASE("the capacity is the rounded share of a unit, at least the floor, at m
   CHECK(mo::capacity<std::ratio<100>>::of(10, 2, 8) == 10);
   CHECK(c::of(0, 2, 8) == 0);
   CHECK(c::of(std::int64_t{1} << 40, 8, 384) == ((std::int64_t{1} << 40) * 40 + 384 * 4 - 1) / (384 * 4));
+}
+
+TEST_CASE("the worked example: what one rank drops, and two, whether or not they hold every expert") {
+  using down = mo::rounded_down;
+  CHECK(worked<std::ratio<1>>::capacity::of(6, 2, 4) == 3);
+  CHECK(worked<std::ratio<1, 2>, down>::capacity::of(6, 2, 4) == 1);
+  CHECK(worked<std::ratio<5, 4>, down>::capacity::of(6, 2, 4) == 3);
+  CHECK(worked<std::ratio<5, 4>>::capacity::of(6, 2, 4) == 4);
+  using slots = std::vector<std::pair<int, int>>;
+  slots const last{{4, 1}, {5, 0}}, lowest{{3, 1}, {4, 1}}, one_over{{4, 1}};
+  slots const after_the_first{{1, 0}, {2, 0}, {2, 1}, {3, 1}, {4, 0}, {4, 1}, {5, 0}, {5, 1}};
+  for (mo::layout const& shape : {mo::layout{}, mo::layout{.data = 2}, mo::layout{.data = 2, .expert = 2}}) {
+    INFO(mo::detail::sentence(shape));
+    CHECK(dropped_on<worked<std::ratio<1>, mo::drop::position>>(shape) == last);
+    CHECK(dropped_on<worked<std::ratio<1>>>(shape) == lowest);
+    CHECK(dropped_on<worked<std::ratio<5, 4>, mo::drop::position, down>>(shape) == last);
+    CHECK(dropped_on<worked<std::ratio<5, 4>, down>>(shape) == lowest);
+    CHECK(dropped_on<worked<std::ratio<5, 4>>>(shape) == one_over);
+    CHECK(dropped_on<worked<std::ratio<1, 2>, mo::drop::position, down>>(shape) == after_the_first);
+    CHECK(dropped_on<worked<std::ratio<1, 2>, down>>(shape).size() == 12 - 4);
+  }
 }
 
 TEST_CASE("what each rule keeps is what a full sort keeps") {
@@ -216,19 +272,61 @@ TEST_CASE("ample capacity is dropless, bit for bit, and infer agrees with forwar
   CHECK(std::equal(y.begin(), y.end(), run.y.begin()));
 }
 
+namespace {
+
+template <class Spec> void gradients_pass(std::int64_t tokens, mo::batch const& about) {
+  CAPTURE(tokens);
+  for (auto const& check : mo::testing::check_gradients<Spec>(tokens, about)) {
+    CAPTURE(check.name);
+    CHECK(check.error <= mo::testing::gradient_tolerance);
+  }
+  float_gradients::agree<Spec>(tokens, about);
+}
+template <class Spec> void gradients_pass() {
+  for (std::int64_t const tokens : {0, 1, 2, 37}) gradients_pass<Spec>(tokens, {});
+}
+
+template <int Experts, int K> void gradients_pass_for() {
+  constexpr mo::dims size{.hidden = 8, .ffn = 6, .experts = Experts};
+  using router = mo::router<mo::sigmoid, mo::top_k<K>>;
+  using half = std::ratio<1, 2>;
+  gradients_pass<limited<mo::capacity<half>, router, size>>();
+  gradients_pass<limited<mo::capacity<half, mo::drop::position>, router, size>>();
+  gradients_pass<limited<mo::capacity<half, mo::drop::random>, router, size>>();
+  gradients_pass<limited<mo::capacity<half, mo::drop::priority>, router, size>>();
+}
+
+}  // namespace
+
 TEST_CASE("gradients equal differences under every capacity") {
-  auto const passes = []<class Spec>(Spec const&) {
-    for (std::int64_t const tokens : {0, 1, 2, 37})
-      for (auto const& check : mo::testing::check_gradients<Spec>(tokens)) {
-        CAPTURE(check.name);
-        CAPTURE(tokens);
-        CHECK(check.error <= mo::testing::gradient_tolerance);
-      }
-  };
   using sigmoid_3 = mo::router<mo::sigmoid, mo::top_k<3>, mo::renormalised, mo::scale<std::ratio<5, 2>>>;
   using selected = mo::router<mo::softmax, mo::top_k<2>, mo::softmax_of_selected>;
-  passes(limited<mo::capacity<std::ratio<1, 2>>>{});
-  passes(limited<mo::capacity<std::ratio<1, 2>, mo::renormalise_after_drop>, sigmoid_3>{});
-  passes(limited<mo::capacity<std::ratio<3, 4>, mo::drop::position, mo::renormalise_after_drop>, selected>{});
-  passes(limited<mo::capacity<std::ratio<3, 4>, mo::drop::random>, sigmoid_3>{});
+  gradients_pass<limited<mo::capacity<std::ratio<1, 2>>>>();
+  gradients_pass<limited<mo::capacity<std::ratio<1, 2>, mo::renormalise_after_drop>, sigmoid_3>>();
+  gradients_pass<limited<mo::capacity<std::ratio<3, 4>, mo::drop::position, mo::renormalise_after_drop>, selected>>();
+  gradients_pass<limited<mo::capacity<std::ratio<3, 4>, mo::drop::random>, sigmoid_3>>();
+  gradients_pass<limited<mo::capacity<std::ratio<1, 2>, mo::drop::priority>>>();
+  gradients_pass<limited<mo::capacity<std::ratio<1, 2>, mo::drop::priority, mo::renormalise_after_drop>, sigmoid_3>>();
+  std::vector<std::int64_t> const sequences{0, 9, 9, 30, 37};
+  mo::batch const about{.sequences = sequences};
+  using each = mo::capacity<std::ratio<1, 2>, mo::per::sequence>;
+  using each_priority =
+      mo::capacity<std::ratio<1, 2>, mo::per::sequence, mo::drop::priority, mo::renormalise_after_drop>;
+  gradients_pass<limited<each>>(37, about);
+  gradients_pass<limited<each_priority, sigmoid_3>>(37, about);
+}
+
+TEST_CASE("gradients equal differences under a capacity of one expert, of few, and with a slot of each") {
+  gradients_pass_for<1, 1>();
+  gradients_pass_for<3, 1>();
+  gradients_pass_for<3, 3>();
+  gradients_pass_for<8, 1>();
+  gradients_pass_for<8, 8>();
+}
+
+TEST_SUITE("long") {
+  TEST_CASE("gradients equal differences under a capacity of 40 experts") {
+    gradients_pass_for<40, 1>();
+    gradients_pass_for<40, 40>();
+  }
 }

@@ -93,6 +93,20 @@ TEST_CASE("attention is causal, and positions enter by their distance only") {
   CHECK(score == doctest::Approx(shifted));  // … so equal distances give equal ratios
 }
 
+TEST_CASE("cross entropy of four logits by hand; a constant on all of them changes nothing") {
+  context ctx;
+  double const p[] = {.839025, .113550, .041773, .005653};
+  for (double const shift : {0.0, 10.0}) {
+    matrix logits = ctx.matrix(1, 4), gradient = ctx.matrix(1, 4);
+    logits(0, 0) = 3 + shift, logits(0, 1) = 1 + shift, logits(0, 2) = shift, logits(0, 3) = -2 + shift;
+    std::vector<std::int32_t> const targets{1};
+    CHECK(std::abs(lm::log_sum_exp(logits.row(0), 4) - (3.175515 + shift)) < 1e-6);
+    CHECK(std::abs(lm::cross_entropy(ctx, logits, targets)[0] - 2.175515) < 1e-6);
+    CHECK(std::abs(lm::cross_entropy(ctx, logits, targets, gradient)[0] - 2.175515) < 1e-6);
+    for (int v = 0; v < 4; ++v) CHECK(std::abs(gradient(0, v) - (p[v] - (v == 1 ? 1 : 0))) < 1e-6);
+  }
+}
+
 TEST_CASE("cross entropy is a sum over rows, with its gradient; a row without a target is left out") {
   context ctx;
   matrix logits = normal(ctx, 40, lm::vocabulary, 9), gradient = ctx.matrix(40, lm::vocabulary);

@@ -4,6 +4,8 @@
 #include <moiety/moiety.hpp>
 #include <moiety/testing.hpp>
 
+#include "properties/float_gradients.hpp"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -59,6 +61,7 @@ template <class Spec> void gradients_pass() {
       CAPTURE(one.name);
       CHECK(one.error <= 1e-6);
     }
+    float_gradients::agree<Spec>(tokens, about);
   };
   for (std::int64_t const tokens : {0, 1, 2, 37}) check(tokens, {.first_row = 9, .step = 2});
   check(37, {.sequences = sequences, .mask = mask});

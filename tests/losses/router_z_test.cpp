@@ -51,6 +51,22 @@ TEST_CASE("the worked example, to six digits") {
   }
 }
 
+TEST_CASE("one token of four logits by hand, and the same plus 10") {
+  auto const of = [](double shift) {
+    mo::matrix<double> z(1, 4);
+    z(0, 0) = 3 + shift, z(0, 1) = 1 + shift, z(0, 2) = shift, z(0, 3) = -2 + shift;
+    return z;
+  };
+  CHECK(std::abs(std::sqrt(value(of(0))) - 3.175515) < 1e-6);
+  CHECK(std::abs(value(of(0)) - 10.083898) < 1e-6);
+  CHECK(std::abs(value(of(10)) - 173.594205) < 1e-6);
+  mo::context<in_double> ctx;
+  mo::matrix<double> d(1, 4);
+  mo::router_z{.coefficient = 9}.gradient(ctx, statistics(of(0)), of(0), softmax{}, d);
+  double const expected[4] = {5.328670, .721157, .265299, .035904};
+  for (int e = 0; e < 4; ++e) CHECK(std::abs(d(0, e) - expected[e]) < 1e-6);
+}
+
 TEST_CASE("equal logits give (ln E)^2, no token gives 0, a value that does not fit gives NaN") {
   CHECK(value(mo::matrix<double>(3, 4)) == doctest::Approx(1.921812).epsilon(1e-6));
   CHECK(value(mo::matrix<double>(3, 8)) == doctest::Approx(4.324077).epsilon(1e-6));

@@ -3,6 +3,8 @@
 // two threads.
 #include <moiety/testing.hpp>
 
+#include "properties/float_gradients.hpp"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -23,19 +25,26 @@ namespace mo = moiety;
 
 namespace {
 
-template <class Experts> struct with : mo::layer_spec<mo::dims{.hidden = 10, .ffn = 7, .experts = 5}> {
-  using router = mo::router<mo::softmax, mo::top_k<2>, mo::renormalised>;
+template <class Experts, class Router = mo::router<mo::softmax, mo::top_k<2>, mo::renormalised>, int Count = 5>
+struct with : mo::layer_spec<mo::dims{.hidden = 10, .ffn = 7, .experts = Count}> {
+  using router = Router;
   using experts = Experts;
   using losses = mo::losses<mo::load_balance<>, mo::router_z>;
 };
 
-template <class Spec> void passes() {
-  for (std::int64_t const tokens : {0, 1, 2, 37})
+template <class Spec> void gradients_pass() {
+  for (std::int64_t const tokens : {0, 1, 2, 37}) {
+    CAPTURE(tokens);
     for (auto const& check : mo::testing::check_gradients<Spec>(tokens)) {
       CAPTURE(check.name);
-      CAPTURE(tokens);
       CHECK(check.error <= mo::testing::gradient_tolerance);
     }
+    float_gradients::agree<Spec>(tokens);
+  }
+}
+
+template <class Spec> void passes() {
+  gradients_pass<Spec>();
   CHECK(mo::testing::conforms<Spec>());
 }
 
@@ -250,4 +259,40 @@ struct in_latent : mo::layer_spec<mo::dims{.hidden = 10, .ffn = 7, .experts = 5,
 TEST_CASE("experts of a latent width: gradients equal differences, with all that stands beside them") {
   passes<in_latent<mo::router<mo::softmax, mo::top_k<2>, mo::renormalised>>>();
   passes<in_latent<mo::router<mo::sigmoid, mo::top_k<3>>, mo::shared_experts<1, mo::sigmoid_gated>>>();
+}
+
+namespace {
+
+template <int Count, int K>
+struct beside_zeros : mo::layer_spec<mo::dims{.hidden = 10, .ffn = 7, .experts = Count, .zero_experts = 2}> {
+  using router = mo::router<mo::softmax, mo::top_k<K>>;
+  using shared = mo::shared_experts<1, mo::sigmoid_gated>;
+  using losses = mo::losses<mo::load_balance<>, mo::router_z>;
+};
+
+/// Each kind of expert with K of Count experts a token.
+template <int Count, int K> void each_kind() {
+  using router = mo::router<mo::sigmoid, mo::top_k<K>>;
+  gradients_pass<with<mo::gated_mlp<mo::silu>, router, Count>>();
+  gradients_pass<with<mo::mlp<mo::gelu_tanh, mo::biased>, router, Count>>();
+  gradients_pass<with<mo::clamped_swiglu<std::ratio<1, 2>, mo::biased>, router, Count>>();
+  gradients_pass<with<mo::gated_mlp<mo::silu, mo::interleaved, mo::in_by_out, mo::biased>, router, Count>>();
+  gradients_pass<beside_zeros<Count, K>>();
+}
+
+}  // namespace
+
+TEST_CASE("one expert, few, and a slot of each: gradients equal differences") {
+  each_kind<1, 1>();
+  each_kind<3, 1>();
+  each_kind<3, 3>();
+  each_kind<8, 1>();
+  each_kind<8, 8>();
+}
+
+TEST_SUITE("long") {
+  TEST_CASE("40 experts: gradients equal differences") {
+    each_kind<40, 1>();
+    each_kind<40, 40>();
+  }
 }

@@ -2,6 +2,8 @@
 // Every policy's gradient against central differences in double, through scores, weights, losses and experts.
 #include <moiety/testing.hpp>
 
+#include "properties/float_gradients.hpp"
+
 #include <doctest/doctest.h>
 
 #include <cstdint>
@@ -23,12 +25,21 @@ using all_losses = mo::losses<mo::load_balance<>, mo::load_balance<mo::over::seq
 
 template <class Router, class Experts, mo::dims Size> using trained = composed<Router, Experts, all_losses, Size>;
 
+/// Each loss over units of one kind.
+template <class Over, class Noise> struct every_loss : mo::layer_spec<mo::dims{.hidden = 7, .ffn = 5, .experts = 8}> {
+  using router = mo::router<mo::softmax, Noise, mo::top_k<2>>;
+  using losses = mo::losses<mo::load_balance<Over>, mo::importance<Over>, mo::load<Over>, mo::device_balance<4, Over>,
+                            mo::communication_balance<4, 2, Over>, mo::noisy_load<Over>, mo::router_z>;
+};
+
 template <class Spec> void passes(std::int64_t tokens, mo::batch const& about = {}) {
   for (auto const& check : mo::testing::check_gradients<Spec>(tokens, about)) {
     CAPTURE(check.name);
     CAPTURE(tokens);
     CHECK(check.error <= mo::testing::gradient_tolerance);
   }
+  CAPTURE(tokens);
+  float_gradients::agree<Spec>(tokens, about);
 }
 
 }  // namespace
@@ -84,6 +95,13 @@ TEST_CASE("masks, sequences and weights: gradients equal differences") {
   passes<spec>(37, {.sequences = sequences});
   passes<spec>(37, {.mask = mask});
   passes<spec>(37, {.sequences = sequences, .mask = mask, .weight = 5.5});
+}
+
+TEST_CASE("every loss at once: gradients equal differences") {
+  std::vector<std::int64_t> const sequences{0, 9, 9, 30, 37};
+  for (std::int64_t const tokens : {0, 1, 2, 37}) passes<every_loss<mo::over::micro_batch, mo::logit_noise>>(tokens);
+  passes<every_loss<mo::over::sequence, mo::constant_logit_noise<>>>(37, {.sequences = sequences});
+  passes<every_loss<mo::over::global_batch, mo::logit_noise>>(37);
 }
 
 TEST_SUITE("long") {

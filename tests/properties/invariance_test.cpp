@@ -110,8 +110,8 @@ class far_apart {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("threads, a second run and the halves of a backward give the same bits", T, float, double,
-                   mo::bf16) {
+TEST_CASE_TEMPLATE("threads, a second run and the halves of a backward give the same bits", T, float, double, mo::bf16,
+                   mo::fp16) {
   auto const check = [&]<class Spec>(Spec) {
     for (std::int64_t const tokens : {0, 1, 2, 37, 512}) {
       CAPTURE(tokens);
@@ -132,7 +132,8 @@ TEST_CASE_TEMPLATE("threads, a second run and the halves of a backward give the 
   }
 }
 
-TEST_CASE_TEMPLATE("a token alone gets the bits that it gets in a batch, in forward and infer", T, float, mo::fp16) {
+TEST_CASE_TEMPLATE("a token alone gets the bits that it gets in a batch, in forward and infer", T, float, double,
+                   mo::bf16, mo::fp16) {
   auto const check = [&]<class Spec>(Spec) {
     constexpr std::int64_t hidden = mo::spec_of<Spec>::hidden;
     step<Spec, T> s(2);

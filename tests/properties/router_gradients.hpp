@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // The gradient of a router alone against differences in double, ids frozen: L = Σ c·w + Σ d·p over the weights of the
-// slots and the probabilities of all experts, c and d drawn.
+// slots and the probabilities of all experts, c and d drawn. And the gradient in float beside that in double.
 #pragma once
 
 #include <moiety/moiety.hpp>
 
+#include "properties/float_gradients.hpp"
 #include "router/drawn.hpp"
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <ratio>
@@ -20,10 +22,6 @@
 namespace router_gradients {
 
 namespace mo = moiety;
-
-struct in_double : mo::deployment<> {
-  using element = double;
-};
 
 /// What a batch may need: token ids, a table for them, and k experts for each token.
 struct surroundings {
@@ -63,16 +61,32 @@ template <class Router> Router furnished(surroundings const& with) {
   return router;
 }
 
-template <class Router> class frozen {
+template <class Router, class S = double> class frozen {
  public:
-  frozen(Router const& router, mo::matrix_view<double const> z, mo::batch const& about)
-      : router_(router), routes_(router.forward(ctx_, z, about)), z_(z.rows(), z.cols()) {
-    for (std::int64_t t = 0; t < z.rows(); ++t) std::copy_n(z.row(t), z.cols(), z_.row(t));
+  template <class From>
+  frozen(Router const& router, mo::matrix<From> const& z, mo::batch const& about)
+      : router_(router), z_(z.rows(), z.cols()), routes_((copy(z), router.forward(ctx_, z_, about))) {
     routes_.check();
   }
 
+  std::vector<std::int32_t> ids() const { return {routes_.ids, routes_.ids + routes_.tokens * routes_.slots}; }
+
+  mo::matrix<S> backward() {
+    mo::matrix<S> gradient(z_.rows(), z_.cols());
+    std::vector<S> dweights(static_cast<std::size_t>(z_.rows() * routes_.slots));
+    for (std::size_t s = 0; s < dweights.size(); ++s)
+      dweights[s] = routes_.ids[s] == mo::no_expert ? 0 : of_weight(s);  // as a slot without a row has it
+    auto const losses = [&](std::int64_t t, auto, auto dp, auto) {
+      if constexpr (mo::has_probabilities<typename Router::score_type>)
+        dp.map_indexed([&](S, int e) { return of_probability(static_cast<std::size_t>(t * z_.cols() + e)); });
+    };
+    mo::kernels::route_backward<Router, S>(ctx_.engine(), router_, z_, routes_.view(), dweights.data(), losses,
+                                           gradient.view(), false);
+    return gradient;
+  }
+
   /// |(L(z + hv) − L(z − hv)) / 2h − ⟨∇L, v⟩| / (‖∇L‖ ‖v‖); without a norm, what is left of the difference.
-  double error() {
+  double error() requires std::same_as<S, double> {
     mo::matrix<double> const gradient = backward();
     std::vector<double> v(gradient.size());
     double inner = 0, squares = 0, lengths = 0;
@@ -91,22 +105,9 @@ template <class Router> class frozen {
   }
 
  private:
-  double of_weight(std::size_t slot) const { return mo::normal(mo::seed{32}, 0, slot); }
-  double of_probability(std::size_t i) const { return mo::normal(mo::seed{33}, 0, i); }
-
-  mo::matrix<double> backward() {
-    mo::matrix<double> gradient(z_.rows(), z_.cols());
-    std::vector<double> dweights(static_cast<std::size_t>(z_.rows() * routes_.slots));
-    for (std::size_t s = 0; s < dweights.size(); ++s)
-      dweights[s] = routes_.ids[s] == mo::no_expert ? 0 : of_weight(s);  // as a slot without a row has it
-    auto const losses = [&](std::int64_t t, auto, auto dp, auto) {
-      if constexpr (mo::has_probabilities<typename Router::score_type>)
-        dp.map_indexed([&](double, int e) { return of_probability(static_cast<std::size_t>(t * z_.cols() + e)); });
-    };
-    mo::kernels::route_backward<Router, double>(ctx_.engine(), router_, z_, routes_.view(), dweights.data(), losses,
-                                                gradient.view(), false);
-    return gradient;
-  }
+  static S of_weight(std::size_t slot) { return static_cast<float>(mo::normal(mo::seed{32}, 0, slot)); }
+  static S of_probability(std::size_t i) { return static_cast<float>(mo::normal(mo::seed{33}, 0, i)); }
+  template <class From> void copy(mo::matrix<From> const& z) { std::copy(z.begin(), z.end(), z_.begin()); }
 
   double value(mo::matrix<double> const& z) {
     std::int64_t const experts = z.cols(), k = routes_.slots;
@@ -127,11 +128,27 @@ template <class Router> class frozen {
     return sum;
   }
 
-  mo::context<in_double> ctx_{mo::host{.threads = 1}};
+  mo::context<float_gradients::in<S>> ctx_{mo::host{.threads = 1}};
   Router router_;
-  mo::routing<double> routes_;
-  mo::matrix<double> z_;
+  mo::matrix<S> z_;
+  mo::routing<S> routes_;
 };
+
+/// The gradient in float is that in double of the same logits.
+template <class Router> void agrees(Router const& router, mo::matrix<float> const& z, mo::batch const& about) {
+  frozen<Router> wanted(router, z, about);
+  frozen<Router, float> got(router, z, about);
+  CHECK(got.ids() == wanted.ids());
+  auto const a = got.backward();
+  auto const b = wanted.backward();
+  double const error = float_gradients::distance({a.begin(), a.end()}, {b.begin(), b.end()});
+  CHECK(error <= float_gradients::tolerance);
+}
+
+/// Whether a selection is not up to the last bits of scores: to one token, Sinkhorn's plan makes every expert the same.
+template <class Router> bool decides(std::int64_t tokens) {
+  return tokens != 1 || Router::selection_type::name != mo::sinkhorn<1>::name;
+}
 
 /// For each number of tokens, without and with padding.
 template <class Router> void passes(std::int64_t experts, std::vector<std::int64_t> const& counts = {0, 1, 2, 37}) {
@@ -144,30 +161,42 @@ template <class Router> void passes(std::int64_t experts, std::vector<std::int64
       CAPTURE(tokens);
       CAPTURE(masked);
       surroundings const with(tokens, experts, Router::slots_of(experts), masked);
-      auto const z = rows::drawn<double>(tokens, experts, 21);
       auto const about = with.about<typename Router::selection_type>();
-      CHECK((frozen<Router>(furnished<Router>(with), z, about).error() <= 1e-6));
+      auto const router = furnished<Router>(with);
+      CHECK((frozen<Router>(router, rows::drawn<double>(tokens, experts, 21), about).error() <= 1e-6));
+      if (decides<Router>(tokens)) agrees(router, rows::drawn<float>(tokens, experts, 22), about);
     }
 }
 
-/// Each selection with two slots of a token.
-template <class... Roles> void each_selection(std::int64_t experts, std::vector<std::int64_t> const& counts) {
+/// Each selection with K slots of a token.
+template <int K, class... Roles> void each_selection(std::int64_t experts, std::vector<std::int64_t> const& counts) {
   auto const with = [&]<class... Selections>(Selections const&...) {
     (passes<mo::router<Roles..., Selections>>(experts, counts), ...);
   };
-  with(mo::top_k<2>{}, mo::hash<2>{}, mo::precomputed<2>{}, mo::forced<2>{}, mo::expert_choice<2>{}, mo::sinkhorn<2>{},
-       mo::token_rounding<2, 4>{});
+  with(mo::top_k<K>{}, mo::hash<K>{}, mo::precomputed<K>{}, mo::forced<K>{}, mo::expert_choice<K>{}, mo::sinkhorn<K>{},
+       mo::token_rounding<K, 4>{});
 }
 
-/// Each weight rule that the score allows.
-template <class Score>
+/// Each weight rule that the score and K slots allow.
+template <class Score, int K = 2>
 void each_weight(std::vector<std::int64_t> const& experts, std::vector<std::int64_t> const& counts = {0, 1, 2, 37}) {
   for (std::int64_t const e : experts) {
-    each_selection<Score>(e, counts);
-    each_selection<Score, mo::softmax_of_selected>(e, counts);
-    if constexpr (mo::has_probabilities<Score>)
-      each_selection<mo::renormalised, Score, mo::scale<std::ratio<5, 2>>>(e, counts);
+    each_selection<K, Score>(e, counts);
+    if constexpr (K > 1) each_selection<K, Score, mo::softmax_of_selected>(e, counts);
+    if constexpr (K > 1 && mo::has_probabilities<Score>)
+      each_selection<K, mo::renormalised, Score, mo::scale<std::ratio<5, 2>>>(e, counts);
   }
+}
+
+/// One slot, and one for every expert.
+template <class Score> void one_slot_and_all() {
+  each_weight<Score, 1>({1, 3, 8});
+  each_weight<Score, 3>({3});
+  each_weight<Score, 8>({8});
+}
+template <class Score> void one_slot_and_all_of_40() {
+  each_weight<Score, 1>({40});
+  each_weight<Score, 40>({40});
 }
 
 }  // namespace router_gradients

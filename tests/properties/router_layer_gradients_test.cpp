@@ -2,7 +2,9 @@
 // Every selection inside a layer, with the losses that it can have: gradients of x and of all parameters equal differences.
 #include "properties/router_layers.hpp"
 
+#include <cstdint>
 #include <ratio>
+#include <vector>
 
 namespace {
 
@@ -42,7 +44,29 @@ TEST_CASE("selections of a whole batch: gradients of a layer equal differences")
   layer_passes<mo::router<mo::softmax, mo::expert_choice<1>>, 1>();
 }
 
+namespace {
+
+/// Experts until their probabilities reach two fifths, at most K.
+template <int K> void up_to(std::vector<std::int64_t> const& experts) {
+  for (std::int64_t const e : experts) {
+    router_gradients::passes<mo::router<mo::softmax, mo::top_p<K, std::ratio<2, 5>>>>(e);
+    router_gradients::passes<mo::router<mo::softmax, mo::top_p<K, std::ratio<9, 10>>>>(e);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("as many experts as a sum of probabilities needs, up to one and up to all: gradients equal differences") {
+  up_to<1>({1, 3, 8});
+  up_to<3>({3});
+  up_to<8>({8});
+}
+
 TEST_SUITE("long") {
+  TEST_CASE("the same for 40 experts") {
+    up_to<1>({40});
+    up_to<40>({40});
+  }
   TEST_CASE("many tokens, many experts, and all of them: gradients of a layer equal differences") {
     layer_passes<
         layer_with<mo::router<mo::sigmoid, mo::selection_bias, mo::groups<8, 4>, mo::top_k<8>, mo::renormalised>, 160>>(

@@ -4,6 +4,7 @@
 
 #include <moiety/testing.hpp>
 
+#include "properties/float_gradients.hpp"
 #include "properties/router_gradients.hpp"
 
 #include <doctest/doctest.h>
@@ -35,6 +36,7 @@ template <class Spec> void layer_passes(std::int64_t tokens, bool masked) {
     CAPTURE(check.name);
     CHECK(check.error <= mo::testing::gradient_tolerance);
   }
+  if (decides<router>(tokens)) float_gradients::agree<Spec>(tokens, with.about<selection>(), options);
 }
 
 template <class Router, int Experts, class Losses = every_loss, class Mlp = mo::gated_mlp<mo::silu>>

@@ -10,6 +10,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -37,6 +38,11 @@ using unbounded = layer_with<mo::raw_logits, mo::top_k<2>>;
 using by_expert = layer_with<mo::softmax, mo::expert_choice<2, std::ratio<5, 4>>>;
 using planned = layer_with<mo::sigmoid, mo::sinkhorn<2>, mo::renormalised>;
 using rounded = layer_with<mo::sqrt_softplus, mo::token_rounding<2, 8>, mo::renormalised>;
+
+/// Tokens of each expert at most half of the mean.
+template <class... Options> struct limited : layer_with<mo::sigmoid, mo::top_k<2>> {
+  using capacity = mo::capacity<std::ratio<1, 2>, Options...>;
+};
 
 using on_input = layer_with<mo::sigmoid, mo::top_k<2>, mo::on_input>;
 using on_activation = layer_with<mo::softmax, mo::top_k<2>, mo::on_activation>;
@@ -153,6 +159,63 @@ template <class Spec> void meets_non_finite() {
   refuses_or_sanitises<Spec>(std::numeric_limits<float>::infinity());
 }
 
+/// Columns of the router by which the first value of token 11 gives it logits of a kind, and its state.
+struct logits_of_a_kind {
+  std::array<float, 6> first, second;
+  bool refused;
+  mo::token_state state;
+};
+constexpr float big_x = 1e5f, large = 1e34f;  // their product is infinite, and gradients of others stay finite
+logits_of_a_kind const kinds[] = {
+    {{0, 0, large}, {0, 0, -large}, true, mo::token_state::sanitised},        // NaN
+    {{0, 0, large, 0, large}, {}, true, mo::token_state::sanitised},          // +∞
+    {{0, 0, -large}, {}, true, mo::token_state::sanitised},                   // −∞
+    {{large, large, -large}, {0, -large}, true, mo::token_state::sanitised},  // all three
+    {{-large, -large, -large, -large, -large, -large}, {}, true, mo::token_state::unroutable},
+    {{0, 0, 1e25f, 0, -1e25f}, {}, false, mo::token_state::routed},
+    {{0, 1e-44f, -1e-44f}, {}, false, mo::token_state::routed},
+};
+
+/// Finite x and weights whose product, for one token, is of each kind: y, dx and all gradients stay finite.
+template <class Spec> void meets_each_kind() {
+  for (auto const& kind : kinds) {
+    CAPTURE(&kind - kinds);
+    forwarded<Spec> of(40, false);
+    for (std::int64_t t = 0; t < 40; ++t) of.x(t, 0) = of.x(t, 1) = t == 11 ? big_x : 0.0f;
+    for (std::int64_t c = 2; c < 8 && !kind.refused; ++c) of.x(11, c) = 0;  // its logits are of that kind alone
+    of.weights.for_each([&](mo::parameter const& p, auto values) {
+      for (std::size_t e = 0; p.name == "router.weight" && e < 6; ++e)
+        values[8 * e] = kind.first[e], values[8 * e + 1] = kind.second[e];
+    });
+    if (kind.refused)
+      CHECK_THROWS_WITH_AS(of.run(), "layer 7: the router logits of token 11 are not all finite.", mo::data_error);
+    else
+      CHECK_NOTHROW(of.run());
+
+    mo::moe_layer<Spec> const layer{of.ctx,
+                                    {.router = router_gradients::furnished<typename Spec::router>(of.with),
+                                     .non_finite = mo::non_finite::sanitise}};
+    mo::matrix<float> dx(40, 8);
+    auto gradients = layer.make_gradients();
+    auto tape = layer.forward(of.weights, of.x, of.y, of.about);
+    tape.routing().check();
+    CHECK(tape.routing().state(11) == kind.state);
+    CHECK(layer.report(tape).states().routed == (kind.refused ? 39 : 40));
+    layer.backward(of.weights, tape, of.x, dx, gradients);
+    auto const finite = [](auto const& values) {
+      return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+    };
+    CHECK(finite(of.y));
+    CHECK(finite(dx));
+    gradients.for_each([&](mo::parameter const& p, auto values) {
+      CAPTURE(p.name);
+      CHECK(finite(values));
+    });
+    if (kind.state != mo::token_state::unroutable) continue;
+    for (std::int64_t c = 0; c < 8; ++c) CHECK((of.y(11, c) == 0 && dx(11, c) == 0));
+  }
+}
+
 template <class Spec> void asks_for_the_memory_of_its_costs(std::int64_t tokens) {
   using D = mo::deployment<>;
   CAPTURE(tokens);
@@ -228,6 +291,22 @@ TEST_CASE("logits that are not finite are refused by name and nothing is written
   meets_non_finite<on_input>();
   meets_non_finite<on_activation>();
   meets_non_finite<mixed>();
+}
+
+TEST_CASE("each kind of logit of one token under both policies, and a backward after it") {
+  meets_each_kind<top_p>();
+  meets_each_kind<hashed>();
+  meets_each_kind<drawn>();
+  meets_each_kind<grouped>();
+  meets_each_kind<by_expert>();
+  meets_each_kind<planned>();
+  meets_each_kind<rounded>();
+  meets_each_kind<on_input>();
+  meets_each_kind<on_activation>();
+  meets_each_kind<mixed>();
+  meets_each_kind<limited<>>();
+  meets_each_kind<limited<mo::drop::position, mo::renormalise_after_drop>>();
+  meets_each_kind<limited<mo::drop::priority, mo::per::sequence>>();
 }
 
 TEST_CASE("memory is what the costs say") {

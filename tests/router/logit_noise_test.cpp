@@ -4,6 +4,8 @@
 #include <moiety/moiety.hpp>
 #include <moiety/testing.hpp>
 
+#include "properties/float_gradients.hpp"
+
 #include <doctest/doctest.h>
 
 #include <array>
@@ -208,16 +210,17 @@ TEST_CASE("gradients equal differences for every size, score and weight rule, wi
   std::vector<std::uint8_t> mask(37, 1);
   mask[0] = mask[11] = mask[36] = 0;
   std::vector<std::int64_t> const sequences{0, 11, 11, 12, 30, 37};
+  auto const passes = []<class Spec>(std::int64_t tokens, mo::batch const& about) {
+    for (mo::testing::gradient_check const& one : mo::testing::check_gradients<Spec>(tokens, about)) {
+      CAPTURE(one.name);
+      CHECK(one.error <= 1e-6);
+    }
+    float_gradients::agree<Spec>(tokens, about);
+  };
   auto const check = [&]<class Spec>() {
     for (std::int64_t const tokens : {0, 1, 2, 37})
-      for (mo::testing::gradient_check const& one :
-           mo::testing::check_gradients<Spec>(tokens, {.first_row = 9, .step = 2, .layer = 3})) {
-        CAPTURE(one.name);
-        CHECK(one.error <= 1e-6);
-      }
-    for (mo::testing::gradient_check const& one :
-         mo::testing::check_gradients<Spec>(37, {.sequences = sequences, .mask = mask}))
-      CHECK(one.error <= 1e-6);
+      passes.template operator()<Spec>(tokens, {.first_row = 9, .step = 2, .layer = 3});
+    passes.template operator()<Spec>(37, {.sequences = sequences, .mask = mask});
   };
   each_composed<1, 1>(check);
   each_composed<3, 2>(check);

@@ -175,7 +175,31 @@ TEST_CASE("logits that are not finite are rejected by name, or sanitised to ids 
   for (int j = 0; j < 2; ++j) CHECK(r.weight(5, j) == clean.weight(5, j));
 }
 
-TEST_CASE("each kind of logit under both policies: refused by name, or routed with ids in range and finite weights") {
+namespace {
+
+/// The gradient of the logits where every weight has the gradient 1, and every probability.
+template <class Router>
+mo::matrix<float> gradient_of(mo::context<>& ctx, mo::matrix<float> const& z, mo::routing<float> const& r) {
+  mo::matrix<float> d(z.rows(), z.cols());
+  std::vector<float> dweights(static_cast<std::size_t>(r.tokens * r.slots));
+  for (std::int64_t s = 0; s < r.tokens * r.slots; ++s) dweights[static_cast<std::size_t>(s)] = r.ids[s] < 0 ? 0 : 1;
+  mo::kernels::route_backward<Router, float>(
+      ctx.engine(), Router{}, z, r.view(), dweights.data(),
+      [](std::int64_t, auto, auto dp, auto) { dp.map_indexed([](float, int) { return 1.0f; }); }, d.view(), false);
+  return d;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE(
+    "each kind of logit under both policies: refused by name, or routed with ids in range and finite weights", Router,
+    normalised, mo::router<mo::sigmoid, mo::top_k<2>, mo::renormalised>,
+    mo::router<mo::sqrt_softplus, mo::top_k<2>, mo::renormalised>,
+    mo::router<mo::sqrt_softplus, mo::top_k<2>, mo::softmax_of_selected>,
+    mo::router<mo::sigmoid, mo::selection_bias, mo::groups<2, 1>, mo::top_k<2>, mo::renormalised>,
+    mo::router<mo::softmax, mo::groups<2, 1, mo::group_score::largest>, mo::top_k<2>, mo::renormalised>,
+    mo::router<mo::sigmoid, mo::expert_choice<2>>, mo::router<mo::softmax, mo::sinkhorn<2>, mo::renormalised>,
+    mo::router<mo::sqrt_softplus, mo::token_rounding<2, 4>>) {
   using state = mo::token_state;
   constexpr float huge = 1e30f, tiny = 1e-42f;
   struct {
@@ -199,19 +223,26 @@ TEST_CASE("each kind of logit under both policies: refused by name, or routed wi
     CAPTURE(c.row[0]);
     CAPTURE(c.row[1]);
     if (c.refused)
-      CHECK_THROWS_WITH_AS(normalised{}.forward(ctx, z), "the router logits of token 3 are not all finite.",
+      CHECK_THROWS_WITH_AS(Router{}.forward(ctx, z), "the router logits of token 3 are not all finite.",
                            mo::data_error);
     else
-      CHECK(normalised{}.forward(ctx, z).state(3) == state::routed);
-    mo::routing const r = normalised{}.forward(ctx, z, mo::non_finite::sanitise);
+      CHECK(Router{}.forward(ctx, z).state(3) == state::routed);
+    mo::routing const r = Router{}.forward(ctx, z, mo::non_finite::sanitise);
     CHECK(r.state(3) == c.sanitised);
-    CHECK(r.expert(3, 0) != r.expert(3, 1));
-    for (int j = 0; j < 2; ++j) {
-      CHECK((r.expert(3, j) >= 0 && r.expert(3, j) < 4));
-      CHECK(std::isfinite(r.weight(3, j)));
+    CHECK_NOTHROW(r.check());
+    float all = 0;
+    for (std::int64_t j = 0; j < r.slots; ++j) all += r.weight(3, j);
+    CHECK(std::isfinite(all));
+    bool const none = c.sanitised == state::unroutable;
+    CHECK(r.dispatched(3) != none);
+    if (mo::row_independent<Router>) CHECK(r.expert(3, 0) != r.expert(3, 1));
+    if (none) CHECK(all == 0);
+    if (mo::row_independent<Router> && !none) CHECK(all == doctest::Approx(1));
+    auto const d = gradient_of<Router>(ctx, z, r);
+    for (int e = 0; e < 4; ++e) {
+      for (int t = 0; t < 6; ++t) CHECK(std::isfinite(d(t, e)));
+      if (c.refused) CHECK(d(3, e) == 0);
     }
-    float const all = r.weight(3, 0) + r.weight(3, 1);
-    CHECK(all == doctest::Approx(c.sanitised == state::unroutable ? 0 : 1));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <moiety/moiety.hpp>
 
 #include "router/drawn.hpp"
+#include "router/example.hpp"
 
 #include <doctest/doctest.h>
 
@@ -13,6 +14,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 namespace mo = moiety;
@@ -56,6 +58,26 @@ TEST_CASE("an expert above the mean loses the rate, one below gains it, one at t
 TEST_CASE("the update by hand of a step with the default rate") {
   auto const b = updated({}, {10, 20, 30, 40}, {0, 0, 0, 0});
   CHECK(b == std::vector{1e-3f, 1e-3f, -1e-3f, -1e-3f});
+}
+
+TEST_CASE("the worked example: counts 5, 2, 3, 2 move the bias by the rate, and no weight") {
+  mo::context<> ctx;
+  auto const z = example::make_logits<float>();
+  using softmax = mo::router<mo::softmax, mo::selection_bias, mo::top_k<2>>;
+  mo::routing const plain = softmax{}.forward(ctx, z);
+  std::vector<std::int64_t> counts(4);
+  for (std::int64_t s = 0; s < 12; ++s) ++counts[static_cast<std::size_t>(plain.ids[s])];
+  CHECK(counts == std::vector<std::int64_t>{5, 2, 3, 2});
+  auto const bias = updated({.rate = 1e-3f}, counts, {0, 0, 0, 0});
+  CHECK(bias == std::vector{-1e-3f, 1e-3f, 0.0f, 1e-3f});
+  mo::routing const moved = softmax{}.with_bias(bias.data()).forward(ctx, z);
+  for (std::int64_t t = 0; t < 6; ++t)
+    for (std::int64_t j = 0; j < 2; ++j) {
+      CHECK(moved.expert(t, j) == plain.expert(t, j));
+      CHECK(moved.weight(t, j) == plain.weight(t, j));
+    }
+  CHECK(std::abs(moved.weight(0, 0) - .643914f) < 1e-6f);
+  CHECK(std::abs(moved.weight(0, 1) - .236883f) < 1e-6f);
 }
 
 TEST_CASE("centred, the changes sum to zero") {
@@ -133,6 +155,41 @@ TEST_CASE("a bias far above the scores leaves the weights exact: they are gather
   mo::routing const scored = biased{}.with_bias(bias.data()).forward(ctx, z);
   CHECK(scored.weight(0, 0) == mo::logistic(z(0, 2)));
   CHECK(scored.weight(0, 1) == mo::logistic(z(0, 1)));
+}
+
+TEST_CASE_TEMPLATE("so it does for other scores, with groups and without, and at any weight rule", Score, mo::sigmoid,
+                   mo::sqrt_softplus, mo::softmax) {
+  mo::context<> ctx;
+  mo::matrix<float> z(1, 8);
+  for (std::int64_t e = 0; e < 8; ++e) z(0, e) = -18.5f - static_cast<float>(e);
+  z(0, 7) = 0;  // softmax needs a logit that is not small
+  std::array<float, 8> const bias{0, 1000, 1001, 0, 0, 0, 0, 0};
+  auto const check = [&]<class... Roles>(Roles const&...) {
+    mo::routing const plain = mo::router<Score, mo::precomputed<2>, Roles...>{}.forward(
+        ctx, z, {.experts = std::array<std::int32_t, 2>{2, 1}});
+    auto const same = [&](mo::routing<float> const& r) {
+      CHECK(r.expert(0, 0) == 2);
+      CHECK(r.expert(0, 1) == 1);
+      for (std::int64_t j = 0; j < 2; ++j) {
+        CHECK(r.weight(0, j) > 0);
+        CHECK(r.weight(0, j) == plain.weight(0, j));
+      }
+    };
+    using alone = mo::router<Score, mo::selection_bias, mo::top_k<2>, Roles...>;
+    using grouped = mo::router<Score, mo::selection_bias, mo::groups<4, 2>, mo::top_k<2>, Roles...>;
+    using by_largest =
+        mo::router<Score, mo::selection_bias, mo::groups<4, 2, mo::group_score::largest>, mo::top_k<2>, Roles...>;
+    same(alone{}.with_bias(bias.data()).forward(ctx, z));
+    same(grouped{}.with_bias(bias.data()).forward(ctx, z));
+    same(by_largest{}.with_bias(bias.data()).forward(ctx, z));
+    return plain.weight(0, 0);
+  };
+  double const logit = -20.5, total = std::exp(-19.5) + std::exp(-20.5);
+  double const score = std::is_same_v<Score, mo::sqrt_softplus> ? std::sqrt(std::exp(logit)) : std::exp(logit);
+  CHECK(check() == doctest::Approx(score).epsilon(1e-6));
+  double const renormalised = check(mo::renormalised{}), of_selected = check(mo::softmax_of_selected{});
+  CHECK(of_selected == doctest::Approx(std::exp(logit) / total).epsilon(1e-6));
+  if (!std::is_same_v<Score, mo::sqrt_softplus>) CHECK(renormalised == doctest::Approx(of_selected).epsilon(1e-6));
 }
 
 TEST_CASE("a negative bias can put every score below zero, and a bias of a user's own works alike") {
