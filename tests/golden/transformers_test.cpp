@@ -82,7 +82,8 @@ template <class Spec> class replay {
 
   golden::file const& file() const { return file_; }
 
-  /// Logits, routing, y, dx and every gradient agree with those named prefix + NAME, or with the block's own where there are none.
+  /// Logits, routing, y, dx and every gradient agree with those named prefix + NAME, or with the block's own where there are
+  /// none.
   void agrees(std::string const& prefix = "float64.") const {
     double const own = file_.number("tolerance");
     auto const check = [&](std::string const& name, std::span<double const> got) {

@@ -255,6 +255,9 @@ TEST_CASE("the coefficient, the weight and the scale multiply the gradient of a 
   CHECK(router_gradient(1, 8, {}, 0.25f) == doubled);
   for (float const wrong : {0.0f, -1.0f, std::numeric_limits<float>::infinity(), std::nanf("")})
     CHECK_THROWS_WITH_AS(router_gradient(1, 1, {}, wrong), doctest::Contains("mo::batch{.loss_scale}"), mo::data_error);
+  for (float const extreme : {1e30f, 1e-30f})
+    CHECK_THROWS_WITH_AS(router_gradient(1, extreme, {}, extreme),
+                         doctest::Contains("times the loss_scale of the layer"), mo::data_error);
   CHECK(router_gradient(1, 1, 16.0) == doubled);
   auto const untrained = router_gradient(0, 1, {});
   CHECK(std::all_of(untrained.begin(), untrained.end(), [](float v) { return v == 0; }));

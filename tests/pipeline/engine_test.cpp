@@ -260,7 +260,7 @@ TEST_CASE("every order, on every number of stages and chunks") { check_every_ord
 TEST_CASE("every order, with experts on two ranks") { check_every_order({1, 2, 4}, {.data = 2, .expert = 2}); }
 TEST_CASE("every order, with a stage that has no layer") { check_every_order({2, 4}, {}, true); }
 TEST_CASE("every order, with a stage that has no layer and experts on two ranks") {
-  check_every_order({2}, {.data = 2, .expert = 2}, true);
+  check_every_order({2, 4}, {.data = 2, .expert = 2}, true);
 }
 TEST_CASE("every order on two stages of replicas, of experts on four ranks, of split tokens and of split experts") {
   for (mo::layout const& mesh :

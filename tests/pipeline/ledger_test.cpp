@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/pipeline/ledger.hpp>
 
+#include "pipeline/worked_example.hpp"
+
 #include <moiety/moiety.hpp>
 
 #include <doctest/doctest.h>
@@ -21,10 +23,6 @@ struct spec : mo::layer_spec<mo::dims{.hidden = 6, .ffn = 4, .experts = 3}> {
   using losses = mo::losses<balance, global>;
 };
 
-// Unweighted balance losses of two replicas, two micro-batches, four layers.
-constexpr double value[2][2][4] = {{{1.10, 1.20, 1.30, 1.40}, {1.15, 1.25, 1.35, 1.45}},
-                                   {{1.05, 1.10, 1.15, 1.20}, {1.00, 1.05, 1.10, 1.15}}};
-
 mo::layer_record<spec> entry(double unweighted, double coefficient = 0.01 / 4) {
   mo::layer_record<spec> r;
   r.add<balance>(1, unweighted, coefficient);
@@ -36,7 +34,7 @@ mo::loss_report<spec> report_of(int replicas = 2, int first = 0, int end = 4, do
   mo::context<> ctx;
   mo::loss_ledger<spec> ledger{ctx, 4};
   for (int d = 0; d < replicas; ++d)
-    for (auto const& micro : value[d])
+    for (auto const& micro : worked::given[d])
       for (int l = first; l < end; ++l) ledger.record(l, entry(micro[l], coefficient));
   return ledger.reduce();
 }

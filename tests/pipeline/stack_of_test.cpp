@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/pipeline/stack_of.hpp>
 
+#include <moiety/backend/arena.hpp>
+
 #include <doctest/doctest.h>
 
 #include <cstdint>
+#include <memory_resource>
 #include <span>
 #include <string>
 #include <utility>

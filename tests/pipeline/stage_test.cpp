@@ -3,6 +3,7 @@
 #include <moiety/pipeline/stage.hpp>
 
 #include "pipeline/linear_stage.hpp"
+#include "pipeline/worked_example.hpp"
 
 #include <moiety/moiety.hpp>
 #include <moiety/pipeline.hpp>
@@ -35,11 +36,7 @@ struct counted : mo::layer_spec<mo::dims{.hidden = 3, .ffn = 4, .experts = 3}> {
   using losses = mo::losses<balance>;
 };
 
-/// Unweighted balance losses of two replicas, two micro-batches, four layers.
-constexpr double value[2][2][4] = {{{1.10, 1.20, 1.30, 1.40}, {1.15, 1.25, 1.35, 1.45}},
-                                   {{1.05, 1.10, 1.15, 1.20}, {1.00, 1.05, 1.10, 1.15}}};
-
-/// A stage whose layers have those losses.
+/// A stage whose layers have the losses of the worked example.
 struct stage_of_numbers : linear::stage {
   using spec = counted;
   stage_of_numbers(mo::schedule_view const& plan, int rank, int replica, mo::layer_split<std::vector<int>> const& split)
@@ -49,7 +46,7 @@ struct stage_of_numbers : linear::stage {
     for (int l = split_->first(tape.stage); l < split_->first(tape.stage + 1); ++l) {
       mo::layer_record<spec> entry;
       int const m = tape.microbatch / 2;  // first rows count the tokens of both replicas
-      entry.add<balance>(1, value[replica_][m][l], 0.01 / 4);
+      entry.add<balance>(1, worked::given[replica_][m][l], 0.01 / 4);
       ledger.record(l, entry);
     }
   }

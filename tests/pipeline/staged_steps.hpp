@@ -47,6 +47,7 @@ inline mo::layout layout_of(mo::schedule_view const& plan, int data) {
 /// Two steps and an evaluation on one rank; stages beyond the layers have none.
 template <class Deployment, class Order>
 of_rank two_steps(mo::context<Deployment>& ctx, Order const&, mo::schedule_view const& plan) {
+  mo::context<> host;
   std::vector<int> of_stage(static_cast<std::size_t>(plan.stages()));
   for (int l = 0; l < layers; ++l) ++of_stage[static_cast<std::size_t>(l % plan.stages())];
   auto const fill = [&](int m, auto x) {
@@ -60,7 +61,7 @@ of_rank two_steps(mo::context<Deployment>& ctx, Order const&, mo::schedule_view 
     mo::matrix<double> rows(y.rows(), y.cols());
     ctx.memory().load(rows.data(), y.data(), y.rows() * y.cols() * 8);
     dy = mo::matrix<double>(y.rows(), y.cols());
-    return mo::square_error(ctx, rows.view(), dy.view());
+    return mo::square_error(host, rows.view(), dy.view());
   };
   auto const loss = [&](int, auto y, auto dy) {
     mo::matrix<double> found;

@@ -8,7 +8,6 @@
 #include <chrono>
 #include <cstdint>
 #include <exception>
-#include <string>
 #include <thread>
 #include <vector>
 
@@ -43,6 +42,15 @@ struct user {
   typename mo::moe_layer<spec, deployment>::weights_type weights;
   typename mo::context<deployment>::backend::template matrix<float> x, y;
 };
+
+/// Whether the layer gives what it gave, without an error.
+bool repeats(user& of, values const& before) {
+  try {
+    return of.infer() == before;
+  } catch (std::exception const&) {
+    return false;
+  }
+}
 
 mo::layout const two{.data = 2, .expert = 2};
 
@@ -101,13 +109,13 @@ TEST_CASE("layers that two threads call in turn give what one thread gets") {
         std::thread other([&] {
           for (int t = 1; t < turns; t += 2) {
             while (turn.load() != t) std::this_thread::yield();
-            if (throws<std::exception>([&] { same = b.infer() == of_b && same; })) same = false;
+            if (!repeats(b, of_b)) same = false;
             turn = t + 1;
           }
         });
         for (int t = 0; t < turns; t += 2) {
           while (turn.load() != t) std::this_thread::yield();
-          if (throws<std::exception>([&] { same = a.infer() == of_a && same; })) same = false;
+          if (!repeats(a, of_a)) same = false;
           turn = t + 1;
         }
         other.join();

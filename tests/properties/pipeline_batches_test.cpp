@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Descriptions of micro-batches reach every layer of a pipeline: masks, sequences, weights, and the ids that a hash router
-// reads. Losses, counts and gradients are those of the layers one after another, to the bit.
+// reads, and the scale of each. Losses, counts and gradients are those of the layers one after another, to the bit.
 #include <moiety/moiety.hpp>
 #include <moiety/pipeline.hpp>
 
@@ -88,8 +88,21 @@ template <class Spec> void read(mo::loss_report<Spec> const& report, outcome& ou
   for (std::size_t l = 0; l < report.layers(); ++l) out.loads.push_back(report.counts(l));
 }
 
+/// What a loss and the gradients of auxiliary losses are multiplied by, for each micro-batch.
+using scales = std::vector<float>;
+scales const unscaled(count, 1);
+
+/// The loss of rows, and its gradient times the scale.
+mo::task_loss scaled_error(mo::context<spread>& ctx, mo::matrix_view<double> y, mo::matrix_view<double> dy,
+                           float scale) {
+  mo::task_loss const found = mo::square_error(ctx, y, dy);
+  for (std::int64_t t = 0; t < dy.rows(); ++t)
+    for (std::int64_t h = 0; h < dy.cols(); ++h) dy(t, h) *= static_cast<double>(scale);
+  return found;
+}
+
 /// Without an engine: layer by layer, micro-batch by micro-batch.
-template <class Spec> outcome by_hand(std::int64_t step) {
+template <class Spec> outcome by_hand(std::int64_t step, scales const& by = unscaled) {
   outcome out;
   mo::run<spread>(
       [&](mo::context<spread>& ctx) {
@@ -105,6 +118,7 @@ template <class Spec> outcome by_hand(std::int64_t step) {
         std::int64_t first = 0;
         for (std::size_t m = 0; m < count; first += tokens[m++]) {
           mo::batch about = all[m].about(step, first);
+          about.loss_scale = by[m];
           std::vector<mo::matrix<double>> rows;
           std::vector<typename mo::moe_layer<Spec, spread>::tape_type> tapes;
           rows.push_back(ctx.matrix(tokens[m], 6));
@@ -116,7 +130,7 @@ template <class Spec> outcome by_hand(std::int64_t step) {
             ledger.record(static_cast<std::int64_t>(l), tapes.back());
           }
           auto dy = ctx.matrix(tokens[m], 6);
-          mo::task_loss const found = mo::square_error(ctx, rows.back().view(), dy.view());
+          mo::task_loss const found = scaled_error(ctx, rows.back().view(), dy.view(), by[m]);
           out.task.sum += found.sum, out.task.weight += found.weight;
           for (std::size_t l = layers; l-- > 0;) {
             auto dx = ctx.matrix(tokens[m], 6);
@@ -134,7 +148,17 @@ template <class Spec> outcome by_hand(std::int64_t step) {
   return out;
 }
 
-template <class Spec> outcome on_stages(int ranks, int chunks, std::int64_t step, bool described = true) {
+struct how {
+  bool described = true;
+  scales by = unscaled;
+};
+
+/// Layers as they are, or such as compute again what they did not keep.
+template <class Spec, bool Again = false>
+outcome on_stages(int ranks, int chunks, std::int64_t step, how const& h = {}) {
+  using layer = mo::moe_layer<Spec, spread>;
+  using again = mo::recomputed<layer>;
+  using model = std::conditional_t<Again, mo::block_stack<spread, again>, mo::moe_stack<Spec, spread>>;
   outcome out;
   mo::schedule const plan =
       chunks == 1 ? mo::make_schedule(mo::one_f_one_b{}, {.ranks = ranks, .microbatches = count})
@@ -143,18 +167,29 @@ template <class Spec> outcome on_stages(int ranks, int chunks, std::int64_t step
   std::mutex mutex;
   out.task = mo::run<spread>(
       [&](mo::context<spread>& ctx) {
-        mo::moe_stack<Spec, spread> stage{ctx, split, options<Spec>(),
-                                          chunks == 1 ? mo::placement::loop : mo::placement::v};
+        model stage{ctx, split,
+                    [&] {
+                      if constexpr (!Again)
+                        return options<Spec>();
+                      else
+                        return [&](int) { return again{ctx, layer{ctx, options<Spec>()}}; };
+                    }(),
+                    chunks == 1 ? mo::placement::loop : mo::placement::v};
         auto const weights = stage.make_weights(mo::seed{3});
         auto gradients = stage.make_gradients();
         mo::pipeline_engine engine{ctx, mo::schedule_view(plan), stage};
         auto const all = descriptions();
         mo::microbatches batches{tokens};
-        if (described) batches.describe([&](int m) { return all[static_cast<std::size_t>(m)].about(); });
+        if (h.described)
+          batches.describe([&](int m) {
+            mo::batch about = all[static_cast<std::size_t>(m)].about();
+            about.loss_scale = h.by[static_cast<std::size_t>(m)];
+            return about;
+          });
         auto const report = engine.step(
             weights, gradients, batches,
             [&](int m, auto x) { mo::fill_normal(ctx, x, mo::seed{100 + static_cast<std::uint64_t>(m)}); },
-            [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); }, step);
+            [&](int m, auto y, auto dy) { return scaled_error(ctx, y, dy, h.by[static_cast<std::size_t>(m)]); }, step);
         mo::task_loss const trained = engine.task();
         std::scoped_lock const lock(mutex);
         if (ctx.pipeline().rank() == 0) read(report, out);
@@ -195,7 +230,27 @@ TEST_CASE("masks, sequences and weights, where the router draws noise") { check_
 TEST_CASE("ids, where the router is a table of them") { check_all<by_id>(); }
 
 TEST_CASE("what a description says matters, and a router that needs one is refused without") {
-  CHECK(on_stages<by_score>(2, 1, 3, false).losses != on_stages<by_score>(2, 1, 3).losses);
+  CHECK(on_stages<by_score>(2, 1, 3, {.described = false}).losses != on_stages<by_score>(2, 1, 3).losses);
   CHECK(on_stages<by_score>(2, 1, 4).losses != on_stages<by_score>(2, 1, 3).losses);
-  CHECK_THROWS_AS(on_stages<by_id>(2, 1, 3, false), mo::data_error);
+  CHECK_THROWS_AS(on_stages<by_id>(2, 1, 3, {.described = false}), mo::data_error);
+}
+
+TEST_CASE_TEMPLATE("the scale of each micro-batch, of layers that keep their tapes and of such as compute again", Again,
+                   std::false_type, std::true_type) {
+  auto const run = [](scales const& by) { return on_stages<by_score, Again::value>(2, 2, 3, {.by = by}); };
+  outcome const one = run(unscaled), twice = run(scales(count, 2));
+  CHECK(one.gradients == by_hand<by_score>(3).gradients);
+  auto doubled = one.gradients;
+  for (auto& of : doubled)
+    for (double& g : of.second) g *= 2;
+  CHECK(twice.gradients == doubled);
+  CHECK(twice.losses == one.losses);
+
+  // Each acts on its own micro-batch.
+  for (scales const& by : {scales{2, 1, 1, 1}, scales{1, 1, 2, 1}, scales{2, 1, 0.25f, 8}}) {
+    outcome const apart = run(by);
+    CHECK(apart.gradients == by_hand<by_score>(3, by).gradients);
+    CHECK(apart.gradients != one.gradients);
+    CHECK(apart.losses == one.losses);
+  }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Steps in which something goes wrong on one rank: all ranks come to know in bounded time, the caller gets the cause, and the
 // next run is in order.
+#include "backend/transport/clock_of_fault.hpp"
 #include "pipeline/linear_stage.hpp"
 
 #include <moiety/moiety.hpp>
@@ -131,16 +132,6 @@ plans plans_of_interest(int ranks, int microbatches) {
   return {mo::make_schedule(mo::gpipe{}, one), mo::make_schedule(mo::one_f_one_b{}, one),
           mo::make_schedule(mo::zb_h1{}, one), mo::make_schedule(mo::zb_v{}, two)};
 }
-
-/// A clock that jumps ahead once something has happened.
-struct clock_of_fault {
-  static inline std::atomic<bool> happened{false};
-  static inline std::atomic<std::int64_t> seconds{0};
-  static std::chrono::steady_clock::time_point now() {
-    if (happened.load()) seconds += 10;
-    return std::chrono::steady_clock::time_point(std::chrono::seconds(seconds.load()));
-  }
-};
 
 }  // namespace
 
@@ -291,4 +282,38 @@ TEST_CASE("ranks with different plans or models get no engine, and all of them h
     REQUIRE(threw<mo::config_error>(error));
     CHECK(words_of(error).find("the schedule has 2 stages on this rank, but the model has 1") != std::string::npos);
   }
+}
+
+TEST_CASE("a schedule that is not sound, on all ranks or on one, and stages of other widths") {
+  mo::pipeline_shape const shape{.ranks = 2, .microbatches = 4};
+  auto const sound = mo::make_schedule(mo::one_f_one_b{}, shape);
+  mo::schedule_view const view = sound;
+  std::vector<mo::action> const first(view.begin(0), view.end(0));
+  mo::schedule const lost("1f1b", shape, {0, 1}, false,
+                          {{first.begin(), first.end() - 1}, {view.begin(1), view.end(1)}});
+  for (auto const& error : step({lost}, {}).ranks) CHECK(threw<mo::schedule_error>(error));
+  for (auto const& error : step({sound, lost}, {}).ranks) CHECK(threw<mo::config_error>(error));
+
+  struct of_width : linear::stage {
+    using linear::stage::stage;
+    std::int64_t columns = linear::width;
+    std::int64_t width() const { return columns; }
+  };
+  std::vector<std::string> words(2);
+  CHECK_THROWS_AS(mo::run<linear::spread>(
+                      [&](mo::context<linear::spread>& ctx) {
+                        int const rank = ctx.pipeline().rank();
+                        of_width stage(sound, rank);
+                        stage.columns += rank;
+                        try {
+                          mo::pipeline_engine engine{ctx, sound, stage};
+                        } catch (mo::config_error const& error) {
+                          words[static_cast<std::size_t>(rank)] = error.what();
+                          throw;
+                        }
+                      },
+                      {}, {.pipeline = 2}),
+                  mo::config_error);
+  for (std::string const& heard : words)
+    CHECK(heard.find("disagree on the width of rows between stages") != std::string::npos);
 }

@@ -13,7 +13,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <map>
 #include <memory_resource>
 #include <mutex>
@@ -186,6 +185,18 @@ template <class Order> std::vector<held> memory_of(Order const&, mo::schedule_vi
   return found;
 }
 
+/// What rank r holds against what the plan says.
+void check_planned(held const& found, mo::schedule_view const& plan, int r) {
+  std::int64_t const peak = mo::peak_activations(plan, r);
+  CHECK(found.planned >= peak * found.of_one.after_forward);
+  CHECK(found.step >= found.planned);
+  // Beside them: the backward that is at work, rows under way, and blocks that serve smaller requests.
+  std::int64_t const at_work = found.of_one.most - found.of_one.after_forward;
+  CHECK(found.step <= found.planned + at_work + 8 * peak * rows);
+  CHECK(found.evaluation <= found.of_one.inference + 4 * rows);
+  CHECK(found.left == 0);
+}
+
 }  // namespace
 
 TEST_CASE("a step holds what its plan says, whatever the number of micro-batches, and afterwards nothing") {
@@ -194,29 +205,29 @@ TEST_CASE("a step holds what its plan says, whatever the number of micro-batches
       auto const all = memory_of(order, plan);
       for (int r = 0; r < 4; ++r) {
         INFO(std::string(order.name), ", ", plan.stages(), " stages, ", count, " micro-batches, rank ", r);
-        held const& found = all[static_cast<std::size_t>(r)];
-        std::int64_t const peak = mo::peak_activations(plan, r);
-        CHECK(found.planned >= peak * found.of_one.after_forward);
-        CHECK(found.step >= found.planned);
-        // Beside them: the backward that is at work, rows under way, and blocks that serve smaller requests.
-        std::int64_t const at_work = found.of_one.most - found.of_one.after_forward;
-        CHECK(found.step <= found.planned + at_work + 8 * peak * rows);
-        CHECK(found.evaluation <= found.of_one.inference + 4 * rows);
-        CHECK(found.left == 0);
+        check_planned(all[static_cast<std::size_t>(r)], plan, r);
       }
     });
 }
 
 TEST_CASE("four times the micro-batches take no more memory where the plan holds no more of them") {
+  // Each is compared with its plan: how long rows are under way depends on how threads run, so two runs differ.
   auto const of = [](auto const& order, int count) {
-    return memory_of(order, mo::make_schedule(order, {.ranks = 4, .microbatches = count}));
+    mo::schedule const plan = mo::make_schedule(order, {.ranks = 4, .microbatches = count});
+    auto const all = memory_of(order, plan);
+    for (int r = 0; r < 4; ++r) {
+      INFO(std::string(order.name), ", ", count, " micro-batches, rank ", r);
+      check_planned(all[static_cast<std::size_t>(r)], plan, r);
+    }
+    return all;
   };
   auto const few = of(mo::one_f_one_b{}, 4), many = of(mo::one_f_one_b{}, 16), all = of(mo::gpipe{}, 16);
   for (std::size_t r = 0; r < 4; ++r) {
     CAPTURE(r);
-    CHECK(std::abs(many[r].step - few[r].step) <= 8 * rows);
+    CHECK(many[r].planned == few[r].planned);
+    CHECK(many[r].of_one.inference == few[r].of_one.inference);
+    CHECK(all[r].planned - many[r].planned >= 12 * many[r].of_one.after_forward);
     CHECK(all[r].step - many[r].step > 11 * many[r].of_one.after_forward);
-    CHECK(std::abs(many[r].evaluation - few[r].evaluation) <= 4 * rows);
   }
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two replicas, two micro-batches, four layers with given balance losses: what every rank reports, and what the engine puts into
-// the gradient of each layer for each micro-batch, by digits worked out by hand; and what other systems make of the same.
+// Two replicas, two micro-batches, four layers with given balance losses: what every rank reports, and what the engine puts
+// into the gradient of each layer for each micro-batch, by digits worked out by hand; and what other systems make of the same.
 #include "pipeline/carrying.hpp"
+#include "pipeline/linear_stage.hpp"
+#include "pipeline/worked_example.hpp"
 
 #include <moiety/moiety.hpp>
 #include <moiety/pipeline.hpp>
@@ -24,20 +26,17 @@ namespace mo = moiety;
 
 namespace {
 
-struct spread : mo::deployment<mo::dynamic> {
-  using element = double;
-};
+using linear::spread;
+using worked::given;
+using worked::layers;
+using worked::micro;
+using worked::replicas;
 using context = mo::context<spread>;
 using in = mo::matrix_view<double const>;
 using out = mo::matrix_view<double>;
 
-constexpr int layers = 4, replicas = 2, micro = 2;
 constexpr std::int64_t tokens = 3;
 constexpr float alpha_by_layers = 0.01f / 4;
-
-/// Unweighted balance losses.
-constexpr double given[replicas][micro][layers] = {{{1.10, 1.20, 1.30, 1.40}, {1.15, 1.25, 1.35, 1.45}},
-                                                   {{1.05, 1.10, 1.15, 1.20}, {1.00, 1.05, 1.10, 1.15}}};
 
 /// A sequence is what a rank has of a micro-batch. Where all tokens go to expert 0 of 2, the loss is 2 p_0.
 using balance = mo::load_balance<mo::over::sequence>;
@@ -190,7 +189,8 @@ outcome run(how const& h = {}) {
   return found;
 }
 
-/// What the loss of a replica's micro-batch in a layer was multiplied by before it was differentiated: ∂(2 p_0)/∂logit is known.
+/// What the loss of a replica's micro-batch in a layer was multiplied by before it was differentiated, as ∂(2 p_0)/∂logit is
+/// known.
 double seed(by_layer const& gradients, int d, int m, int l) {
   double const b = given[d][m][l], slope = b * (1 - b / 2);
   return gradients.at(l)[static_cast<std::size_t>(place_of(d, m))] / slope;

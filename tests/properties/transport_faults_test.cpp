@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A program of every operation, in which one call goes wrong: for every call and rank, all ranks come to know in bounded time,
 // and nothing is left behind.
+#include "backend/transport/clock_of_fault.hpp"
 #include "backend/transport/faulty.hpp"
 #include "backend/transport/thread_ranks.hpp"
 
@@ -8,7 +9,6 @@
 
 #include <doctest/doctest.h>
 
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -127,16 +127,6 @@ void program(ranks_of& ranks) {
 }
 
 constexpr int size = 4, last_calls = 2;  // start and finish of the last barrier
-
-/// A clock that shows ten seconds more whenever it is read after the fault.
-struct clock_of_fault {
-  static inline std::atomic<bool> happened{false};
-  static inline std::atomic<std::int64_t> seconds{0};
-  static std::chrono::steady_clock::time_point now() {
-    if (happened.load()) seconds += 10;
-    return std::chrono::steady_clock::time_point(std::chrono::seconds(seconds.load()));
-  }
-};
 
 struct faults_result {
   outcomes all;

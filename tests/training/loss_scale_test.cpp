@@ -157,6 +157,7 @@ TEST_CASE("options that can never work are refused") {
                                               {.backoff = 0},
                                               {.backoff = nan},
                                               {.least = 0},
+                                              {.least = 1e-60},
                                               {.greatest = 1},
                                               {.growth_interval = 0}})
     CHECK_THROWS_AS(mo::dynamic_loss_scale{wrong}, mo::config_error);

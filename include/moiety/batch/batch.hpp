@@ -9,8 +9,9 @@
 //   step        number of the training step, for random numbers
 //   layer       number of the layer in its model, so that layers draw other random numbers; a stack gives it to each
 //   weight      the weight of the batch in auxiliary losses; by default its unmasked tokens
-//   loss_scale  multiplies the gradients of auxiliary losses, as the scale of a task loss multiplies dy: that of this batch, kept
-//               by its tape, so that a step may change it (training/loss_scale.hpp). Beside layer_options::loss_scale
+//   loss_scale  times layer_options::loss_scale, multiplies the gradients of auxiliary losses, as the scale of a task loss
+//               multiplies dy. The tape keeps it, so it may change from call to call (training/loss_scale.hpp); the same on all
+//               ranks
 //   counts      of the layer's other micro-batches, for balance losses that ask for them, see batch/step_counts.hpp
 #pragma once
 

@@ -94,8 +94,9 @@ class joined_sequences {
     std::vector<std::int64_t> sizes(static_cast<std::size_t>(ranks.size()));
     ranks.template all_gather<std::int64_t>({&own, 1}, sizes);
     for (std::size_t r = 0; r < sizes.size(); ++r)
-      require<data_error>(sizes[r] == sizes[0], "mo::batch{.sequences} has parts of ", sizes[0] - 1,
-                          " sequences on rank 0 and of ", sizes[r] - 1, " on rank ", r, " of those that share them.");
+      require_together<data_error>(ranks, sizes[r] == sizes[0], "mo::batch{.sequences} has parts of ", sizes[0] - 1,
+                                   " sequences on rank 0 and of ", sizes[r] - 1, " on rank ", r,
+                                   " of those that share them.");
     std::vector<std::int64_t> all(offsets.size() * sizes.size()), begins{0};
     ranks.template all_gather<std::int64_t>(offsets, all);
     auto const offset = [&](std::size_t rank, std::size_t unit) { return all[rank * offsets.size() + unit]; };

@@ -9,8 +9,8 @@
 //                             checkpoint. The first holder's is; one that is not tied always is
 //
 // Weights and gradients are what has for_each(f) as those of a layer have, with parameter::layer where there are several layers;
-// a rank may have none. Both calls above are collectives of the ranks given: those that hold different layers. The memory that
-// gradients lie in may be left out if it is the host's; a device's travel through it.
+// a rank may have none. Both calls above are collectives of the ranks given: those that hold different layers. The memory
+// may be left out if gradients lie in the host's; those of a device travel through it.
 //
 // A step sums after the last backward; reduce_gradients then treats a tied tensor as any other of its stage. global_norm(ctx,
 // gradients) and the slices of training/layer_checkpoint.hpp ask counts themselves.
@@ -23,6 +23,7 @@
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/layer/parameters.hpp>
+#include <moiety/mesh/agreement.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -94,9 +95,9 @@ template <communicator C> class shared_parameters {
     });
     holder const& first = holders.front();
     for (holder const& h : holders) {
-      detail::require<config_error>(h.size == first.size, "parameter ", name, " is tied, but has ", first.size,
-                                    " values in layer ", first.layer, " on rank ", first.rank, " and ", h.size,
-                                    " in layer ", h.layer, " on rank ", h.rank, '.');
+      detail::require_together<config_error>(*ranks_, h.size == first.size, "parameter ", name, " is tied, but has ",
+                                             first.size, " values in layer ", first.layer, " on rank ", first.rank,
+                                             " and ", h.size, " in layer ", h.layer, " on rank ", h.rank, '.');
       if (here(h) && &h != &first) counts_[static_cast<std::size_t>(h.index)] = false;
     }
   }

@@ -5,6 +5,7 @@
 //                              its words as config_error, state_error or resource_error, if it is one, or data_error. f must
 //                              not communicate
 //   agree(ranks, f, {"forward", 3})   the same, and data_error on every rank where not all are in this call of this step
+//   require_together<E>(ranks, holds, words...)      throws E unless it holds, on every rank or on none: it is the same on all
 //   configuration c;           a list of named values;
 //   c.add("hidden", 64);       c.check(ranks, "a layer") throws config_error on every rank, in the same words: the first value
 //   c.check(ranks, "a layer")  that is not the same on all, and the ranks that differ from rank 0
@@ -48,6 +49,22 @@ inline refusal refusal_of(std::exception const& error) {
   }
 }
 
+/// Before every rank throws: all have heard by now. A rank that goes ends the waiting of those that come after it, which is no
+/// error here.
+template <class Communicator> void leave_together(Communicator& ranks) {
+  try {
+    ranks.barrier();
+  } catch (comm_error const&) {
+  }
+}
+
+template <class Error, class Communicator, class... Parts>
+void require_together(Communicator& ranks, bool holds, Parts const&... parts) {
+  if (holds) return;
+  leave_together(ranks);
+  throw Error(sentence(parts...));
+}
+
 /// A type in the compiler's words.
 template <class T> constexpr std::string_view words_of_type() { return __PRETTY_FUNCTION__; }
 
@@ -85,14 +102,16 @@ template <class Communicator, class F> void agree(Communicator& ranks, F const& 
     if (all[r].kind == detail::refusal::none) continue;
     words.resize(static_cast<std::size_t>(all[r].length));
     ranks.template broadcast<char>(words, static_cast<int>(r));
+    detail::leave_together(ranks);
     if (thrown) std::rethrow_exception(thrown);
     detail::throw_refusal(all[r].kind,
                           detail::sentence("rank ", r, " of the ", all.size(), " that call together refused: ", words));
   }
   for (std::size_t r = 0; r < all.size(); ++r)
-    detail::require<data_error>(all[r].step == all[0].step && std::string_view(all[r].name) == all[0].name,
-                                "ranks must call together, but rank 0 calls ", all[0].name, " in step ", all[0].step,
-                                " and rank ", r, " calls ", all[r].name, " in step ", all[r].step, '.');
+    detail::require_together<data_error>(
+        ranks, all[r].step == all[0].step && std::string_view(all[r].name) == all[0].name,
+        "ranks must call together, but rank 0 calls ", all[0].name, " in step ", all[0].step, " and rank ", r,
+        " calls ", all[r].name, " in step ", all[r].step, '.');
 }
 
 class configuration {
@@ -125,9 +144,9 @@ class configuration {
       }
       if (other == 0) continue;
       std::string const first = value_on(ranks, 0, i), second = value_on(ranks, other, i);
-      throw config_error(detail::sentence("the ranks of ", of, " disagree on ", first.substr(0, first.find('=')),
-                                          ": that of rank ", others, " is not that of rank 0 (rank 0: ", first,
-                                          "; rank ", other, ": ", second, ")."));
+      detail::require_together<config_error>(
+          ranks, false, "the ranks of ", of, " disagree on ", first.substr(0, first.find('=')), ": that of rank ",
+          others, " is not that of rank 0 (rank 0: ", first, "; rank ", other, ": ", second, ").");
     }
   }
 

@@ -25,6 +25,7 @@
 #include <moiety/backend/host.hpp>
 #include <moiety/backend/transport/self.hpp>
 #include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/mesh/agreement.hpp>
 #include <moiety/mesh/grid.hpp>
@@ -116,8 +117,8 @@ template <class Deployment> class context {
   context() : context(backend{}) {}
   explicit context(backend const& options) : context(options, {}, detail::alone<Deployment>()) {}
 
-  /// A collective of all ranks of `world`. Throws config_error on each of them unless they give the same layout, which has their
-  /// number and is that of the deployment if it names one.
+  /// A collective of all ranks of `world`. Where there can be several, it throws config_error on each of them unless they give
+  /// the same layout, which has their number and is that of the deployment if it names one.
   context(backend const& options, layout const& shape, typename Deployment::transport::communicator world)
       : engine_(std::make_unique<engine_type>(options)), shape_(shape), world_(of_back_end(std::move(world))) {}
 
@@ -146,11 +147,11 @@ template <class Deployment> class context {
  private:
   communicator of_back_end(typename Deployment::transport::communicator world) {
     if constexpr (std::is_same_v<communicator, decltype(world)>)
-      return agreed(std::move(world));
+      return with_one_layout(std::move(world));
     else
-      return agreed({*engine_, std::move(world)});
+      return with_one_layout({*engine_, std::move(world)});
   }
-  communicator agreed(communicator world) {
+  communicator with_one_layout(communicator world) {
     if constexpr (detail::has_ranks<Deployment>) {
       agree(world, [&] {
         detail::check_layout_of<Deployment>(shape_);

@@ -203,10 +203,15 @@ template <class Deployment, model_block... Blocks> class block_stack {
   }
 
   void copy(matrix_view<T const> from, matrix_view<T> to) const {
-    std::vector<T> row(static_cast<std::size_t>(from.cols()));
-    auto const bytes = from.cols() * static_cast<std::int64_t>(sizeof(T));
-    for (std::int64_t i = 0; i < from.rows(); ++i)
-      ctx_->memory().load(row.data(), from.row(i), bytes), ctx_->memory().store(to.row(i), row.data(), bytes);
+    arena& memory = ctx_->memory();
+    if (memory.of_host()) {
+      for (std::int64_t i = 0; i < from.rows(); ++i) std::copy_n(from.row(i), from.cols(), to.row(i));
+      return;
+    }
+    auto const width = static_cast<std::int64_t>(sizeof(T)) * from.cols();
+    matrix<T> rows(from.rows(), from.cols());
+    for (std::int64_t i = 0; i < from.rows(); ++i) memory.load(rows.row(i), from.row(i), width);
+    for (std::int64_t i = 0; i < from.rows(); ++i) memory.store(to.row(i), rows.row(i), width);
   }
 
   /// What a call is about, for one layer.

@@ -3,15 +3,16 @@
 //
 //   mo::equal_batches(8, 64)             8 of 64 tokens each
 //   mo::microbatches{{64, 64, 17}}       of any sizes; all ranks of a pipeline name the same
-//   batches.describe(f)                  f(microbatch) → mo::batch: its sequences, mask, ids, experts and weight, of this rank's
-//                                        tokens. Asked on every rank of a pipeline, at the beginning of a step; what it names
-//                                        lives until the step has returned. first_row and step are the engine's to fill in
+//   batches.describe(f)                  f(microbatch) → mo::batch: its sequences, mask, ids, experts, weight and loss_scale, of
+//                                        this rank's tokens. Asked on every rank of a pipeline, at the beginning of a step; what
+//                                        it names lives until the step has returned. The engine fills in first_row and step
 //   mo::no_inputs                        for a model whose first block reads ids: as inputs of a step
 //   task_loss{sum, weight}               what a loss function returns of one micro-batch: a sum, and what it is divided by in
 //                                        the end
-//   mo::square_error(ctx, y, dy)         {Σ y², rows}; dy = 2 y
+//   mo::square_error(ctx, y, dy)         {Σ y², rows}; dy = 2 y. Of rows in the host's memory
 #pragma once
 
+#include <moiety/backend/host.hpp>
 #include <moiety/batch/batch.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
@@ -24,6 +25,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -124,6 +126,8 @@ class task_sums {
 }  // namespace detail
 
 template <class Context, scalar T> task_loss square_error(Context&, matrix_view<T> y, matrix_view<T> dy) {
+  static_assert(std::is_same_v<typename Context::backend, host>,
+                "mo::square_error reads rows of mo::host: of mo::cuda it is given a copy, and a context of the host.");
   detail::require<data_error>(y.rows() == dy.rows() && y.cols() == dy.cols(), "square_error was given y of the shape ",
                               detail::shape(y.rows(), y.cols()), " and dy of ", detail::shape(dy.rows(), dy.cols()),
                               '.');

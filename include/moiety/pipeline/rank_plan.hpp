@@ -14,7 +14,8 @@
 //
 // Under a bidirectional schedule a stage works on two ranks: each has it as a chunk, and the micro-batch decides.
 //
-// Throws config_error for a schedule of other ranks, schedule_error for one that is not sound; agreed_plan on every rank.
+// Throws config_error for a schedule of other ranks, schedule_error for one that is not sound. agreed_plan throws on every rank:
+// config_error where schedules, widths or models do not fit.
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -158,6 +159,12 @@ class rank_plan {
 
 template <class Context, class Stage>
 rank_plan agreed_plan(Context& ctx, schedule_view const& plan, Stage const& stage, receives when) {
+  configuration common;
+  common.add("the order of the schedule", plan.name());
+  common.add("the micro-batches of the schedule", plan.microbatches());
+  common.add("the actions of the schedule", hash_of(plan));
+  common.add("the width of rows between stages", stage.width());
+  common.check(ctx.world(), "a pipeline");
   std::optional<rank_plan> made;
   agree(ctx.world(), [&] {
     made.emplace(plan, ctx.pipeline().rank(), ctx.pipeline().size(), when);
@@ -166,11 +173,6 @@ rank_plan agreed_plan(Context& ctx, schedule_view const& plan, Stage const& stag
                           "a bidirectional schedule keeps two copies of each stage: it needs a model that has "
                           "unite(gradients).");
   });
-  configuration common;
-  common.add("the order of the schedule", plan.name());
-  common.add("the micro-batches of the schedule", plan.microbatches());
-  common.add("the actions of the schedule", hash_of(plan));
-  common.check(ctx.world(), "a pipeline");
   return *std::move(made);
 }
 

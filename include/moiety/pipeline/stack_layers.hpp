@@ -78,10 +78,11 @@ class stack_layers {
     for (std::size_t i = 0; i < heard.size(); ++i) {
       layer_shape& known = all_[i % layers];
       if (known.kind < 0) known = heard[i];
-      require<config_error>(heard[i].kind < 0 || heard[i] == known, "rank ", i / layers, " has made layer ", i % layers,
-                            " another block than a rank before it that holds it too.");
+      require_together<config_error>(world, heard[i].kind < 0 || heard[i] == known, "rank ", i / layers,
+                                     " has made layer ", i % layers,
+                                     " another block than a rank before it that holds it too.");
     }
-    check_widths();
+    check_widths(world);
   }
 
   std::vector<layer_shape> const& all() const { return all_; }
@@ -96,17 +97,18 @@ class stack_layers {
     return first < all_.size() ? all_[first].input : output_width();
   }
 
-  void check_widths() const {
+  template <class Communicator> void check_widths(Communicator& world) const {
     for (std::size_t l = 0; l < all_.size(); ++l) {
-      require<config_error>(all_[l].input >= 0 && all_[l].output >= 1, "layer ", l, " makes rows of ", all_[l].output,
-                            " columns from rows of ", all_[l].input, '.');
+      require_together<config_error>(world, all_[l].input >= 0 && all_[l].output >= 1, "layer ", l, " makes rows of ",
+                                     all_[l].output, " columns from rows of ", all_[l].input, '.');
       std::int64_t const given = all_[l == 0 ? 0 : l - 1].output;
-      require<config_error>(l == 0 || all_[l].input == given, "layer ", l, " takes rows of ", all_[l].input,
-                            " columns, but layer ", l - 1, " gives rows of ", given, '.');
+      require_together<config_error>(world, l == 0 || all_[l].input == given, "layer ", l, " takes rows of ",
+                                     all_[l].input, " columns, but layer ", l - 1, " gives rows of ", given, '.');
     }
     for (std::size_t s = 1; s < bounds_.size(); ++s)
-      require<config_error>(width_before(s) == width(), "rows between stages have one width, but stage 1 takes ",
-                            width(), " columns and stage ", s, ' ', width_before(s), '.');
+      require_together<config_error>(world, width_before(s) == width(),
+                                     "rows between stages have one width, but stage 1 takes ", width(),
+                                     " columns and stage ", s, ' ', width_before(s), '.');
   }
 
   std::string split_words_;

@@ -52,7 +52,7 @@ template <class Communicator, class Matrix> class stage_messages {
   }
 
   void send(operation const& o, Matrix rows) {
-    if constexpr (overlap) under_way_.remove_if([&](letter& l) { return pipeline_->sent(*l.way); });
+    if constexpr (overlap) under_way_.remove_if([&](letter& l) { return taken(l); });
     label const what = label_of(o, o.what.stage, rows.rows(), rows.cols());
     letter& l = under_way_.emplace_back(o, what, to_send(std::move(rows)));
     std::array const parts{part<std::byte const>(o, &l.what, 1),
@@ -71,9 +71,7 @@ template <class Communicator, class Matrix> class stage_messages {
   void finish() {
     if constexpr (overlap)
       for (letter& l : under_way_)
-        named(l.of, [&] {
-          if (!pipeline_->sent(*l.way)) pipeline_->finish(std::move(*l.way));
-        });
+        if (!taken(l)) named(l.of, [&] { pipeline_->finish(std::move(*l.way)); });
     under_way_.clear();
   }
   /// After a failure: those that are not taken never are.
@@ -144,6 +142,12 @@ template <class Communicator, class Matrix> class stage_messages {
     sent_rows rows;
     std::optional<typename way_of<Communicator>::type> way{};
   };
+
+  bool taken(letter& l) {
+    bool done = false;
+    named(l.of, [&] { done = pipeline_->sent(*l.way); });
+    return done;
+  }
 
   label label_of(operation const& o, int stage, std::int64_t rows, std::int64_t width) const {
     return {plan_,

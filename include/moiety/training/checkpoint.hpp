@@ -144,8 +144,8 @@ text_map load_checkpoint(C& ranks, std::string const& path, std::span<tensor_sli
   });
   std::vector<std::uint64_t> all(static_cast<std::size_t>(ranks.size()));
   ranks.template all_gather<std::uint64_t>({&seen, 1}, all);
-  detail::require<data_error>(std::count(all.begin(), all.end(), seen) == ranks.size(), path,
-                              " is not the same file for all ranks.");
+  detail::require_together<data_error>(ranks, std::count(all.begin(), all.end(), all[0]) == ranks.size(), path,
+                                       " is not the same file for all ranks.");
   if (!options.allow_others) {
     std::set<std::string_view> names;
     for (tensor_slice const& s : slices) names.insert(s.name);
@@ -154,7 +154,8 @@ text_map load_checkpoint(C& ranks, std::string const& path, std::span<tensor_sli
     ranks.all_reduce(std::span(asked));
     auto entry = header.tensors.begin();
     for (std::size_t i = 0; i < asked.size(); ++i, ++entry)
-      detail::require<data_error>(asked[i] > 0, detail::tensor_words(path, entry->first), " is not to be loaded.");
+      detail::require_together<data_error>(ranks, asked[i] > 0, detail::tensor_words(path, entry->first),
+                                           " is not to be loaded.");
   }
   agree(ranks, [&] {
     for (tensor_slice const& s : slices) {

@@ -3,8 +3,8 @@
 // overflow.
 //
 //   mo::dynamic_loss_scale scale;
-//   dy = scale.value() · ∂loss;  mo::batch{.loss_scale = scale.factor()};        in every micro-batch of the step
-//   mo::normalise(list, total_weight * scale.value());                           once, after reduce_gradients
+//   dy = scale.factor() · ∂loss;  mo::batch{.loss_scale = scale.factor()};       in every micro-batch of the step
+//   mo::normalise(list, total_weight * scale.factor());                          once, after reduce_gradients
 //   double const norm = mo::global_norm(list, groups);
 //   if (scale.update(groups.world, !std::isfinite(norm))) optimiser.step(parameters, rate, norm);
 //
@@ -33,9 +33,9 @@ struct loss_scale_options {
   void check() const {
     detail::require<config_error>(growth > 1 && growth <= 0x1p32, "growth must be above 1, but is ", growth, '.');
     detail::require<config_error>(backoff > 0 && backoff < 1, "backoff must be between 0 and 1, but is ", backoff, '.');
-    detail::require<config_error>(0 < least && least <= initial && initial <= greatest && greatest <= 0x1p127,
-                                  "a loss scale needs 0 < least <= initial <= greatest <= 2^127, but has ", least, ", ",
-                                  initial, " and ", greatest, '.');
+    detail::require<config_error>(0x1p-126 <= least && least <= initial && initial <= greatest && greatest <= 0x1p127,
+                                  "a loss scale needs 2^-126 <= least <= initial <= greatest <= 2^127, but has ", least,
+                                  ", ", initial, " and ", greatest, '.');
     detail::require<config_error>(growth_interval >= 1, "growth_interval must be at least 1, but is ", growth_interval,
                                   '.');
   }
@@ -48,7 +48,7 @@ class dynamic_loss_scale {
   }
 
   double value() const { return value_; }
-  /// The same, as a batch takes it.
+  /// What losses are multiplied by: the value as float.
   float factor() const { return static_cast<float>(value_); }
   /// Steps since the last overflow or growth.
   std::int64_t clean_steps() const { return clean_steps_; }

@@ -28,6 +28,7 @@
 #include <moiety/core/errors.hpp>
 #include <moiety/core/exact_sum.hpp>
 #include <moiety/core/numbers.hpp>
+#include <moiety/mesh/agreement.hpp>
 #include <moiety/training/replication.hpp>
 
 #include <algorithm>
@@ -57,7 +58,8 @@ template <communicator C> double total_weight(C& world, double mine) {
   sum.add(mine >= 0 ? mine : detail::not_a_number<double>);
   world.all_reduce(std::span(&sum, 1));
   double const total = sum.value();
-  detail::require<data_error>(std::isfinite(total), "a rank's weight of the step is negative or not finite.");
+  detail::require_together<data_error>(world, std::isfinite(total),
+                                       "a rank's weight of the step is negative or not finite.");
   return total;
 }
 

@@ -23,6 +23,7 @@
 #include <moiety/core/errors.hpp>
 #include <moiety/core/hash.hpp>
 #include <moiety/core/numbers.hpp>
+#include <moiety/mesh/agreement.hpp>
 
 #include <algorithm>
 #include <array>
@@ -102,8 +103,8 @@ template <communicator C> void expect_same_tensors(C& group, fnv_1a const& mine,
   std::vector<std::uint64_t> all(static_cast<std::size_t>(group.size()));
   group.template all_gather<std::uint64_t>({&value, 1}, all);
   auto const other = std::find_if(all.begin(), all.end(), [&](std::uint64_t v) { return v != all[0]; });
-  require<config_error>(other == all.end(), call, ": ranks 0 and ", other - all.begin(), " of ", all.size(),
-                        " that hold the same tensors list others, in name, size or order.");
+  require_together<config_error>(group, other == all.end(), call, ": ranks 0 and ", other - all.begin(), " of ",
+                                 all.size(), " that hold the same tensors list others, in name, size or order.");
 }
 
 /// Tensors that share memory would be summed twice.

@@ -372,7 +372,7 @@ TEST_CASE("a message that is not sent, and one that is not taken, have the deadl
     mo::outgoing_message const out{last, values.data(), std::ssize(values)};
     mo::incoming_message const in{last, values.data(), std::ssize(values)};
     ending const end = ending_of([&] {
-      if (w.rank() == last) std::this_thread::sleep_for(4s);
+      if (w.rank() == last) std::this_thread::sleep_for(2s);
       if (w.rank() == 0 && what == awaited::message) w.send_recv({}, {&in, 1});
       if (w.rank() == 0 && what == awaited::receiver) w.send_recv({&out, 1}, {});
       if (w.rank() == 0 && what == awaited::receiver_later) w.finish(w.start_sends({&out, 1}));

@@ -65,16 +65,21 @@ inline int device_of(int local_rank) {
   return local_rank % devices;
 }
 
-inline bool is_device_memory(char const* call, void const* memory) {
+inline cudaPointerAttributes attributes_of(char const* call, void const* memory) {
   cudaPointerAttributes about{};
   expect_cuda(cudaPointerGetAttributes(&about, memory), call);
-  return about.type == cudaMemoryTypeManaged || about.type == cudaMemoryTypeDevice;
+  return about;
+}
+
+/// Also of managed memory.
+inline bool is_device_memory(char const* call, void const* memory) {
+  auto const type = attributes_of(call, memory).type;
+  return type == cudaMemoryTypeManaged || type == cudaMemoryTypeDevice;
 }
 
 /// Throws data_error for memory that is not of the device.
 inline void check_device_memory(char const* call, void const* memory, int device) {
-  cudaPointerAttributes about{};
-  expect_cuda(cudaPointerGetAttributes(&about, memory), call);
+  cudaPointerAttributes const about = attributes_of(call, memory);
   bool const there =
       about.type == cudaMemoryTypeManaged || (about.type == cudaMemoryTypeDevice && about.device == device);
   require<data_error>(there, call, " was given memory that is not of CUDA device ", device, ", the one of this rank.");
