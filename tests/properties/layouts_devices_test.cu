@@ -7,6 +7,7 @@
 #include <moiety/cuda.cuh>
 
 #include <moiety/dispatcher/all_to_all.hpp>
+#include <moiety/dispatcher/local.hpp>
 #include <moiety/dispatcher/two_level.hpp>
 
 #include <doctest/doctest.h>
@@ -16,6 +17,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <ratio>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -34,6 +36,9 @@ struct beside : mo::layer_spec<mo::dims{.hidden = 20, .ffn = 12, .experts = 8, .
   using router = mo::router<mo::softmax, mo::top_k<3>>;
   using shared = mo::shared_experts<1>;
   using losses = mo::losses<mo::load_balance<>>;
+};
+template <class Base, class... Options> struct limited : Base {
+  using capacity = mo::capacity<std::ratio<3, 4>, Options...>;
 };
 using on_input = ranks::small<mo::router<mo::sigmoid, mo::top_k<3>, mo::on_input>>;
 using brought = ranks::small<mo::router<mo::softmax, mo::precomputed<2>>>;
@@ -55,6 +60,7 @@ void check(std::vector<mo::layout> const& shapes, ranks::tokens_of_all const& ab
   constexpr bool chains = std::same_as<T, float> || std::same_as<T, double>;
   auto const one = on_device<Spec, T>({}, {{64}}, about);
   auto const host = ranks::step_on<Spec, T>({}, {{64}}, ranks::trained<Spec>(), about);
+  if (mo::spec_of<Spec>::capacity_type::drops) CHECK(ranks::total(one.dropped) > 8);
   CHECK(std::any_of(one.y.begin(), one.y.end(), [](T v) { return static_cast<double>(v) != 0; }));
   ranks::check_routing(one, host);
   if (chains && !mo::spec_of<Spec>::router_type::has_jitter) CHECK(ranks::same_bits(one.y, host.y));
@@ -94,6 +100,15 @@ TEST_CASE("weights on activations or inputs, biases, shared and zero-compute exp
   check<on_input, float>({{.data = 2, .expert = 2}});
   check<beside, float>({{.data = 2, .expert = 2}});
   check<with_noise, float>({{.data = 2, .expert = 2}});
+}
+
+TEST_CASE("capacities over the tokens of all ranks, and of sequences that ranks share") {
+  check<limited<plain>, float>({{.data = 2}, {.data = 4, .expert = 2}, {.data = 2, .expert_tensor = 2}});
+  check<limited<plain, mo::drop::position>, double>({{.data = 2, .context = 2, .expert = 4}});
+  check<limited<plain, mo::drop::priority, mo::renormalise_after_drop>, float>({{.data = 4, .expert = 4}});
+  check<limited<plain, mo::drop::random>, float, mo::local>({{.data = 2}, {.tensor = 2, .context = 2}});
+  check<limited<in_sequences, mo::per::sequence>, float>(
+      {{.tensor = 2, .context = 2, .expert = 4}, {.context = 2, .expert = 2}}, {.sequences = {0, 20, 33, 64}});
 }
 
 TEST_CASE("rows kept, experts in parts, nodes, and experts that ranks split") {

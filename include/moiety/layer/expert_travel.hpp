@@ -75,7 +75,9 @@ template <class Spec, class Deployment> class expert_travel {
         make();
       tape.arrive(exchange_of(tape).most_rows(), keep);
     } else {
-      tape.arrive(tape.permutation().rows(), keep);
+      std::int64_t rows = 0;
+      ctx.memory().load(&rows, tape.permutation().starts + tape.permutation().experts, sizeof(rows));
+      tape.arrive(rows, keep);
     }
   }
 

@@ -6,7 +6,8 @@
 //   sum_statistics     units of a tape become those of all ranks: exact, so in any order; a batch's unit is that of the tokens of
 //                      the stage, a sequence's that of the ranks that hold its parts. Those of a device are added on the
 //                      host, which waits for them
-//   drop_over_ranks    drops as one rank with the tokens of all would
+//   drop_over_ranks    drops as one rank with the tokens of all would. Those of a device are told each other by the host, which
+//                      waits for them
 #pragma once
 
 #include <moiety/batch/batch.hpp>
@@ -113,6 +114,8 @@ class joined_sequences {
 
   /// Offsets of the whole sequences.
   std::span<std::int64_t const> offsets() const { return ends_; }
+  /// Tokens of all.
+  std::int64_t tokens() const { return std::ssize(place_); }
   /// The place of a token of this rank.
   std::int64_t place(std::int64_t token) const { return place_[static_cast<std::size_t>(first_ + token)]; }
 
@@ -131,30 +134,56 @@ class joined_sequences {
   std::int64_t first_ = 0, next_ = 0;
 };
 
+/// Values of the host in memory of the back end, or room for them.
+template <class V> struct placed_values {
+  buffer block;
+  placed_values(std::int64_t count, arena& memory) : block(count * static_cast<std::int64_t>(sizeof(V)), memory) {}
+  placed_values(std::span<V const> values, arena& memory) : placed_values(std::ssize(values), memory) {
+    memory.store(block.data(), values.data(), block.bytes());
+  }
+  V* data() const { return static_cast<V*>(block.data()); }
+};
+template <class V> std::vector<V> values_at(V const* place, std::int64_t count, arena& memory) {
+  std::vector<V> values(static_cast<std::size_t>(count));
+  memory.load(values.data(), place, count * static_cast<std::int64_t>(sizeof(V)));
+  return values;
+}
+
 }  // namespace detail
 
 /// Tokens of a batch are in the order of ranks, those of a sequence in the order of the ranks that hold its parts.
 template <class Capacity, class Context, class Router, class S>
 void drop_over_ranks(Context& ctx, Router const& router, batch const& about, routing_view<S> const& mine) {
   auto& ranks = Capacity::by_sequence ? ctx.sequence_parts() : ctx.stage();
+  arena& memory = ctx.memory();
   std::int64_t const k = mine.slots, own = mine.tokens;
   std::array<std::int64_t, 2> const one{0, own};
   bool const whole = !Capacity::by_sequence || about.sequences.empty();
   detail::joined_sequences const joined(ranks, whole ? std::span<std::int64_t const>(one) : about.sequences);
-  std::vector<std::int32_t> ids = joined.join(ranks, mine.ids, own, k);
-  std::vector<S> weights = joined.join(ranks, mine.weights, own, k);
-  std::vector<token_state> states = joined.join(ranks, mine.states, own, 1);
-  routing_view<S> const all{
-      static_cast<std::int64_t>(states.size()), mine.experts, k, ids.data(), weights.data(), states.data()};
+  auto const of_all = [&]<class V>(V* values, std::int64_t width) {
+    std::vector<V> const told = detail::values_at(values, own * width, memory);
+    return detail::placed_values<V>(std::span<V const>(joined.join(ranks, told.data(), own, width)), memory);
+  };
+  auto const ids = of_all(mine.ids, k);
+  auto const weights = of_all(mine.weights, k);
+  auto const states = of_all(mine.states, 1);
+  routing_view<S> const all{joined.tokens(), mine.experts, k, ids.data(), weights.data(), states.data()};
   batch together{.sequences = joined.offsets(), .first_row = about.first_row, .step = about.step, .layer = about.layer};
   ranks.template broadcast<std::int64_t>({&together.first_row, 1}, 0);
-  permutation order(all.tokens, all.experts, k, ctx.memory());
-  kernels::build_permutation<S>(ctx.engine(), all, order.view());
-  kernels::drop_beyond<Capacity>(ctx.engine(), router, together, order.view(), all);
-  for (std::int64_t t = 0; t < own; ++t) {
-    std::copy_n(ids.data() + joined.place(t) * k, k, mine.ids + t * k);
-    std::copy_n(weights.data() + joined.place(t) * k, k, mine.weights + t * k);
-  }
+  detail::placed_values<std::int64_t> const starts(all.experts + 1, memory);
+  detail::placed_values<std::int32_t> const tokens(all.tokens * k, memory), positions(all.tokens * k, memory);
+  permutation_view const order{all.tokens, all.experts, k, starts.data(), tokens.data(), positions.data()};
+  buffer const work(kernels::drop_workspace<Capacity>(together.units()), memory);
+  kernels::build_permutation<S>(ctx.engine(), all, order);
+  kernels::drop_beyond<Capacity>(ctx.engine(), router, together, order, all, work.data());
+  auto const keep_own = [&]<class V>(V const* values, V* to) {
+    std::vector<V> const found = detail::values_at(values, all.tokens * k, memory);
+    std::vector<V> kept(static_cast<std::size_t>(own * k));
+    for (std::int64_t t = 0; t < own; ++t) std::copy_n(found.data() + joined.place(t) * k, k, kept.data() + t * k);
+    memory.store(to, kept.data(), own * k * static_cast<std::int64_t>(sizeof(V)));
+  };
+  keep_own(all.ids, mine.ids);
+  keep_own(all.weights, mine.weights);
 }
 
 }  // namespace moiety

@@ -148,10 +148,7 @@ template <class Spec, class Deployment> class routing_stage {
   /// Slots beyond the capacity of their expert.
   static void drop(context_type& ctx, router_type const& router, batch const& about, layer_tape<Spec, T> const& tape,
                    buffer const& work) {
-    constexpr bool ranks = detail::has_ranks<Deployment>, on_host = std::is_same_v<backend, host>;
-    static_assert(on_host || !ranks,
-                  "mo::capacity over the tokens of several ranks runs on mo::host, not yet on mo::cuda.");
-    if constexpr (on_host && ranks)
+    if constexpr (detail::has_ranks<Deployment>)
       if ((capacity::by_sequence ? ctx.sequence_parts() : ctx.stage()).size() > 1)
         return drop_over_ranks<capacity>(ctx, router, about, tape.routing());
     index_builder::template build<S>(ctx.engine(), tape.routing(), tape.permutation());

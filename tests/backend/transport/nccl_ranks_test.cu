@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <ratio>
 #include <span>
 #include <string>
 #include <thread>
@@ -205,11 +206,15 @@ ranks::outcome<float> step_on_nccl(mo::layout const& shape, std::vector<ranks::c
   return all[0];
 }
 
-template <class Dispatcher> void check_layer(mo::layout const& shape, ranks::share how) {
-  using plain = ranks::small<ranks::softmax_2>;
+using plain = ranks::small<ranks::softmax_2>;
+struct limited : plain {
+  using capacity = mo::capacity<std::ratio<3, 4>>;
+};
+
+template <class Dispatcher, class Spec = plain> void check_layer(mo::layout const& shape, ranks::share how) {
   auto const one =
-      ranks::step_on<plain, float, mo::all_to_all, mo::threads, mo::cuda>({}, {{64}}, ranks::trained<plain>());
-  auto const many = step_on_nccl<plain, Dispatcher>(shape, {ranks::tokens_of(shape.stage(), how)});
+      ranks::step_on<Spec, float, mo::all_to_all, mo::threads, mo::cuda>({}, {{64}}, ranks::trained<Spec>());
+  auto const many = step_on_nccl<Spec, Dispatcher>(shape, {ranks::tokens_of(shape.stage(), how)});
   ranks::check_same(many, one, shape);
 }
 
@@ -219,6 +224,7 @@ TEST_CASE("a layer whose ranks speak through NCCL has the bits of one rank") {
   check_layer<mo::all_to_all>({.data = 2, .expert = 2}, ranks::share::even);
   check_layer<mo::all_to_all>({.data = 4, .expert = 2, .expert_tensor = 2}, ranks::share::uneven);
   check_layer<mo::keep_rows<mo::chunked<2>>>({.data = 4, .expert = 4}, ranks::share::one_rank);
+  check_layer<mo::all_to_all, limited>({.data = 4, .expert = 2}, ranks::share::uneven);
 }
 
 TEST_CASE("messages of either memory, in both directions at once") {
