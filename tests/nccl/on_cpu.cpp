@@ -367,6 +367,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
   std::scoped_lock const lock(mutex);
   stop(*comm->state);
+  comm->state->job = nullptr;  // a call that never met holds its rank
   delete comm;
   return ncclSuccess;
 }

@@ -8,6 +8,7 @@
 
 #include <moiety/backend/transport/communicator.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -63,6 +64,7 @@ template <class C> class faulty : public moiety::collectives<faulty<C>> {
     friend faulty;
     request() = default;
     std::vector<std::byte> changed;  // outlives the operations
+    std::vector<moiety::incoming_rows> room;
     std::optional<inner_request> one, again;
   };
 
@@ -79,7 +81,11 @@ template <class C> class faulty : public moiety::collectives<faulty<C>> {
                 std::span<moiety::incoming_rows const> from) {
     request begun;
     fault const now = next();
-    if (now == fault::drop) return begun;
+    begun.room.assign(from.begin(), from.end());
+    if (now == fault::drop) {
+      clear(begun.room);
+      return begun;
+    }
     std::vector<out_rows> sent(to.begin(), to.end());
     if (now == fault::corrupt) corrupt(sent, begun.changed);
     begun.one.emplace(inner_.start(what, sent, from));
@@ -89,7 +95,10 @@ template <class C> class faulty : public moiety::collectives<faulty<C>> {
 
   void finish(request&& which) {
     fault const now = next();
-    if (now == fault::drop) which.one.reset();
+    if (now == fault::drop) {
+      which.one.reset();
+      clear(which.room);
+    }
     for (std::optional<inner_request>* each : {&which.one, &which.again})
       if (each->has_value()) {
         inner_.finish(std::move(**each));
@@ -156,6 +165,13 @@ template <class C> class faulty : public moiety::collectives<faulty<C>> {
     if (plan.kind == fault::delay) std::this_thread::sleep_for(plan.late);
     if (plan.kind == fault::kill) throw killed();
     return plan.kind;
+  }
+
+  /// What does not come is zeros, so that a rank goes on with something.
+  static void clear(std::span<moiety::incoming_rows const> room) {
+    for (moiety::incoming_rows const& rows : room)
+      for (std::int64_t i = 0; i < rows.rows; ++i)
+        std::fill_n(rows.data + (rows.index == nullptr ? i : rows.index[i]) * rows.stride, rows.width, std::byte{});
   }
 
   void happens() {
