@@ -12,7 +12,6 @@
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
 
-#include <algorithm>
 #include <array>
 #include <concepts>
 #include <cstddef>
@@ -139,26 +138,22 @@ template <class Spec> struct record_element {
   decltype(layer_record<Spec>::sums) sums{};
 
   record_element() = default;
-  explicit record_element(layer_record<Spec>& of) : tokens(of.tokens), sums(of.sums) {
-    statistics_view const all = of.statistics.view();
-    unit = *all.unit;
-    std::copy_n(all.experts.begin(), count, experts.begin());
-    std::copy_n(all.expected_loads.begin(), loads.size(), loads.begin());
+  explicit record_element(layer_record<Spec> const& of) : tokens(of.tokens), sums(of.sums) {
+    view().add(of.statistics);
   }
-  void to(layer_record<Spec>& record) const {
-    statistics_view const all = record.statistics.view();
-    *all.unit = unit;
-    std::copy_n(experts.begin(), count, all.experts.begin());
-    std::copy_n(loads.begin(), loads.size(), all.expected_loads.begin());
+  void to(layer_record<Spec>& record) {
+    record.statistics = routing_statistics(view());
     record.tokens = tokens, record.sums = sums;
   }
   record_element& operator+=(record_element const& other) {
-    unit += other.unit, tokens += other.tokens;
-    for (std::size_t e = 0; e < count; ++e) experts[e] += other.experts[e];
-    for (std::size_t e = 0; e < loads.size(); ++e) loads[e] += other.loads[e];
+    view().add(const_cast<record_element&>(other).view());
+    tokens += other.tokens;
     for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += other.sums[i];
     return *this;
   }
+
+ private:
+  statistics_view view() { return {&unit, {experts.data(), count}, {}, {}, {loads.data(), loads.size()}}; }
 };
 
 }  // namespace detail

@@ -42,9 +42,8 @@ template <class Spec, scalar T> class layer_tape {
         memory_(&memory) {
     detail::require<data_error>(
         std::isfinite(loss_scale_) && loss_scale_ > 0,
-        "mo::batch{.loss_scale} times the loss_scale of the layer must be finite and positive, but "
-        "is ",
-        loss_scale_, '.');
+        "mo::batch{.loss_scale} times the loss_scale of the layer must be finite and positive, but is ", loss_scale_,
+        '.');
     tape_plan<Spec, T> const plan(of, with_pre_activation);
     block_ = buffer(plan.block.bytes(), memory);
     logits_ = {detail::at<S>(block_, plan.logits), of.count, spec::experts};
