@@ -235,20 +235,29 @@ TEST_CASE("where actions take the times of a plan, every order ends as its plan 
     });
 }
 
+namespace {
+
+/// A step in which the rank of `slow` goes on with it once the moment has come on the other one.
+recorded step_held(mo::schedule const& plan, mo::action const& slow, moment& waits, int other) {
+  return step(plan, {.observer = [&](int rank, mo::timeline& times) -> mo::step_observer* {
+                       if (rank != other) return &times;
+                       return waits.of(times);
+                     },
+                     .works =
+                         [&](int, mo::action const& a) {
+                           if (a == slow) waits.await();
+                         }});
+}
+
+}  // namespace
+
 TEST_CASE("what comes late is waited for in the receive that needs it") {
   using mo::computation, mo::message;
   mo::schedule const plan = mo::make_schedule(mo::gpipe{}, {.ranks = 2, .microbatches = 3});
   mo::action const slow{0, 1, computation::forward}, next{1, 1, computation::forward};
   // Stage 0 does not end micro-batch 1 before stage 1 waits for it.
   moment waits(message::receive, next, moment::edge::begin);
-  recorded const all = step(plan, {.observer = [&](int rank, mo::timeline& times) -> mo::step_observer* {
-                                     if (rank == 0) return &times;
-                                     return waits.of(times);
-                                   },
-                                   .works =
-                                       [&](int, mo::action const& a) {
-                                         if (a == slow) waits.await();
-                                       }});
+  recorded const all = step_held(plan, slow, waits, 1);
   auto const made = find(all, message::none, slow), received = find(all, message::receive, next),
              before = find(all, message::none, {1, 0, computation::forward}), used = find(all, message::none, next);
   CHECK(before.end <= received.begin);
@@ -264,14 +273,7 @@ TEST_CASE("a send is over before it is received, and its rank goes on to what it
   mo::action const slow{1, 0, computation::forward}, first_back{0, 0, computation::backward};
   // Stage 1 does not end micro-batch 0 before stage 0 waits for the first gradient.
   moment waits(message::receive, first_back, moment::edge::begin);
-  recorded const all = step(plan, {.observer = [&](int rank, mo::timeline& times) -> mo::step_observer* {
-                                     if (rank == 1) return &times;
-                                     return waits.of(times);
-                                   },
-                                   .works =
-                                       [&](int, mo::action const& a) {
-                                         if (a == slow) waits.await();
-                                       }});
+  recorded const all = step_held(plan, slow, waits, 0);
   auto const blocked = find(all, message::none, slow), gradient = find(all, message::receive, first_back),
              made = find(all, message::none, {1, 0, computation::backward});
   for (int m = 0; m < 3; ++m) {
