@@ -98,10 +98,10 @@ TEST_CASE("no token, and no column") {
   mo::context<> ctx;
   mo::permutation const none = mo::permute(ctx, mo::routing<float>(0, 5, 2, ctx.memory()));
   mo::matrix<float> rows(0, 8), y(0, 8);
-  mo::kernels::combine<float>(ctx.engine(), none.view(), rows, nullptr, nullptr, y.view());
+  CHECK_NOTHROW(mo::kernels::combine<float>(ctx.engine(), none.view(), rows, nullptr, nullptr, y.view()));
   mo::matrix<float> logits(3, 2), no_columns(6, 0), to(3, 0);
   mo::permutation const order = mo::permute(ctx, mo::router<mo::softmax, mo::top_k<2>>{}.forward(ctx, logits));
-  mo::kernels::combine<float>(ctx.engine(), order.view(), no_columns, nullptr, nullptr, to.view());
+  CHECK_NOTHROW(mo::kernels::combine<float>(ctx.engine(), order.view(), no_columns, nullptr, nullptr, to.view()));
 }
 
 TEST_CASE("a sum of many slots is carried in float, not in bf16") {

@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 
+#include <cstdint>
 #include <ratio>
 #include <string>
 
@@ -75,13 +76,22 @@ TEST_CASE("every role of a router, and a capacity, are described") {
   says(mo::describe<chosen>().text, "softmax, expert_choice, weights as_scored on_activation\n");
 }
 
-TEST_CASE("a layer is described with the memory of a call") {
+TEST_CASE("a layer is described with the work and the memory of a call") {
+  using D = mo::deployment<>;
+  constexpr mo::tokens of{16384};
+  constexpr std::int64_t forward = mo::forward_flops<spec>(of), backward = mo::backward_flops<spec>(of),
+                         weights = mo::weight_bytes<spec, D>, gradients = mo::gradient_bytes<spec, D>,
+                         saved = mo::saved_bytes<spec, D>(of), workspace = mo::workspace_bytes<spec, D>(of);
+  static_assert(0 < forward && forward < backward && saved != workspace);
+  using mo::detail::scaled;
   mo::context<> ctx;
-  mo::moe_layer<spec> layer{ctx};
-  std::string const text = mo::describe(layer, mo::tokens{16384}).text;
-  says(text, "element  float, weights row_major, numerics invariant\n");
-  says(text, "16384 tokens");
-  says(text, "saved for backward");
+  std::string const text = mo::describe(mo::moe_layer<spec>{ctx}, of).text;
+  CHECK(text == mo::describe<spec>().text + "element  float, weights row_major, numerics invariant\n16384 tokens: " +
+                    scaled(forward, "FLOP") + " forward, " + scaled(backward, "FLOP") + " backward\nmemory   weights " +
+                    scaled(weights, "B") + ", gradients " + scaled(gradients, "B") + ", saved for backward " +
+                    scaled(saved, "B") + ", workspace " + scaled(workspace, "B") + '\n');
+  // Three products of 8 experts and one with the router, of 2 FLOPs a weight.
+  says(text, "a token  76.02 MFLOP forward, ");
 }
 
 TEST_CASE("large numbers are written with a prefix") {

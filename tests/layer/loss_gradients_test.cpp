@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/layer/loss_gradients.hpp>
 
+#include "properties/float_gradients.hpp"
+
 #include <moiety/moiety.hpp>
 #include <moiety/testing.hpp>
 
@@ -215,6 +217,15 @@ TEST_CASE("a tape keeps the counts of its forward, whatever is counted before it
 TEST_CASE("a composition that takes the counts of the step conforms") {
   CHECK(mo::testing::conforms<balanced<prefix>>());
   CHECK(mo::testing::conforms<balanced<previous>>());
+}
+
+TEST_CASE("counts of the step or of the last one: the gradient in float is that in double") {
+  step<own> s;
+  mo::step_counts counts(5);
+  counts.add(s.forward(0, 30, nullptr).statistics());
+  float_gradients::agree<balanced<prefix>>(37, {.counts = &counts});
+  counts.next_step();
+  float_gradients::agree<balanced<previous>>(37, {.counts = &counts});
 }
 
 TEST_CASE("the value is that of the global batch, whatever counts the gradient took") {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/layer/record.hpp>
 
+#include "backend/transport/faulty.hpp"
 #include "backend/transport/thread_ranks.hpp"
 
 #include <moiety/moiety.hpp>
@@ -135,4 +136,25 @@ template <class Spec> void check_gathered() {
 TEST_CASE("every part of every layer's record is on every rank of a pipeline") {
   check_gathered<spec>();
   check_gathered<with_loads>();
+}
+
+TEST_CASE("records of many layers are gathered in as many calls as those of few, whatever they hold") {
+  constexpr int ranks = 3;
+  auto const calls = [&](int layers, bool empty) {
+    std::vector<int> made(ranks);
+    for (auto const& outcome : thread_ranks(ranks).run([&](mo::thread_communicator& pipeline) {
+           std::vector<mo::layer_record<spec>> records(static_cast<std::size_t>(layers));
+           if (pipeline.rank() == 1 && !empty) records[0] = numbered<spec>(1);
+           faulty<mo::thread_communicator> counted(pipeline, fault_plan{});
+           mo::gather_records<spec>(counted, std::span(records));
+           made[static_cast<std::size_t>(pipeline.rank())] = counted.calls();
+         }))
+      CHECK(outcome == nullptr);
+    return made;
+  };
+  std::vector<int> const few = calls(200, false);
+  CHECK(few[0] > 0);
+  CHECK(few == std::vector<int>(ranks, few[0]));
+  for (int const layers : {200, 400})
+    for (bool const empty : {false, true}) CHECK(calls(layers, empty) == few);
 }

@@ -40,8 +40,13 @@ int dies() {
   auto ranks = mo::mpi_communicator::world({.deadline = 5s});
   ranks.barrier();
   if (ranks.rank() == ranks.size() - 1) std::_Exit(7);
-  ranks.barrier();
-  return 0;
+  try {
+    ranks.barrier();
+    std::cout << "wrong: a barrier met without the rank that died" << std::endl;
+  } catch (mo::comm_error const& e) {
+    std::cout << "rank " << ranks.rank() << ": " << e.what() << std::endl;
+  }
+  return 1;
 }
 
 /// The program has initialised MPI at a level that is too low, and says so.

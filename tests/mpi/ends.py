@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""ends.py {zero,nonzero} SECONDS TEXT COMMAND...: the command ends so, in time, and has said the text."""
+"""ends.py {zero,nonzero} SECONDS TEXT COMMAND...: the command ends so, in time, has said the text, and nothing wrong."""
 import subprocess
 import sys
 
@@ -13,5 +13,7 @@ except subprocess.TimeoutExpired as late:
 print(done.stdout)
 if (done.returncode == 0) != (wanted == "zero"):
     sys.exit(f"the job ended with {done.returncode}, and should with {wanted}")
+if "wrong: " in done.stdout:
+    sys.exit("the job said what it must not")
 if text not in done.stdout:
     sys.exit(f"the job did not say: {text}")

@@ -87,9 +87,9 @@ TEST_CASE("rows that are dropped before they are taken are a failure of all") {
 }
 
 TEST_CASE("a message that is not awaited is an error that says both") {
-  mo::operation other = received;
-  other.what.microbatch = 2;
-  for (auto const& results : {exchange(4, received, 2), exchange(5, other, 2)}) {
+  mo::operation other = received, later = received;
+  other.what.microbatch = 2, later.what.stage = 2;
+  for (auto const& results : {exchange(4, received, 2), exchange(5, other, 2), exchange(5, later, 2)}) {
     auto const error = thrown<mo::comm_error>(results[1]);
     REQUIRE(error);
     std::string const words = error->what();

@@ -44,12 +44,17 @@ inline mo::layout layout_of(mo::schedule_view const& plan, int data) {
   return {.data = data, .pipeline = plan.ranks(), .expert = data};
 }
 
-/// Two steps and an evaluation on one rank; stages beyond the layers have none.
-template <class Deployment, class Order>
-of_rank two_steps(mo::context<Deployment>& ctx, Order const&, mo::schedule_view const& plan) {
-  mo::context<> host;
+/// The layers as even as they go; stages beyond them have none.
+inline auto split_for(mo::schedule_view const& plan) {
   std::vector<int> of_stage(static_cast<std::size_t>(plan.stages()));
   for (int l = 0; l < layers; ++l) ++of_stage[static_cast<std::size_t>(l % plan.stages())];
+  return mo::split_by_counts(of_stage, layers);
+}
+
+/// Two steps and an evaluation on one rank.
+template <class Deployment, class Stage>
+of_rank two_steps_of(mo::context<Deployment>& ctx, mo::schedule_view const& plan, Stage const& stage) {
+  mo::context<> host;
   auto const fill = [&](int m, auto x) {
     mo::matrix<double> rows(x.rows(), x.cols());
     for (std::int64_t i = 0; i < x.rows(); ++i)
@@ -69,7 +74,6 @@ of_rank two_steps(mo::context<Deployment>& ctx, Order const&, mo::schedule_view 
     ctx.memory().store(dy.data(), found.data(), y.rows() * y.cols() * 8);
     return of;
   };
-  mo::moe_stack<small, Deployment> stage{ctx, mo::split_by_counts(of_stage, layers), {}, Order::placed};
   auto const weights = stage.make_weights(mo::seed{3});
   auto gradients = stage.make_gradients();
   mo::pipeline_engine engine{ctx, plan, stage};
@@ -94,6 +98,22 @@ of_rank two_steps(mo::context<Deployment>& ctx, Order const&, mo::schedule_view 
     ctx.memory().load(to.data(), values.data(), static_cast<std::int64_t>(values.size_bytes()));
   });
   return mine;
+}
+template <class Deployment, class Order>
+of_rank two_steps(mo::context<Deployment>& ctx, Order const&, mo::schedule_view const& plan) {
+  return two_steps_of(ctx, plan, mo::moe_stack<small, Deployment>{ctx, split_for(plan), {}, Order::placed});
+}
+
+/// The same of a model whose odd layers keep what backward needs, and whose even ones compute it again.
+template <class Deployment, class Order>
+of_rank two_steps_recomputed(mo::context<Deployment>& ctx, Order const&, mo::schedule_view const& plan) {
+  using layer = mo::moe_layer<small, Deployment>;
+  using stack = mo::block_stack<Deployment, layer, mo::recomputed<layer>>;
+  auto const build = [&](int l) -> typename stack::any_block {
+    if (l % 2 == 0) return mo::recomputed{ctx, layer{ctx}};
+    return layer{ctx};
+  };
+  return two_steps_of(ctx, plan, stack{ctx, split_for(plan), build, Order::placed});
 }
 
 }  // namespace staged

@@ -80,6 +80,13 @@ template <class Spec, class D> void check(std::int64_t count) {
 
 }  // namespace
 
+TEST_CASE("memory is what the costs say") {
+  for (std::int64_t const count : {0, 1, 64}) {
+    check<block<8>, in<float, mo::row_major>>(count);
+    check<block<32>, in<mo::bf16, mo::packed>>(count);
+  }
+}
+
 TEST_SUITE("long") {
   TEST_CASE("memory grows with the tokens of a call as its costs say") {
     for (std::int64_t const count : {64, 1024, 16384, 65536}) {

@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstddef>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -22,11 +23,15 @@ namespace {
 using namespace staged;
 using ranks::distance;
 
-template <class Backend, class Order> outcome steps(Order const& order, mo::schedule_view const& plan, int data) {
+enum class layers_keep { all, less };
+
+template <class Backend, class Order>
+outcome steps(Order const& order, mo::schedule_view const& plan, int data, layers_keep keep = layers_keep::all) {
   outcome all(static_cast<std::size_t>(layout_of(plan, data).world()));
   mo::run<on<Backend>>(
       [&](mo::context<on<Backend>>& ctx) {
-        all[static_cast<std::size_t>(ctx.world().rank())] = two_steps(ctx, order, plan);
+        all[static_cast<std::size_t>(ctx.world().rank())] =
+            keep == layers_keep::all ? two_steps(ctx, order, plan) : two_steps_recomputed(ctx, order, plan);
       },
       {}, layout_of(plan, data));
   return all;
@@ -82,6 +87,17 @@ TEST_CASE("every rank of a device has what the same rank of the host has, and on
 TEST_CASE("experts on two ranks of each stage, stages in a V, and zero-bubble halves") {
   check(mo::one_f_one_b{}, {.ranks = 2, .microbatches = count}, 2);
   check(mo::zb_v{}, {.ranks = 2, .chunks = 2, .microbatches = count}, 1);
+}
+
+TEST_CASE("layers that compute again what they did not keep have the same bits") {
+  auto const same = [](auto const& order, mo::pipeline_shape const& shape, int data) {
+    mo::schedule const plan = mo::make_schedule(order, shape);
+    INFO(std::string(std::decay_t<decltype(order)>::name) << " on " << shape.ranks << " x " << data);
+    CHECK((steps<mo::cuda>(order, plan, data, layers_keep::less) == steps<mo::cuda>(order, plan, data)));
+  };
+  same(mo::gpipe{}, {.ranks = 1, .microbatches = count}, 1);
+  same(mo::one_f_one_b{}, {.ranks = 2, .microbatches = count}, 2);
+  same(mo::zb_v{}, {.ranks = 2, .chunks = 2, .microbatches = count}, 1);
 }
 
 TEST_CASE("both copies of a stage have the gradient of the whole, step after step") {

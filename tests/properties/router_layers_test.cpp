@@ -187,10 +187,12 @@ template <class Spec> void meets_each_kind() {
       for (std::size_t e = 0; p.name == "router.weight" && e < 6; ++e)
         values[8 * e] = kind.first[e], values[8 * e + 1] = kind.second[e];
     });
+    std::fill(of.y.begin(), of.y.end(), 77.0f);
     if (kind.refused)
       CHECK_THROWS_WITH_AS(of.run(), "layer 7: the router logits of token 11 are not all finite.", mo::data_error);
     else
       CHECK_NOTHROW(of.run());
+    CHECK(std::all_of(of.y.begin(), of.y.end(), [](float v) { return v == 77.0f; }) == kind.refused);
 
     mo::moe_layer<Spec> const layer{of.ctx,
                                     {.router = router_gradients::furnished<typename Spec::router>(of.with),
