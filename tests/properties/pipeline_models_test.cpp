@@ -75,13 +75,20 @@ struct rows {
   std::vector<std::vector<std::int64_t>> sequences;
   std::vector<std::vector<std::int32_t>> words;
 
-  explicit rows(context& ctx) {
+  /// The tokens of a micro-batch are in `parts` parts of two sequences each, which lie on one rank or one on each.
+  rows(context& ctx, int parts) {
+    bool const together = ctx.stage().size() == 1;
     for (std::size_t m = 0; m < tokens.size(); ++m) {
-      auto const mine = mo::slice_of(tokens[m], ctx.stage().rank(), ctx.stage().size());
       auto const all = ids(tokens[m], m);
-      count.push_back(mine.count);
-      sequences.push_back({0, mine.count / 3, mine.count});
-      words.emplace_back(all.begin() + mine.first, all.begin() + mine.first + mine.count);
+      auto& starts = sequences.emplace_back(1);
+      auto& here = words.emplace_back();
+      for (int part = together ? 0 : ctx.stage().rank(); part < (together ? parts : ctx.stage().rank() + 1); ++part) {
+        auto const mine = mo::slice_of(tokens[m], part, parts);
+        starts.push_back(starts.back() + mine.count / 3);
+        starts.push_back(starts.back() + mine.count - mine.count / 3);
+        here.insert(here.end(), all.begin() + mine.first, all.begin() + mine.first + mine.count);
+      }
+      count.push_back(starts.back());
     }
   }
   mo::microbatches batches() const {
@@ -97,6 +104,7 @@ struct how {
   std::vector<int> split{};  // equal parts, if empty
   std::string_view kinds = mixed::kinds;
   bool reset = true;  // between steps
+  int parts = data;   // of the tokens of a micro-batch
 };
 
 template <class Order> outcome run(Order const&, mo::schedule_view const& plan, how const& h = {}) {
@@ -107,7 +115,7 @@ template <class Order> outcome run(Order const&, mo::schedule_view const& plan, 
     auto const weights = stage.make_weights(mo::seed{3});
     auto gradients = stage.make_gradients();
     mo::pipeline_engine engine{ctx, plan, stage};
-    rows const mine(ctx);
+    rows const mine(ctx, h.parts);
     outcome found;
     for (int i = 0; i < h.steps; ++i) {
       if (h.reset) gradients.reset();
@@ -169,6 +177,9 @@ void check_every_order(std::vector<int> const& pipelines, how const& h, outcome 
 
 outcome one_stage(int data = 1) { return run(mo::gpipe{}, plan_of(mo::gpipe{}, 1), {.data = data}); }
 
+/// The same tokens and sequences on one rank.
+outcome one_rank(int parts) { return run(mo::gpipe{}, plan_of(mo::gpipe{}, 1), {.parts = parts}); }
+
 }  // namespace
 
 TEST_CASE("every order, on every number of stages and chunks") {
@@ -186,7 +197,11 @@ TEST_CASE("every order, with layers that compute again what they did not keep") 
   check_every_order({1, 2, 4}, {.kinds = recomputing}, one_stage());
 }
 
-TEST_CASE("every order, with experts on two ranks") { check_every_order({1, 2, 4}, {.data = 2}, one_stage(2)); }
+TEST_CASE("every order, with experts on two ranks") {
+  outcome const one = one_stage(2);
+  check_same(one, one_rank(2), close::rounding);
+  check_every_order({1, 2, 4}, {.data = 2}, one);
+}
 
 TEST_CASE("every order, with experts on two ranks and layers some of which compute again") {
   outcome const one = one_stage(2);
