@@ -90,7 +90,7 @@ template <class Spec> told step(mo::layout const& shape, tensors const& of, labe
         ledger.record(0, tape);
         auto gradients = layer.make_gradients();
         layer.backward(weights, tape, dy, dx, gradients);
-        told result{.y = mo::all_gather(ctx.stage(), y), .dx = mo::all_gather(ctx.stage(), dx)};
+        told result{mo::all_gather(ctx.stage(), y), mo::all_gather(ctx.stage(), dx), {}, {}, {}, {}};
         result.counts = ledger.reduce().counts();
         auto const ids = ctx.stage().template all_gather_v<std::int32_t>(
             ranks::on_host(ctx, tape.routing().ids, count * static_cast<std::int64_t>(slots)));
