@@ -3,11 +3,12 @@
 """Known bugs, one a patch against include/, and whether the tests see them.
 
 A patch opens with `# TITLE`, then `# kills: TEST [TEST ...]` (sources under tests/, built into one program; a *.cu is
-built for the CPU, as tests/cuda_on_cpu does). Each patch is applied to a copy of include/, the named tests are compiled
+built for the CPU, as tests/cuda_on_cpu does; mpi*_test.cpp run as two processes). Each patch is applied to a copy of include/, the named tests are compiled
 against the copy and run: they must fail. The unpatched tests must pass first, else a kill proves nothing. Prints
 `killed N of M`; succeeds where N = M.
 """
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_SECONDS = 300
-FLAGS = ["-std=c++20", "-march=native", "-ffp-contract=off", "-pthread"]
+FLAGS = ["-std=c++20", "-march=native", "-ffp-contract=off", "-pthread", "-DOMPI_SKIP_MPICXX", "-DMPICH_SKIP_MPICXX"]
+# Tests of the transport mpi run as two processes.
+LAUNCHER = ["mpirun", "-n", "2"]
+MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
 # Whole layers take the compiler longer than their tests; kernels and sums the other way round.
 OPTIMISED = ("kernels/", "losses/", "batch/", "core/", "schedule/")
 
@@ -30,18 +34,27 @@ class Broken(Exception):
 def build_and_run(options, include, sources, folder):
     """True if the tests pass; a mutant that crashes or hangs is seen too. One that does not compile is no mutant."""
     program, tests = folder / "program", options.root / "tests"
+    compiler, main, launcher = options.compiler, options.main, []
+    if of_processes(sources):
+        compiler, main, launcher = "mpicxx", tests / "mpi" / "main.cpp", LAUNCHER
+    environment = {**os.environ, **MPI, "OMPI_CXX": options.compiler, "MPICH_CXX": options.compiler}
     compiled = subprocess.run(
-        [options.compiler, *FLAGS, "-O1" if any(s.startswith(OPTIMISED) or s.endswith(".cu") for s in sources) else "-O0", "-I", tests / "cuda_on_cpu", "-I", include, "-I", tests,
-         "-x", "c++", *(tests / s for s in sources), "-x", "none", options.main, "-rdynamic", "-o", program],
-        capture_output=True, text=True)
+        [compiler, *FLAGS, "-O1" if any(s.startswith(OPTIMISED) or s.endswith(".cu") for s in sources) else "-O0", "-I", tests / "cuda_on_cpu", "-I", include, "-I", tests,
+         "-x", "c++", *(tests / s for s in sources), "-x", "none", main, "-rdynamic", "-o", program],
+        capture_output=True, text=True, env=environment)
     if compiled.returncode != 0:
         raise Broken("does not compile: " + next((l for l in compiled.stderr.splitlines() if "error" in l), ""))
     try:
-        ran = subprocess.run([program, "--abort-after=1"], capture_output=True, text=True, timeout=RUN_SECONDS)
+        ran = subprocess.run([*launcher, program, "--abort-after=1"], capture_output=True, text=True, timeout=RUN_SECONDS,
+                             env=environment)
     except subprocess.TimeoutExpired:
         return False, f"ran more than {RUN_SECONDS} s"
     failed = re.findall(r"^(?:.*ERROR: |cuda_on_cpu: )(.*)$", ran.stderr + ran.stdout, re.M)
     return ran.returncode == 0, failed[0] if failed else f"exit status {ran.returncode}"
+
+
+def of_processes(sources):
+    return any(Path(s).name.startswith("mpi") for s in sources)
 
 
 def sources_of(patch):
@@ -73,6 +86,9 @@ def main():
     options = parser.parse_args()
     options.root = options.root.resolve()
     patches = options.patches or sorted((options.root / "tests" / "mutations").glob("*.patch"))
+    if not shutil.which("mpicxx"):
+        print("left out, as MPI is not installed: patches of the transport mpi")
+        patches = [p for p in patches if not of_processes(sources_of(p))]
     with ThreadPoolExecutor(options.jobs) as pool, tempfile.TemporaryDirectory() as folder:
         options.main = Path(folder, "main.o")
         subprocess.run([options.compiler, *FLAGS, "-c", options.root / "tests" / "main.cpp", "-o", options.main],

@@ -56,7 +56,7 @@ TEST_CASE("rows of any place go round the ranks in pieces of any size, or along 
     int headers = 0;
     bool differs = false;
     CHECK(group->world->wait([&] {
-      return flight.poll([&](mpi_flight::incoming const& it) {
+      return flight.poll([&](auto const& it) {
         ++headers;
         differs = differs || !it.came.same_operation(it.wanted) || !it.came.same_rows(it.wanted);
       });
@@ -76,7 +76,7 @@ TEST_CASE("rows whose header was refused are not received") {
     auto const group = group_of(1 << 20);
     std::vector<std::byte> from(300000, std::byte{1}), to(300000);
     mo::rank_operation const what{.name = "longer"};
-    auto refuse = [](mpi_flight::incoming const& it) {
+    auto refuse = [](auto const& it) {
       if (!it.came.same_rows(it.wanted)) throw 7;
     };
     auto exchange = [&] {
@@ -100,7 +100,7 @@ TEST_CASE("the memory of messages that have landed is that of the next ones") {
     mpi_flight flight(group, what, 0);
     flight.expect(group->rank, {what, of_rows, width, 0, 0}, {to.data(), of_rows, width, 2 * width, nullptr}, {5, 6});
     flight.send(group->rank, {what, of_rows, width, 0, 0}, {from.data(), of_rows, width, 2 * width, nullptr}, {5, 6});
-    CHECK(group->world->wait([&] { return flight.poll([](mpi_flight::incoming const&) {}); }));
+    CHECK(group->world->wait([&] { return flight.poll([](auto const&) {}); }));
     flight.land();
   };
   auto const memory = [&] {

@@ -12,12 +12,12 @@
 
 namespace mpi_ranks {
 
-/// Pieces of messages and sums are as long as usual, if nothing is said.
+/// Pieces of messages and sums are as long as usual, and ranks have boards, if nothing is said.
 inline moiety::mpi_communicator world_of(std::chrono::milliseconds deadline = std::chrono::seconds(60),
-                                         std::int64_t piece = std::int64_t{1} << 26) {
+                                         std::int64_t piece = std::int64_t{1} << 26, bool boards = true) {
   moiety::detail::mpi_session::get();
   MPI_Barrier(MPI_COMM_WORLD);  // who failed in the case before may still be there, and the deadline of a run is short
-  return moiety::mpi_communicator::world({.deadline = deadline}, piece);
+  return moiety::mpi_communicator::world({.deadline = deadline}, piece, boards);
 }
 
 /// What rank r has in a test, known to every rank.

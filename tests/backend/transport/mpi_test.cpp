@@ -27,8 +27,13 @@ using mpi_ranks::world_of;
 
 namespace {
 
-/// Lengths of the longest message: the usual one, and one that cuts elements.
-constexpr std::int64_t pieces[] = {std::int64_t{1} << 26, 1021};
+/// Ways in which rows go: by boards, and what is large and of one piece as messages; as messages alone of the usual length, and of
+/// one that cuts elements.
+struct way {
+  std::int64_t piece;
+  bool boards;
+};
+constexpr way ways[] = {{1021, true}, {std::int64_t{1} << 26, false}, {1021, false}};
 
 /// ((r₀ + r₁) + r₂) + …
 template <class T> std::vector<T> sum_of(int size, std::int64_t n) {
@@ -54,8 +59,8 @@ bool says(std::exception const& e, std::string const& text) {
 static_assert(mo::communicator<mo::mpi::communicator> && !mo::mpi::single_rank);
 
 TEST_CASE_TEMPLATE("all_to_all_v of uneven and empty blocks", T, char, float, std::int64_t) {
-  for (std::int64_t const piece : pieces) {
-    ranks w = world_of(60s, piece);
+  for (auto const [piece, boards] : ways) {
+    ranks w = world_of(60s, piece, boards);
     int const me = w.rank(), size = w.size();
     std::vector<std::int64_t> to, from;
     std::vector<T> out, wanted;
@@ -76,13 +81,13 @@ TEST_CASE_TEMPLATE("all_to_all_v of uneven and empty blocks", T, char, float, st
 TEST_CASE("broadcast, and blocks of one size") {
   ranks w = world_of();
   auto const size = static_cast<std::size_t>(w.size());
-  for (std::int64_t const n : {0, 1, 7, 40000})
+  for (std::int64_t const n : {0, 1, 7, 40000, 300000})
     for (int root = 0; root < w.size(); ++root) {
       auto values = values_of<double>(w.rank(), n, 5);
       w.broadcast<double>(values, root);
       CHECK(values == values_of<double>(root, n, 5));
     }
-  for (std::int64_t const n : {0, 1, 7, 40000}) {
+  for (std::int64_t const n : {0, 1, 7, 40000, 300000}) {
     auto const block = static_cast<std::size_t>(n);
     std::vector<double> all(size * block), out(size * block), in(size * block), wanted;
     for (int r = 0; r < w.size(); ++r) {
@@ -114,8 +119,8 @@ TEST_CASE("all_gather_v of any number of values each") {
 }
 
 TEST_CASE_TEMPLATE("sums have the bits of one order", T, float, double, std::int64_t) {
-  for (std::int64_t const piece : pieces) {
-    ranks w = world_of(60s, piece);
+  for (auto const [piece, boards] : ways) {
+    ranks w = world_of(60s, piece, boards);
     for (std::int64_t const n : {0, 1, 3, 501, 30001}) {
       auto const wanted = sum_of<T>(w.size(), n);
       auto values = values_of<T>(w.rank(), n);
@@ -134,8 +139,8 @@ TEST_CASE_TEMPLATE("sums have the bits of one order", T, float, double, std::int
 }
 
 TEST_CASE("rows of any place, several operations in flight") {
-  for (std::int64_t const piece : pieces) {
-    ranks w = world_of(60s, piece);
+  for (auto const [piece, boards] : ways) {
+    ranks w = world_of(60s, piece, boards);
     auto const size = static_cast<std::size_t>(w.size());
     constexpr std::int64_t rows = 61, stride = 40;
     constexpr int in_flight = ranks::in_flight;
@@ -224,8 +229,8 @@ TEST_CASE("parts of the ranks, in the order of their keys") {
 }
 
 TEST_CASE("messages between pairs keep their order in a channel") {
-  for (std::int64_t const piece : pieces) {
-    ranks w = world_of(60s, piece);
+  for (auto const [piece, boards] : ways) {
+    ranks w = world_of(60s, piece, boards);
     int const next = (w.rank() + 1) % w.size(), previous = (w.rank() + w.size() - 1) % w.size();
     constexpr std::int64_t sizes[] = {0, 1, 5000, 300000};
     std::vector<std::vector<char>> out, in;
@@ -256,8 +261,8 @@ TEST_CASE("messages between pairs keep their order in a channel") {
 }
 
 TEST_CASE("sends that go on wait for nobody, and keep their order") {
-  for (std::int64_t const piece : pieces) {
-    ranks w = world_of(60s, piece);
+  for (auto const [piece, boards] : ways) {
+    ranks w = world_of(60s, piece, boards);
     int const next = (w.rank() + 1) % w.size(), previous = (w.rank() + w.size() - 1) % w.size();
     constexpr std::int64_t sizes[] = {0, 1, 5000, 300000};
     std::vector<std::vector<char>> out;
@@ -291,13 +296,13 @@ TEST_CASE("a slow rank is waited for") {
 }
 
 TEST_CASE("a rank that throws ends the waiting of all others") {
-  bool const in_flight_too[] = {false, true};
-  for (bool const in_flight : in_flight_too) {
+  for (int const which : {0, 1, 2, 3}) {
+    bool const in_flight = which % 2 != 0, boards = which / 2 != 0;
     int size = 0, me = 0;
     bool own = false;
     ending const end = ending_of([&] {
       try {
-        ranks w = world_of();
+        ranks w = world_of(60s, ways[0].piece, boards);
         size = w.size(), me = w.rank();
         w.at_step(6);
         w.barrier();
@@ -325,26 +330,28 @@ TEST_CASE("a rank that throws ends the waiting of all others") {
 }
 
 TEST_CASE("a rank that skips a collective is named at the deadline, on every rank") {
-  ranks w = world_of(1s);
-  int const last = w.size() - 1;
-  w.at_step(4);
-  w.barrier();
-  ending const end = ending_of([&] {
-    if (w.rank() == last) std::this_thread::sleep_for(4s);
+  for (bool const boards : {true, false}) {
+    ranks w = world_of(1s, ways[0].piece, boards);
+    int const last = w.size() - 1;
+    w.at_step(4);
     w.barrier();
-    w.barrier();
-  });
-  if (w.size() == 1) return;
-  CHECK(end.error.fault == mo::comm_fault::timeout);
-  CHECK(end.error.operation == "barrier");
-  CHECK(end.error.rank == last);
-  CHECK(end.error.step == 4);
-  CHECK(says(end.error, "rank " + std::to_string(last) + " did not come within 1000 ms"));
-  if (w.size() == 2) CHECK(end.took >= 950ms);  // of more ranks one that began earlier may tell the others
-  CHECK(end.took < 10s);
-  CHECK_THROWS_AS(w.barrier(), mo::comm_error);
-  CHECK_THROWS_AS(w.send_recv({}, {}), mo::comm_error);
-  CHECK_THROWS_AS(w.split(0, 0, "late"), mo::comm_error);
+    ending const end = ending_of([&] {
+      if (w.rank() == last) std::this_thread::sleep_for(4s);
+      w.barrier();
+      w.barrier();
+    });
+    if (w.size() == 1) return;
+    CHECK(end.error.fault == mo::comm_fault::timeout);
+    CHECK(end.error.operation == "barrier");
+    CHECK(end.error.rank == last);
+    CHECK(end.error.step == 4);
+    CHECK(says(end.error, "rank " + std::to_string(last) + " did not come within 1000 ms"));
+    if (w.size() == 2) CHECK(end.took >= 950ms);  // of more ranks one that began earlier may tell the others
+    CHECK(end.took < 10s);
+    CHECK_THROWS_AS(w.barrier(), mo::comm_error);
+    CHECK_THROWS_AS(w.send_recv({}, {}), mo::comm_error);
+    CHECK_THROWS_AS(w.split(0, 0, "late"), mo::comm_error);
+  }
 }
 
 TEST_CASE("all ranks that did not come are listed, and a split has a deadline") {
@@ -389,9 +396,10 @@ TEST_CASE("a message that is not sent, and one that is not taken, have the deadl
 
 TEST_CASE("ranks that disagree hear of it, all of them") {
   int const cases = 6;
-  for (int which = 0; which < cases; ++which) {
-    CAPTURE(which);
-    ranks w = world_of(20s);
+  for (int each = 0; each < 2 * cases; ++each) {
+    int const which = each % cases;
+    CAPTURE(each);
+    ranks w = world_of(20s, ways[1].piece, each < cases);
     if (w.size() == 1) return;
     int const last = w.size() - 1;
     bool const odd = w.rank() == last;

@@ -5,8 +5,9 @@
 //   auto ranks = mo::mpi_communicator::world({.deadline = 30s});  what a run makes
 //
 // Every rank sends to every other at once, and both check what the other does before they believe its rows. A communicator is
-// used by one thread at a time. Sends read their rows in place: messages of more than some kilobytes need the receiver inside
-// a call, too. MPI's own sums: backend/transport/mpi_sums.hpp.
+// used by one thread at a time. Ranks of one machine exchange rows in memory that they share (mpi_board_exchange.hpp), others as
+// messages. Sends read their rows in place: messages of more than some kilobytes need the receiver inside a call, too. MPI's own
+// sums: backend/transport/mpi_sums.hpp.
 //
 // comm_error on every rank: a rank that throws and so lets go of its communicators, calls that differ, and a rank that does not
 // come while others wait for the deadline. Then messages under way have half a second before their memory may go. What no
@@ -56,9 +57,11 @@ class mpi_communicator : public mpi_sums<mpi_communicator> {
     flight flight_;
   };
 
-  /// All ranks of the job. Messages have `piece` bytes at most, the same on every rank.
-  static mpi_communicator world(run_options const& options = {}, std::int64_t piece = std::int64_t{1} << 26) {
-    auto of = std::make_shared<detail::mpi_world>(options, piece);
+  /// All ranks of the job. Messages have `piece` bytes at most; with `boards` those of one machine exchange rows in memory that
+  /// they share. Both are the same on every rank.
+  static mpi_communicator world(run_options const& options = {}, std::int64_t piece = std::int64_t{1} << 26,
+                                bool boards = true) {
+    auto of = std::make_shared<detail::mpi_world>(options, piece, boards);
     MPI_Comm const ranks = of->duplicate(of->control());
     return mpi_communicator(std::make_shared<detail::mpi_group>(std::move(of), ranks, "world"));
   }
@@ -78,7 +81,7 @@ class mpi_communicator : public mpi_sums<mpi_communicator> {
                                  " operations of this rank are in flight already.");
     request made;
     made.number_ = group_->started++;
-    made.flight_ = flight(group_, what, step_);
+    made.flight_ = flight(group_, what, step_, made.number_);
     made.to_me_ = to[static_cast<std::size_t>(rank())];
     made.from_me_ = from[static_cast<std::size_t>(rank())];
     auto const turn = static_cast<int>(made.number_ % window);
@@ -88,6 +91,7 @@ class mpi_communicator : public mpi_sums<mpi_communicator> {
       incoming_rows const& rows = from[static_cast<std::size_t>(peer)];
       made.flight_.expect(peer, header.of(rows), rows, tags);
     });
+    made.flight_.make_room(to);
     for_others([&](int peer) {
       outgoing_rows const& rows = to[static_cast<std::size_t>(peer)];
       made.flight_.send(peer, header.of(rows), rows, tags);
@@ -106,7 +110,7 @@ class mpi_communicator : public mpi_sums<mpi_communicator> {
     if (!out.same_size(in))
       disagree(all, rank(), {all.what(), out.rows, out.width, which.number_, step_},
                {all.what(), in.rows, in.width, which.number_, step_});
-    detail::copy_rows(out, in);
+    detail::copy_rows(out, in, all.how());
     await(all);
     ++group_->finished;
   }
@@ -133,7 +137,7 @@ class mpi_communicator : public mpi_sums<mpi_communicator> {
     return made;
   }
   bool sent(sending& which) {
-    if (!which.flight_.landed() && which.flight_.poll([](flight::incoming const&) {}) == detail::mpi_progress::all)
+    if (!which.flight_.landed() && which.flight_.poll([](auto const&) {}) == detail::mpi_progress::all)
       which.flight_.land();
     return which.flight_.landed();
   }
@@ -188,7 +192,7 @@ class mpi_communicator : public mpi_sums<mpi_communicator> {
 
   void await(flight& all) {
     bool const there = group_->world->wait([&] {
-      return all.poll([&](flight::incoming const& in) {
+      return all.poll([&](auto const& in) {
         if (!in.came.same_operation(in.wanted) || !in.came.same_rows(in.wanted))
           disagree(all, in.peer, in.came, in.wanted);
       });

@@ -56,6 +56,8 @@ struct mpi_header {
   rank_operation what() const { return {name, width, count, root}; }
 };
 
+enum class mpi_progress { none, some, all };
+
 struct mpi_tags {
   int header, rows;
 };

@@ -5,6 +5,7 @@
 // wait, and now and then as they begin to communicate. The last communicator of a run, where an exception takes it down, tells of that.
 #pragma once
 
+#include <moiety/backend/transport/mpi_boards.hpp>
 #include <moiety/backend/transport/mpi_parcels.hpp>
 #include <moiety/backend/transport/mpi_session.hpp>
 #include <moiety/backend/transport/run_options.hpp>
@@ -30,11 +31,11 @@ namespace moiety::inline MOIETY_ABI {
 
 namespace detail {
 
-enum class mpi_progress { none, some, all };
-
 class mpi_world {
  public:
-  mpi_world(run_options const& options, std::int64_t longest_message) : options_(options), piece_(longest_message) {
+  /// `boards`: whether ranks of one machine exchange rows by memory that they share, the same on every rank.
+  mpi_world(run_options const& options, std::int64_t longest_message, bool boards = true)
+      : options_(options), piece_(longest_message) {
     require<config_error>(options.deadline.count() > 0, "the deadline of a run must be positive.");
     require<config_error>(piece_ > 0 && piece_ <= largest_piece, "a message of MPI has 1 to 2^30 bytes, not ", piece_,
                           '.');
@@ -49,10 +50,12 @@ class mpi_world {
     MPI_Comm_size(control_, &size_);
     MPI_Comm here = MPI_COMM_NULL;
     MPI_Comm_split_type(control_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &here);
-    int neighbours = 0;
-    MPI_Comm_size(here, &neighbours);
+    auto const neighbours = ranks_in(here);
     MPI_Comm_free(&here);
-    if (neighbours > ::sysconf(_SC_NPROCESSORS_ONLN)) awake_ = {};
+    if (static_cast<long>(neighbours.size()) > ::sysconf(_SC_NPROCESSORS_ONLN)) awake_ = {};
+    near_.resize(static_cast<std::size_t>(size_));
+    if (boards)
+      for (int const r : neighbours) near_[static_cast<std::size_t>(r)] = true;
   }
   mpi_world(mpi_world const&) = delete;
   mpi_world& operator=(mpi_world const&) = delete;
@@ -67,6 +70,22 @@ class mpi_world {
   MPI_Comm control() const { return control_; }
   /// The longest message in bytes; longer ones go in pieces, so that an int counts them and progress is seen.
   std::int64_t piece() const { return piece_; }
+  /// The ranks of the world that are those of a communicator.
+  std::vector<int> ranks_in(MPI_Comm comm) const {
+    MPI_Group some = MPI_GROUP_NULL, all = MPI_GROUP_NULL;
+    MPI_Comm_group(comm, &some);
+    MPI_Comm_group(control_, &all);
+    int count = 0;
+    MPI_Group_size(some, &count);
+    std::vector<int> ranks(static_cast<std::size_t>(count)), in_world(ranks.size());
+    std::iota(ranks.begin(), ranks.end(), 0);
+    MPI_Group_translate_ranks(some, count, ranks.data(), all, in_world.data());
+    MPI_Group_free(&some);
+    MPI_Group_free(&all);
+    return in_world;
+  }
+  /// Whether a rank may read a board of this one, see mpi_boards.hpp.
+  bool near(int rank) const { return near_[static_cast<std::size_t>(rank)]; }
   std::string deadline_words() const { return sentence(options_.deadline.count(), " ms"); }
 
   bool failed() const { return failure_.has_value(); }
@@ -180,6 +199,7 @@ class mpi_world {
   std::int64_t piece_;
   MPI_Comm control_ = MPI_COMM_NULL;
   int rank_ = 0, size_ = 0;
+  std::vector<bool> near_;
   std::uint32_t begun_ = 0;
   std::chrono::microseconds awake_{1000};  // of waiting, where every rank has a processor
   int exceptions_ = std::uncaught_exceptions();
@@ -187,22 +207,16 @@ class mpi_world {
   std::chrono::steady_clock::time_point failed_at_;
 };
 
-/// The ranks of one group, and the communicator of MPI that is theirs alone.
+/// The ranks of one group, and the communicator of MPI that is theirs alone. Made by all of them at once.
 struct mpi_group {
   mpi_group(std::shared_ptr<mpi_world> of, MPI_Comm its, std::string of_name)
-      : world(std::move(of)), comm(its), name(std::move(of_name)) {
+      : world(std::move(of)), comm(its), name(std::move(of_name)), world_ranks(world->ranks_in(comm)) {
     MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
     MPI_Comm_rank(comm, &rank);
     MPI_Comm_size(comm, &size);
-    MPI_Group mine = MPI_GROUP_NULL, all = MPI_GROUP_NULL;
-    MPI_Comm_group(comm, &mine);
-    MPI_Comm_group(world->control(), &all);
-    std::vector<int> ranks(static_cast<std::size_t>(size));
-    std::iota(ranks.begin(), ranks.end(), 0);
-    world_ranks.resize(ranks.size());
-    MPI_Group_translate_ranks(mine, size, ranks.data(), all, world_ranks.data());
-    MPI_Group_free(&mine);
-    MPI_Group_free(&all);
+    std::vector<bool> near;
+    for (int const r : world_ranks) near.push_back(world->near(r));
+    boards.emplace(comm, near, rank);
   }
   mpi_group(mpi_group const&) = delete;
   mpi_group& operator=(mpi_group const&) = delete;
@@ -219,6 +233,7 @@ struct mpi_group {
   std::vector<int> world_ranks;
   std::int64_t started = 0, finished = 0;
   mpi_spare spare;
+  std::optional<mpi_boards> boards;
 };
 
 }  // namespace detail

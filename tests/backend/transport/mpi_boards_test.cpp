@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/backend/transport/mpi_boards.hpp>
+#include <moiety/backend/transport/mpi_session.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace mo = moiety;
+using mo::detail::board_note;
+using mo::detail::board_page;
+using mo::detail::mpi_boards;
+
+namespace {
+
+struct job {
+  int rank = 0, size = 0;
+
+  job() {
+    mo::detail::mpi_session::get();
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    MPI_Barrier(MPI_COMM_WORLD);
+  }
+  int next() const { return (rank + 1) % size; }
+  int previous() const { return (rank + size - 1) % size; }
+  std::vector<bool> all(bool near = true) const { return std::vector<bool>(static_cast<std::size_t>(size), near); }
+};
+
+}  // namespace
+
+TEST_CASE("boards reach those who are near, and who read them") {
+  job const in;
+  mpi_boards const boards(MPI_COMM_WORLD, in.all(), in.rank), none(MPI_COMM_WORLD, in.all(false), in.rank);
+  auto halves = in.all();
+  for (int r = 0; r < in.size; ++r) halves[static_cast<std::size_t>(r)] = r % 2 == in.rank % 2;
+  mpi_boards const some(MPI_COMM_WORLD, halves, in.rank);
+  for (int r = 0; r < in.size; ++r) {
+    CHECK(boards.reaches(r));
+    CHECK(!none.reaches(r));
+    CHECK(some.reaches(r) == halves[static_cast<std::size_t>(r)]);
+  }
+  MPI_Barrier(MPI_COMM_WORLD);
+}
+
+TEST_CASE("a note is that of its operation, before and after others") {
+  job const in;
+  mpi_boards boards(MPI_COMM_WORLD, in.all(), in.rank);
+  for (std::int64_t number = 0; number < 3 * board_page::operations; ++number) {
+    CAPTURE(number);
+    CHECK(boards.came(in.previous(), number + board_page::operations) == nullptr);
+    MPI_Barrier(MPI_COMM_WORLD);
+    CHECK(boards.came(in.previous(), number) == nullptr);
+    CHECK(!boards.taken(in.next(), number));
+    MPI_Barrier(MPI_COMM_WORLD);
+    board_note& note = boards.note(in.next(), number);
+    note.header.rows = 1000 * in.rank + number;
+    note.number.store(number + 1);
+    boards.take(in.previous(), number);
+    MPI_Barrier(MPI_COMM_WORLD);
+    board_note const* const came = boards.came(in.previous(), number);
+    REQUIRE(came != nullptr);
+    CHECK(came->header.rows == 1000 * in.previous() + number);
+    CHECK(boards.taken(in.next(), number));
+    MPI_Barrier(MPI_COMM_WORLD);
+  }
+}
+
+TEST_CASE("a room that has been used is the next one") {
+  job const in;
+  mpi_boards boards(MPI_COMM_WORLD, in.all(), in.rank);
+  auto first = boards.take_room(), second = boards.take_room();
+  auto* const of_second = second.get();
+  CHECK(first.get() != of_second);
+  boards.give_room(std::move(first));
+  boards.give_room(std::move(second));
+  CHECK(boards.take_room().get() == of_second);
+  MPI_Barrier(MPI_COMM_WORLD);
+}
