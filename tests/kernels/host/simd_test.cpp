@@ -57,6 +57,28 @@ TEST_CASE_TEMPLATE("loads and stores need no alignment", S, float, double) {
   for (std::size_t i = n + 1; i < to.size(); ++i) CHECK(to[i] == S{-1});
 }
 
+TEST_CASE("two rows are zipped into pairs, one register or two, and one row with zeros") {
+  constexpr int n = simd::lanes<simd::bf16_pair>;
+  std::vector<mo::bf16> first, second;  // nothing lies behind them
+  for (int i = 0; i < 2 * n; ++i)
+    first.push_back(static_cast<mo::bf16>(sample<float>(i))),
+        second.push_back(static_cast<mo::bf16>(sample<float>(i + 99)));
+  for (bool const both : {true, false}) {
+    simd::vec<simd::bf16_pair> low, high;
+    simd::load_zipped(first.data(), both ? second.data() : nullptr, low, high);
+    auto const one = simd::load_zipped(first.data() + n, both ? second.data() + n : nullptr);
+    for (int i = 0; i < n; ++i) {
+      auto const pair = [&](int at) {
+        auto const place = static_cast<std::size_t>(at);
+        return first[place].bits | (both ? std::uint32_t{second[place].bits} << 16 : 0u);
+      };
+      CHECK(std::uint32_t{low[i]} == pair(i));
+      CHECK(std::uint32_t{high[i]} == pair(n + i));
+      CHECK(std::uint32_t{one[i]} == pair(n + i));
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE("a partial load reads and a partial store writes only what it names", S, float, double) {
   constexpr std::size_t n = simd::lanes<S>;
   for (std::size_t count = 0; count < n; ++count) {

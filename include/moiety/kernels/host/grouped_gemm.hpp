@@ -159,7 +159,7 @@ template <class U> struct upcoming_weights {
   std::int64_t step = 0;             // bytes from step to step; 0 in packed panels, whose steps follow one another
   std::int64_t first_step = 0;       // in packed panels
 
-  prefetch_stream stripe(std::int64_t strip, std::int64_t lanes_before, std::int64_t lanes) const {
+  prefetch_stream<2> stripe(std::int64_t strip, std::int64_t lanes_before, std::int64_t lanes) const {
     bool const packed = step == 0, two_rows = !packed && values_per_unit<U> == 2;
     std::int64_t const bytes = lanes * (packed ? static_cast<std::int64_t>(sizeof(U)) : lane);
     std::int64_t const before = strip * (two_rows ? 64 : 128);
@@ -194,7 +194,7 @@ void multiply_rows(rows_of<A> a, std::int64_t rows, std::int64_t count, panel_bl
         micro_kernel<U>(present, block.cut.vectors(p), steps_of<U>(count), strip, block.panel(p),
                         {resume ? out : nullptr, stride, out, stride}, soon);
       };
-      prefetch_stream const soon = block.soon.stripe(r / most_narrow, block.cut.first(p), block.cut.width(p));
+      prefetch_stream<2> const soon = block.soon.stripe(r / most_narrow, block.cut.first(p), block.cut.width(p));
       if (soon.next != nullptr)
         product(soon);
       else
@@ -324,6 +324,12 @@ void nt_few_rows_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a,
     if (m == M || c >= t.cols) return {};
     return {column(m, c), w[m].row_stride, std::min(lanes, t.cols - c)};
   };
+  // Pairs are through with a column sooner: what a full queue drops is asked for again.
+  constexpr bool twice = values_per_unit<U> == 2;
+  auto const soon_after = [&](std::size_t m, std::int64_t c) -> std::array<upcoming_columns<B>, 2> {
+    if (!twice) return {from_column(m, c + lanes), {}};
+    return {from_column(m, c + lanes + lanes / 2), from_column(m, c + lanes / 2)};
+  };
   for (std::size_t m = 0; m < M; ++m)
     for (std::int64_t c = 0; c < t.cols; c += lanes) {
       B const* columns[static_cast<std::size_t>(lanes)];
@@ -331,8 +337,7 @@ void nt_few_rows_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a,
       S* const to = sums + static_cast<std::int64_t>(m) * few_rows * stride + c;
       with_shape(t.rows, 1,
                  [&]<int Rows, int Vectors>(std::integral_constant<int, Rows>, std::integral_constant<int, Vectors>) {
-                   transposing_kernel<U, Rows>(k, rows.row, columns, to, stride,
-                                               {from_column(m, c + lanes + lanes / 2), from_column(m, c + lanes / 2)});
+                   transposing_kernel<U, Rows>(k, rows.row, columns, to, stride, soon_after(m, c));
                  });
     }
   give_rows<false, S, M>(t, sums, stride, few_rows * stride, epilogue);
@@ -346,12 +351,12 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
   using S = sum_of<U>;
   using sizes = blocking<U>;
   constexpr std::int64_t lanes = simd::lanes<U>;
-  // Memory gives most where eight rows of weights are read side by side; sums of more rows are taken up less often instead.
+  // Rows of weights are read eight steps at a time, in whole lines: three of a row, which are asked for ahead of time, or one of
+  // each of the two that pairs are made of, sixteen rows being as many as the processor foresees.
   constexpr bool pairs = values_per_unit<U> == 2;
-  bool const thin = t.rows <= 2;
-  std::int64_t const together = pairs && thin ? 4 : 8;
+  constexpr std::int64_t together = 8;
   carver memory(scratch);
-  panel_cut<U> const cut(t.cols / lanes * lanes);
+  panel_cut<U> const cut(t.cols / lanes * lanes, pairs ? 2 : 3);
   std::int64_t const whole = cut.lanes(), stride = round_up(t.cols, lanes);
   U* const space = memory.take<U>(most_narrow * copied_stride<U>);
   U* const edge = memory.take<U>(lanes * sizes::steps);
@@ -370,10 +375,12 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
         return tile_sums<S>{from_there ? out + col : nullptr, stride, out + col, stride};
       };
       auto const soon_after = [&](std::int64_t first, std::int64_t col) {
-        auto const* const next =
-            reinterpret_cast<std::byte const*>(from + (first + together * values_per_unit<U>)*w[m].row_stride + col);
-        std::int64_t const row = w[m].row_stride * static_cast<std::int64_t>(sizeof(B));
-        return prefetch_stream{next, values_per_unit<U> * row, pairs ? row : 64};
+        if constexpr (pairs)
+          return no_prefetch{};
+        else
+          return prefetch_stream<3>{
+              reinterpret_cast<std::byte const*>(from + (first + together) * w[m].row_stride + col),
+              w[m].row_stride * static_cast<std::int64_t>(sizeof(B)), 64};
       };
       if (whole < t.cols) {
         pack_across<U>([&](std::int64_t i) { return from + whole + i * w[m].row_stride; }, count, t.cols - whole, edge);
@@ -382,16 +389,10 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
       for (std::int64_t s = 0; s < steps; s += together, resume = true) {
         std::int64_t const first = s * values_per_unit<U>;
         for (std::int64_t p = 0; p < cut.count; ++p) {
-          auto const product = [&](auto soon) {
-            micro_kernel_in_place<U>(
-                t.rows, cut.vectors(p), std::min(together, steps - s), strip,
-                rows_in_place<U, B>{from + first * w[m].row_stride + cut.first(p), w[m].row_stride, count - first},
-                sums_at(cut.first(p), resume), soon);
-          };
-          if (!pairs || thin)
-            product(soon_after(first, cut.first(p)));
-          else
-            product(no_prefetch{});
+          std::int64_t const col = cut.first(p);
+          micro_kernel_in_place<U>(t.rows, cut.vectors(p), std::min(together, steps - s), strip,
+                                   from + first * w[m].row_stride + col, w[m].row_stride, count - first,
+                                   sums_at(col, resume), soon_after(first, col));
         }
         strip.first += together * static_cast<std::int64_t>(sizeof(U));
       }

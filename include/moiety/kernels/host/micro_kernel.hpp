@@ -66,21 +66,32 @@ template <class U> struct packed_strip {
 template <class U, int Vectors> struct packed_panel {
   U const* data;
 
-  [[gnu::always_inline]] simd::vec<U> load(int j) const { return simd::load(data + j * simd::lanes<U>); }
+  [[gnu::always_inline]] void load(simd::vec<U>* to) const {
+    MOIETY_UNROLL(3)
+    for (int j = 0; j < Vectors; ++j) to[j] = simd::load(data + j * simd::lanes<U>);
+  }
   void advance() { data += Vectors * simd::lanes<U>; }
 };
 
 /// A wide operand as it lies: a row for every step, or two for pairs; the last of `rows` may have no second.
-template <class U, class T> struct rows_in_place {
+template <class U, class T, int Vectors> struct rows_in_place {
   T const* row;
   std::int64_t stride, rows;
 
-  [[gnu::always_inline]] simd::vec<U> load(int j) const {
-    T const* const from = row + j * simd::lanes<U>;
-    if constexpr (std::same_as<U, bf16_pair>)
-      return simd::load_zipped(from, rows > 1 ? from + stride : nullptr);
-    else
-      return simd::load_as<U>(from);
+  [[gnu::always_inline]] void load(simd::vec<U>* to) const {
+    constexpr int lanes = simd::lanes<U>;
+    if constexpr (std::same_as<U, bf16_pair>) {
+      T const* const next = rows > 1 ? row + stride : nullptr;
+      MOIETY_UNROLL(3)
+      for (int j = 0; j + 1 < Vectors; j += 2)
+        simd::load_zipped(row + j * lanes, next != nullptr ? next + j * lanes : nullptr, to[j], to[j + 1]);
+      constexpr int last = Vectors - 1;
+      if constexpr (Vectors % 2 != 0)
+        to[last] = simd::load_zipped(row + last * lanes, next != nullptr ? next + last * lanes : nullptr);
+    } else {
+      MOIETY_UNROLL(3)
+      for (int j = 0; j < Vectors; ++j) to[j] = simd::load_as<U>(row + j * lanes);
+    }
   }
   void advance() { row += values_per_unit<U> * stride, rows -= values_per_unit<U>; }
 };
@@ -94,14 +105,14 @@ template <class S> struct tile_sums {
   bool stream = false;
 };
 
-/// Memory that will be needed soon: in every step, two lines are asked for.
-struct prefetch_stream {
+/// Memory that will be needed soon: in every step, a few lines are asked for.
+template <int Lines> struct prefetch_stream {
   std::byte const* next = nullptr;
-  std::int64_t step = 0, second = 0;
+  std::int64_t step = 0, apart = 0;  // bytes from step to step, and from line to line
 
   [[gnu::always_inline]] void advance() {
-    __builtin_prefetch(next, 0, 2);
-    __builtin_prefetch(next + second, 0, 2);
+    MOIETY_UNROLL(3)
+    for (int line = 0; line < Lines; ++line) __builtin_prefetch(next + line * apart, 0, 2);
     next += step;
   }
 };
@@ -123,8 +134,7 @@ void micro_kernel(std::int64_t steps, Narrow narrow, Wide wide, tile_sums<sum_of
   }
   for (std::int64_t k = 0; k < steps; ++k) {
     simd::vec<U> right[across];
-    MOIETY_UNROLL(3)
-    for (int j = 0; j < Vectors; ++j) right[j] = wide.load(j);
+    wide.load(right);
     MOIETY_UNROLL(8)
     for (int i = 0; i < Rows; ++i) {
       simd::vec<U> const left = simd::broadcast(narrow.at(i));
@@ -181,18 +191,19 @@ void micro_kernel(std::int64_t rows, int vectors, std::int64_t steps, Narrow nar
              });
 }
 
-/// The same on a wide operand as it lies in memory.
+/// The same on a wide operand as it lies in memory: rows of `stride` values, of which there are `present`.
 template <class U, class T, class Prefetch>
-void micro_kernel_in_place(std::int64_t rows, int vectors, std::int64_t steps, strided_rows<U> narrow,
-                           rows_in_place<U, T> wide, tile_sums<sum_of<U>> const& sums, Prefetch soon) {
-  with_shape(rows, vectors,
-             [&]<int Rows, int Vectors>(std::integral_constant<int, Rows>, std::integral_constant<int, Vectors>) {
-               micro_kernel<U, Rows, Vectors>(steps, narrow, wide, sums, soon);
-             });
+void micro_kernel_in_place(std::int64_t rows, int vectors, std::int64_t steps, strided_rows<U> narrow, T const* wide,
+                           std::int64_t stride, std::int64_t present, tile_sums<sum_of<U>> const& sums, Prefetch soon) {
+  with_shape(
+      rows, vectors,
+      [&]<int Rows, int Vectors>(std::integral_constant<int, Rows>, std::integral_constant<int, Vectors>) {
+        micro_kernel<U, Rows, Vectors>(steps, narrow, rows_in_place<U, T, Vectors>{wide, stride, present}, sums, soon);
+      });
 }
 
 /// Columns that a transposing kernel will need, one after another in memory. Memory gives more where it is asked for in the
-/// order of its addresses than for a line of every column in turn; it is asked twice, as a full queue drops what it is asked.
+/// order of its addresses than for a line of every column in turn.
 template <class B> struct upcoming_columns {
   B const* first = nullptr;
   std::int64_t stride = 0, left = 0;  // columns

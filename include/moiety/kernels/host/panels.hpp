@@ -24,13 +24,13 @@ namespace moiety::inline MOIETY_ABI::kernels::host_gemm {
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
 
-/// A wide operand of some width, cut into panels of one to three registers that differ by at most one.
+/// A wide operand of some width, cut into panels of one to `most` registers that differ by at most one.
 template <class U> struct panel_cut {
   std::int64_t count, base, extra;
 
-  explicit constexpr panel_cut(std::int64_t width) : count(0), base(0), extra(0) {
+  explicit constexpr panel_cut(std::int64_t width, std::int64_t most = most_vectors) : count(0), base(0), extra(0) {
     std::int64_t const vectors = ceil_div(width, simd::lanes<U>);
-    count = ceil_div(vectors, most_vectors);
+    count = ceil_div(vectors, most);
     base = count > 0 ? vectors / count : 0;
     extra = vectors - base * count;
   }

@@ -200,6 +200,27 @@ template <class S, class T> inline vec<S> load_first(T const* from, std::int64_t
 #endif
 }
 
+/// The same of twice as many pairs, in two registers.
+[[gnu::always_inline]] inline void load_zipped(bf16 const* first, bf16 const* second, vec<bf16_pair>& low,
+                                               vec<bf16_pair>& high) {
+#if defined(__AVX512BW__)
+  typedef std::uint16_t words __attribute__((vector_size(64)));
+  words a, b{};
+  std::memcpy(&a, first, sizeof a);
+  if (second != nullptr) std::memcpy(&b, second, sizeof b);
+  auto const zip = [&]<int... Lane>(int from, std::integer_sequence<int, Lane...>) {
+    words const places{static_cast<std::uint16_t>(from + Lane / 2 + Lane % 2 * 32)...};
+    return (vec<bf16_pair>)_mm512_permutex2var_epi16((__m512i)a, (__m512i)places, (__m512i)b);
+  };
+  low = zip(0, std::make_integer_sequence<int, 32>());
+  high = zip(16, std::make_integer_sequence<int, 32>());
+#else
+  constexpr int pairs = lanes<bf16_pair>;
+  low = load_zipped(first, second);
+  high = load_zipped(first + pairs, second != nullptr ? second + pairs : nullptr);
+#endif
+}
+
 /// Stores past the caches, to an address that is a multiple of vector_bytes. A fence must follow before others read.
 template <class S> [[gnu::always_inline]] inline void store_past_caches(S* to, vec<S> value) {
 #if defined(__AVX512F__)
