@@ -184,6 +184,8 @@ template <class U> struct panel_block {
 template <class U, class A>
 void multiply_rows(rows_of<A> a, std::int64_t rows, std::int64_t count, panel_block<U> const& block, sum_of<U>* sums,
                    bool resume, U* space) {
+  constexpr int step_bytes =
+      most_narrow * static_cast<int>(sizeof(U));  // of a strip, whose last panel asks for the next
   std::int64_t const stride = block.cut.lanes();
   for (std::int64_t r = 0; r < rows; r += most_narrow) {
     std::int64_t const present = std::min<std::int64_t>(most_narrow, rows - r);
@@ -197,6 +199,10 @@ void multiply_rows(rows_of<A> a, std::int64_t rows, std::int64_t count, panel_bl
       prefetch_stream<2> const soon = block.soon.stripe(r / most_narrow, block.cut.first(p), block.cut.width(p));
       if (soon.next != nullptr)
         product(soon);
+      else if (p + 1 == block.cut.count && a.index == nullptr && r + 2 * most_narrow <= rows)
+        product(prefetch_rows<step_bytes>{reinterpret_cast<std::byte const*>(a.row(r + most_narrow)),
+                                          count * static_cast<std::int64_t>(sizeof(A)),
+                                          a.stride * static_cast<std::int64_t>(sizeof(A))});
       else
         product(no_prefetch{});
     }

@@ -116,6 +116,19 @@ template <int Lines> struct prefetch_stream {
     next += step;
   }
 };
+/// Rows that will be needed soon, one after another, in the order of their addresses: so many bytes in every step.
+template <int Bytes> struct prefetch_rows {
+  std::byte const* row = nullptr;
+  std::int64_t bytes = 0, stride = 0;  // of a row, and to the next
+  std::int64_t asked = 0;              // of the first
+
+  [[gnu::always_inline]] void advance() {
+    MOIETY_UNROLL(2)
+    for (int at = 0; at < Bytes; at += 64) __builtin_prefetch(row + asked + at, 0, 3);
+    asked += Bytes;
+    if (asked >= bytes) asked = 0, row += stride;
+  }
+};
 struct no_prefetch {
   void advance() {}
 };
