@@ -184,8 +184,8 @@ template <class U> struct panel_block {
 template <class U, class A>
 void multiply_rows(rows_of<A> a, std::int64_t rows, std::int64_t count, panel_block<U> const& block, sum_of<U>* sums,
                    bool resume, U* space) {
-  constexpr int step_bytes =
-      most_narrow * static_cast<int>(sizeof(U));  // of a strip, whose last panel asks for the next
+  // The last panel of a strip asks for the rows of the next strip.
+  constexpr int step_bytes = most_narrow * static_cast<int>(sizeof(U));
   std::int64_t const stride = block.cut.lanes();
   for (std::int64_t r = 0; r < rows; r += most_narrow) {
     std::int64_t const present = std::min<std::int64_t>(most_narrow, rows - r);
