@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/backend/transport/mpi_board_exchange.hpp>
-#include <moiety/backend/transport/mpi_session.hpp>
+
+#include "mpi_ranks.hpp"
 
 #include <doctest/doctest.h>
 
@@ -19,22 +20,9 @@ using mo::detail::board_note;
 using mo::detail::mpi_boards;
 using mo::detail::mpi_header;
 using mo::detail::mpi_progress;
+using mpi_ranks::job;
 
 namespace {
-
-struct job {
-  int rank = 0, size = 0;
-
-  job() {
-    mo::detail::mpi_session::get();
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    MPI_Barrier(MPI_COMM_WORLD);
-  }
-  int next() const { return (rank + 1) % size; }
-  int previous() const { return (rank + size - 1) % size; }
-  std::vector<bool> all(bool near = true) const { return std::vector<bool>(static_cast<std::size_t>(size), near); }
-};
 
 /// Until nothing more comes: at most 20 s.
 template <class Poll> bool polled(Poll const& poll) {

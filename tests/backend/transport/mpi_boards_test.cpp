@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/backend/transport/mpi_boards.hpp>
-#include <moiety/backend/transport/mpi_session.hpp>
+
+#include "mpi_ranks.hpp"
 
 #include <doctest/doctest.h>
 
@@ -13,24 +14,7 @@ namespace mo = moiety;
 using mo::detail::board_note;
 using mo::detail::board_page;
 using mo::detail::mpi_boards;
-
-namespace {
-
-struct job {
-  int rank = 0, size = 0;
-
-  job() {
-    mo::detail::mpi_session::get();
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    MPI_Barrier(MPI_COMM_WORLD);
-  }
-  int next() const { return (rank + 1) % size; }
-  int previous() const { return (rank + size - 1) % size; }
-  std::vector<bool> all(bool near = true) const { return std::vector<bool>(static_cast<std::size_t>(size), near); }
-};
-
-}  // namespace
+using mpi_ranks::job;
 
 TEST_CASE("boards reach those who are near, and who read them") {
   job const in;

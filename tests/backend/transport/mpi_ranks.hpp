@@ -20,6 +20,21 @@ inline moiety::mpi_communicator world_of(std::chrono::milliseconds deadline = st
   return moiety::mpi_communicator::world({.deadline = deadline}, piece, boards);
 }
 
+/// The processes of the job, which begin a case together.
+struct job {
+  int rank = 0, size = 0;
+
+  job() {
+    moiety::detail::mpi_session::get();
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    MPI_Barrier(MPI_COMM_WORLD);
+  }
+  int next() const { return (rank + 1) % size; }
+  int previous() const { return (rank + size - 1) % size; }
+  std::vector<bool> all(bool near = true) const { return std::vector<bool>(static_cast<std::size_t>(size), near); }
+};
+
 /// What rank r has in a test, known to every rank.
 template <class T> std::vector<T> values_of(int r, std::int64_t n, unsigned salt = 0) {
   std::mt19937 draw(1000 * salt + static_cast<unsigned>(r) + 1);

@@ -55,8 +55,8 @@ class board_exchange {
     if (bytes == 0) return;
     room_ = boards_->take_room();
     next_ = room_->of(bytes);
-    how_ =
-        stores_for(2 * bytes * static_cast<std::int64_t>(to.size()));  // ranks share the last cache, and read as much
+    // Ranks share the last cache, and read as much.
+    how_ = stores_for(2 * bytes * static_cast<std::int64_t>(to.size()));
   }
 
   /// Tells a peer of its rows; false: they must follow as messages.

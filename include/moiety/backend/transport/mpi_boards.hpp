@@ -44,8 +44,8 @@ struct alignas(line_bytes) board_page {
   static constexpr std::int64_t operations = 16;
 
   std::array<board_note, operations> notes;
-  std::array<std::atomic<std::int64_t>, operations>
-      taken;  // as number: the peer's rows have been taken from their room
+  /// As the number of a note: the peer's rows have been taken from their room.
+  std::array<std::atomic<std::int64_t>, operations> taken;
 
   static std::size_t at(std::int64_t number) { return static_cast<std::size_t>(number % operations); }
 };
