@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include <sys/resource.h>
+
 namespace mo = moiety;
 using mo::detail::board_note;
 using mo::detail::board_page;
@@ -28,6 +30,39 @@ TEST_CASE("boards reach those who are near, and who read them") {
     CHECK(some.reaches(r) == halves[static_cast<std::size_t>(r)]);
   }
   MPI_Barrier(MPI_COMM_WORLD);
+}
+
+TEST_CASE("who has no board is reached by nobody, and the others reach each other") {
+  job const in;
+  rlimit usual{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &usual) == 0);
+  rlimit const none{0, usual.rlim_max};
+  if (in.rank == 0) REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+  mpi_boards const boards(MPI_COMM_WORLD, in.all(), in.rank);
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &usual) == 0);
+  for (int r = 0; r < in.size; ++r) CHECK(boards.reaches(r) == (r != 0 && in.rank != 0));
+  MPI_Barrier(MPI_COMM_WORLD);
+}
+
+TEST_CASE("a group in which one rank has no board exchanges rows with it as messages") {
+  job const in;
+  rlimit usual{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &usual) == 0);
+  auto ranks = mpi_ranks::world_of();
+  rlimit const none{0, usual.rlim_max};
+  if (in.rank == 0) REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+  auto part = ranks.split(0, in.rank, "part");
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &usual) == 0);
+  for (std::int64_t const n : {1, 100, 5000, 400000}) {
+    auto const block = static_cast<std::size_t>(n);
+    std::vector<float> all(block * static_cast<std::size_t>(in.size)), wanted;
+    for (int r = 0; r < in.size; ++r) {
+      auto const theirs = mpi_ranks::values_of<float>(r, n);
+      wanted.insert(wanted.end(), theirs.begin(), theirs.end());
+    }
+    part.all_gather<float>(mpi_ranks::values_of<float>(in.rank, n), all);
+    CHECK(all == wanted);
+  }
 }
 
 TEST_CASE("a note is that of its operation, before and after others") {
