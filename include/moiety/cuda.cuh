@@ -25,6 +25,7 @@
 #include <moiety/kernels/cuda/portable/linear.cuh>
 #include <moiety/kernels/cuda/portable/logit_noise.cuh>
 #include <moiety/kernels/cuda/portable/permute.cuh>
+#include <moiety/kernels/cuda/portable/rank_blocks.cuh>
 #include <moiety/kernels/cuda/portable/route.cuh>
 #include <moiety/kernels/cuda/portable/route_together.cuh>
 #include <moiety/kernels/cuda/portable/router_gemm.cuh>

@@ -27,9 +27,9 @@ __global__ void add_one(float* values, int count) {
   if (i < count) values[i] += 1;
 }
 
-__global__ void set_fault(mo::cuda_faults* faults, long long rejected, long long short_token) {
-  *faults = {rejected, short_token};
-}
+__global__ void set_fault(mo::cuda_faults* faults, mo::cuda_faults seen) { *faults = seen; }
+
+constexpr long long none = mo::cuda_faults::none;
 
 }  // namespace
 
@@ -67,11 +67,15 @@ TEST_CASE("work goes to the stream of the caller, and waits for events of the ca
 
 TEST_CASE("what only the device could see comes out of the next synchronize, once") {
   mo::context<on_cuda> ctx;
-  ctx.engine().launch("set_fault", set_fault, {1, 1}, ctx.engine().faults(), 12, mo::cuda_faults::none);
+  ctx.engine().launch("set_fault", set_fault, {1, 1}, ctx.engine().faults(), mo::cuda_faults{12, none, none});
   CHECK_THROWS_WITH_AS(ctx.synchronize(), "the router logits of token 12 were not all finite.", mo::data_error);
   CHECK_NOTHROW(ctx.synchronize());
-  ctx.engine().launch("set_fault", set_fault, {1, 1}, ctx.engine().faults(), mo::cuda_faults::none, 3);
+  ctx.engine().launch("set_fault", set_fault, {1, 1}, ctx.engine().faults(), mo::cuda_faults{none, 3, none});
   CHECK_THROWS_WITH_AS(ctx.synchronize(), "the router gave token 3 fewer experts than it has slots.", mo::data_error);
+  CHECK_NOTHROW(ctx.synchronize());
+  ctx.engine().launch("set_fault", set_fault, {1, 1}, ctx.engine().faults(), mo::cuda_faults{none, none, 9});
+  CHECK_THROWS_WITH_AS(ctx.synchronize(), "an expert was given 9 rows, where blocks between ranks have room for fewer.",
+                       mo::data_error);
   CHECK_NOTHROW(ctx.synchronize());
 }
 
@@ -82,7 +86,7 @@ TEST_CASE("to settle is to wait for the work, whatever the device has seen") {
   *pinned = 0;
   auto x = ctx.matrix(1, 1);
   ctx.engine().launch("add_one", add_one, {1, 32}, x.data(), 1);
-  ctx.engine().launch("set_fault", set_fault, {1, 1}, ctx.engine().faults(), 12, mo::cuda_faults::none);
+  ctx.engine().launch("set_fault", set_fault, {1, 1}, ctx.engine().faults(), mo::cuda_faults{12, none, none});
   REQUIRE(cudaMemcpyAsync(pinned, x.data(), sizeof(float), cudaMemcpyDeviceToHost, ctx.engine().stream()) ==
           cudaSuccess);
   CHECK_NOTHROW(ctx.engine().settle());
@@ -141,7 +145,7 @@ TEST_CASE("no device, too old a device, a program for another device, no memory,
   knobs = before;
   knobs.device_bytes = 1000;
   CHECK(said() ==
-        "out of memory: 4194320 bytes of device memory could not be allocated: out of memory "
+        "out of memory: 4194328 bytes of device memory could not be allocated: out of memory "
         "(cudaErrorMemoryAllocation).");
   knobs = before;
   knobs.next_launch = cudaErrorNoKernelImageForDevice;

@@ -10,10 +10,14 @@ struct small : mo::layer_spec<mo::dims{.hidden = 16, .ffn = 32, .experts = 4}> {
   using router = mo::router<mo::softmax, mo::top_k<2>>;
 };
 
+struct of_host : mo::all_gather_tokens {
+  static constexpr bool on_devices = false;
+};
+
 struct on_cuda : mo::deployment<mo::layout{.data = 2, .expert = 2}> {
   using backend = mo::cuda;
 #ifndef MOIETY_CORRECT
-  using dispatcher = mo::all_gather_tokens;
+  using dispatcher = of_host;
 #endif
 };
 

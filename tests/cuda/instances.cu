@@ -70,11 +70,18 @@ template <class Spec, class T> void use() {
 }
 
 /// Of exchanges between ranks.
-void use_rows(mo::cuda_engine& engine) {
+template <class V> void use_rows(mo::cuda_engine& engine) {
+  mo::kernels::rank_blocks<V> const shape{};
+  mo::detail::add_values(engine, static_cast<V*>(nullptr), 1, static_cast<V*>(nullptr));
+  mo::kernels::list_sent(engine, shape, 1, nullptr, nullptr);
+  mo::kernels::pack(engine, shape, mo::kernels::rows_of<V>{}, nullptr, nullptr);
+  mo::kernels::list_arrived(engine, shape, nullptr, nullptr, nullptr);
+  mo::kernels::unpack(engine, shape, nullptr, nullptr, 1, static_cast<V*>(nullptr));
+}
+
+void use_rows_of_all(mo::cuda_engine& engine) {
   mo::detail::copy_rows(engine, {}, {});
-  auto const add = [&]<class V>(V* values) { mo::detail::add_values(engine, values, 1, values); };
-  add(static_cast<float*>(nullptr)), add(static_cast<double*>(nullptr));
-  add(static_cast<mo::bf16*>(nullptr)), add(static_cast<mo::fp16*>(nullptr));
+  use_rows<float>(engine), use_rows<double>(engine), use_rows<mo::bf16>(engine), use_rows<mo::fp16>(engine);
 }
 
 void use_all() {

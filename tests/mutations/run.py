@@ -3,9 +3,9 @@
 """Known bugs, one a patch against include/, and whether the tests see them.
 
 A patch opens with `# TITLE`, then `# kills: TEST [TEST ...]` (sources under tests/, built into one program; a *.cu is
-built for the CPU, as tests/cuda_on_cpu does; mpi*_test.cpp run as two processes). Each patch is applied to a copy of include/, the named tests are compiled
-against the copy and run: they must fail. The unpatched tests must pass first, else a kill proves nothing. Prints
-`killed N of M`; succeeds where N = M.
+built for the CPU, as tests/cuda_on_cpu does; mpi*_test.cpp run as two processes). Each patch is applied to a copy of
+include/, the named tests are compiled against the copy and run: they must fail. The unpatched tests must pass first,
+else a kill proves nothing. Prints `killed N of M`; succeeds where N = M.
 """
 import argparse
 import os
@@ -38,10 +38,11 @@ def build_and_run(options, include, sources, folder):
     if of_processes(sources):
         compiler, main, launcher = "mpicxx", tests / "mpi" / "main.cpp", LAUNCHER
     environment = {**os.environ, **MPI, "OMPI_CXX": options.compiler, "MPICH_CXX": options.compiler}
-    compiled = subprocess.run(
-        [compiler, *FLAGS, "-O1" if any(s.startswith(OPTIMISED) or s.endswith(".cu") for s in sources) else "-O0", "-I", tests / "cuda_on_cpu", "-I", include, "-I", tests,
-         "-x", "c++", *(tests / s for s in sources), "-x", "none", main, "-rdynamic", "-o", program],
-        capture_output=True, text=True, env=environment)
+    optimised = any(s.startswith(OPTIMISED) or s.endswith(".cu") for s in sources)
+    folders = [part for place in (tests / "cuda_on_cpu", include, tests) for part in ("-I", place)]
+    compiled = subprocess.run([compiler, *FLAGS, "-O1" if optimised else "-O0", *folders, "-x", "c++",
+                               *(tests / s for s in sources), "-x", "none", main, "-rdynamic", "-o", program],
+                              capture_output=True, text=True, env=environment)
     if compiled.returncode != 0:
         raise Broken("does not compile: " + next((l for l in compiled.stderr.splitlines() if "error" in l), ""))
     try:

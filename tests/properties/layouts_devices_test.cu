@@ -6,8 +6,10 @@
 
 #include <moiety/cuda.cuh>
 
+#include <moiety/dispatcher/all_gather.hpp>
 #include <moiety/dispatcher/all_to_all.hpp>
 #include <moiety/dispatcher/local.hpp>
+#include <moiety/dispatcher/padded.hpp>
 #include <moiety/dispatcher/two_level.hpp>
 
 #include <doctest/doctest.h>
@@ -109,6 +111,24 @@ TEST_CASE("capacities over the tokens of all ranks, and of sequences that ranks 
   check<limited<plain, mo::drop::random>, float, mo::local>({{.data = 2}, {.tensor = 2, .context = 2}});
   check<limited<in_sequences, mo::per::sequence>, float>(
       {{.tensor = 2, .context = 2, .expert = 4}, {.context = 2, .expert = 2}}, {.sequences = {0, 20, 33, 64}});
+}
+
+TEST_CASE("messages of one size, which the host knows nothing of") {
+  using by_rank = mo::padded_all_to_all<64>;
+  check<limited<plain>, float, by_rank>(
+      {{.data = 2, .expert = 2}, {.data = 4, .expert = 2}, {.data = 4, .expert = 2, .expert_tensor = 2}}, {},
+      {ranks::share::uneven, ranks::share::one_rank});
+  check<limited<plain, mo::drop::priority>, mo::bf16, mo::keep_rows<by_rank>>({{.data = 4, .expert = 4}});
+  check<limited<on_input>, double, by_rank>({{.data = 2, .expert = 2}});
+  check<limited<in_sequences, mo::per::sequence>, float, mo::padded_all_to_all<16, 7>>(
+      {{.data = 4, .expert = 4}}, {.sequences = {0, 7, 16, 17, 32, 48, 57, 64}});  // none is on two ranks
+}
+
+TEST_CASE("every token on every rank") {
+  check<plain, float, mo::all_gather_tokens>(
+      {{.data = 2, .expert = 2}, {.data = 4, .expert = 2}, {.data = 4, .expert = 4}});
+  check<on_input, float, mo::all_gather_tokens>({{.data = 2, .expert = 2}});
+  check<plain, mo::bf16, mo::keep_rows<mo::all_gather_tokens>>({{.data = 2, .expert_tensor = 2}});
 }
 
 TEST_CASE("rows kept, experts in parts, nodes, and experts that ranks split") {

@@ -57,17 +57,18 @@ struct launch_shape {
   std::int64_t shared_bytes = 0;
 };
 
-/// The first token, by index, of each fault that only the device can see; in device memory.
+/// The faults that only the device can see, of tokens the first one by index; in device memory.
 struct cuda_faults {
   static constexpr long long none = std::numeric_limits<long long>::max();
   long long rejected_token;  // logits are not all finite, and that was to be an error
   long long short_token;     // fewer experts than slots
+  long long excess_rows;     // more rows of an expert than blocks between ranks have room for
 };
 
 namespace detail {
 
 template <int = 0> __global__ void reset_faults(cuda_faults* faults) {
-  *faults = {cuda_faults::none, cuda_faults::none};
+  *faults = {cuda_faults::none, cuda_faults::none, cuda_faults::none};
 }
 
 /// 90 for a device of compute capability 9.0.
@@ -168,11 +169,15 @@ class cuda_engine {
     detail::device_scope const scope(device_);
     cuda_faults seen{};
     arena_.load(&seen, faults(), sizeof(seen));
-    if (seen.rejected_token == cuda_faults::none && seen.short_token == cuda_faults::none) return;
+    constexpr long long none = cuda_faults::none;
+    if (seen.rejected_token == none && seen.short_token == none && seen.excess_rows == none) return;
     launch("clearing faults", detail::reset_faults<>, {1, 1}, faults());
-    detail::require<data_error>(seen.rejected_token == cuda_faults::none, "the router logits of token ",
-                                seen.rejected_token, " were not all finite.");
-    throw data_error(detail::sentence("the router gave token ", seen.short_token, " fewer experts than it has slots."));
+    detail::require<data_error>(seen.rejected_token == none, "the router logits of token ", seen.rejected_token,
+                                " were not all finite.");
+    detail::require<data_error>(seen.short_token == none, "the router gave token ", seen.short_token,
+                                " fewer experts than it has slots.");
+    throw data_error(detail::sentence("an expert was given ", seen.excess_rows,
+                                      " rows, where blocks between ranks have room for fewer."));
   }
 
   /// Waits for all work of the context, and says nothing of what only the device could see.

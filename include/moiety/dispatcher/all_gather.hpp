@@ -10,7 +10,8 @@
 //   mo::numerics::fastest     as sums: each rank adds what its own experts give a token, in their order and in the sum type, for
 //                             all tokens of the group, and one reduce_scatter adds the ranks' parts. With o₀ and o₂ on rank 0
 //                             that is (w o₀ + w o₂) + w o₁: the bits of y and dx are those of the layout, and those of gradients
-//                             of weights stay. Routers with mo::on_input need the gradients of rows, and have them row by row
+//                             of weights stay. Row by row, too, for routers with mo::on_input, which need the gradients of
+//                             rows, and for ranks of mo::cuda
 //
 // What a rank with T of the T' tokens sends to R − 1 others, in bytes; elements have s, their sums S:
 //
@@ -25,6 +26,7 @@
 #pragma once
 
 #include <moiety/backend/arena.hpp>
+#include <moiety/backend/kernel_list.hpp>
 #include <moiety/backend/transport/communicator.hpp>
 #include <moiety/batch/permutation.hpp>
 #include <moiety/core/config.hpp>
@@ -50,16 +52,18 @@ class token_exchange : public row_exchange {
   template <communicator C>
   token_exchange(links<C>& through, permutation_view const& order, std::int64_t experts, int copies, arena& memory)
       : row_exchange(through, order, experts, copies, memory),
-        tokens_(static_cast<std::size_t>(through.group->size()), &memory),
-        sources_(static_cast<std::size_t>(rows()), &memory) {
+        tokens_(static_cast<std::size_t>(through.group->size()), &memory.for_lists()),
+        sources_(rows() * detail::row_bytes<std::int32_t>(1), memory) {
     through.group->template all_gather<std::int64_t>({&order.tokens, 1}, tokens_);
     for (int r = 0; r < through.group->size(); all_ += tokens_[static_cast<std::size_t>(r++)])
       if (r == through.group->rank()) before_ = all_;
     detail::require<resource_error>(all_ <= std::numeric_limits<std::int32_t>::max(), "the ranks of a group have ",
                                     all_, " tokens, which do not fit a row index of 32 bits.");
-    std::pmr::vector<std::int32_t> own(order.source_tokens, order.source_tokens + own_rows(), &memory);
-    for (std::int32_t& token : own) token += static_cast<std::int32_t>(before_);
-    bring_to(through, kernels::rows_of<std::int32_t>{own.data(), 1}, 1, sources_.data());
+    kernel_list<std::int32_t> own(memory, static_cast<std::size_t>(own_rows()));
+    memory.load(own.values.data(), order.source_tokens, own_rows() * detail::row_bytes<std::int32_t>(1));
+    for (std::int32_t& token : own.values) token += static_cast<std::int32_t>(before_);
+    own.publish();
+    bring_to(through, kernels::rows_of<std::int32_t>{own.for_kernels(), 1}, 1, sources());
   }
 
   /// Rows that are tokens have an index, and come as tokens; others come as they are.
@@ -79,20 +83,25 @@ class token_exchange : public row_exchange {
       first += n;
     }
     through.group->finish(through.group->start({.name = "dispatch", .width = detail::row_bytes<V>(width)}, out, in));
-    return {to, width, sources_.data()};
+    return {to, width, sources()};
   }
 
   template <class V> kernels::rows_of<V> brought(buffer const& room, std::int64_t width) const {
-    return {static_cast<V const*>(room.data()), width, sources_.data()};
+    return {static_cast<V const*>(room.data()), width, sources()};
   }
 
  protected:
-  std::pmr::vector<std::int64_t> tokens_;   // of each rank
-  std::pmr::vector<std::int32_t> sources_;  // the token of each row here, among those of all ranks
-  std::int64_t before_ = 0, all_ = 0;       // tokens of the ranks before this one, and of all
+  /// The token of each row here, among those of all ranks.
+  std::int32_t* sources() const { return static_cast<std::int32_t*>(sources_.data()); }
+
+  std::pmr::vector<std::int64_t> tokens_;  // of each rank
+  std::int64_t before_ = 0, all_ = 0;      // tokens of the ranks before this one, and of all
+
+ private:
+  buffer sources_;
 };
 
-/// The exchange of mo::numerics::fastest.
+/// The exchange of mo::numerics::fastest, for ranks of the host.
 class token_sums : public token_exchange {
  public:
   template <communicator C>
@@ -100,8 +109,8 @@ class token_sums : public token_exchange {
       : token_exchange(through, order, experts, copies, memory),
         slots_(order.slots),
         places_(static_cast<std::size_t>(all_ * slots_), -1, &memory) {
-    for (std::size_t row = 0; row < sources_.size(); ++row) {
-      std::int32_t* place = places_.data() + sources_[row] * slots_;
+    for (std::int64_t row = 0; row < rows(); ++row) {
+      std::int32_t* place = places_.data() + sources()[row] * slots_;
       while (*place >= 0) ++place;
       *place = static_cast<std::int32_t>(row);
     }
@@ -149,7 +158,7 @@ class token_sums : public token_exchange {
 
 struct all_gather_tokens {
   static constexpr std::string_view name = "all_gather_tokens";
-  static constexpr bool travels = true, keeps_rows = false;
+  static constexpr bool travels = true, keeps_rows = false, on_devices = true;
   static constexpr int chunks = 1;
   using exchange = token_exchange;
   using summing = token_sums;

@@ -34,76 +34,26 @@ template <class V> std::int64_t row_bytes(std::int64_t width) { return width * s
 
 }  // namespace detail
 
-class arrived_rows {
+/// What kernels are told of the rows that the experts of a rank have.
+class arrivals {
  public:
-  template <communicator C>
-  arrived_rows(C& group, permutation_view const& order, std::int64_t experts, int copies, arena& memory)
-      : arrived_rows(group.size(), order, experts, copies, memory) {
-    std::pmr::vector<std::int64_t> asked(arrived_.size(), &memory.for_lists());
-    for (int r = 0; r < ranks_; ++r) list_sent(r, asked.data() + r * share_);
-    group.template all_to_all<std::int64_t>(asked, arrived_);
-    settle(group, std::numeric_limits<std::int32_t>::max());
-  }
-  arrived_rows(arrived_rows const&) = delete;
-  arrived_rows& operator=(arrived_rows const&) = delete;
-  virtual ~arrived_rows() = default;
+  arrivals(arrivals const&) = delete;
+  arrivals& operator=(arrivals const&) = delete;
+  virtual ~arrivals() = default;
 
-  /// Experts of this rank, where the rows of each begin, for kernels, and the rows of all.
-  std::int64_t experts() const { return share_; }
-  std::int64_t const* offsets() const { return offsets_.for_kernels(); }
-  std::int64_t rows() const { return offsets_.values.back(); }
-  /// What rows() is at most, which is known before they come.
-  std::int64_t most_rows() const { return rows(); }
-  /// Rows of this rank's permutation that travel: those of experts that have an MLP.
-  std::int64_t own_rows() const { return starts_.back(); }
+  /// Experts of this rank, where the rows of each begin, for kernels, and the rows of all; where offsets on a device alone
+  /// know that, as many as there may be.
+  std::int64_t experts() const { return experts_; }
+  std::int64_t const* offsets() const { return offsets_; }
+  std::int64_t rows() const { return rows_; }
   /// The rows that an exchange left in a room, of rows that are tokens.
   template <class V> kernels::rows_of<V> brought(buffer const& room, std::int64_t width) const {
     return {static_cast<V const*>(room.data()), width};
   }
-  /// Offsets of a call of some of these experts: others have no row.
-  std::vector<std::int64_t> offsets(range_of const& part) const {
-    auto const& whole = offsets_.values;
-    std::vector<std::int64_t> some(whole.begin(), whole.end());
-    for (std::int64_t& offset : some)
-      offset = std::clamp(offset, whole[static_cast<std::size_t>(part.first)],
-                          whole[static_cast<std::size_t>(part.first + part.count)]);
-    return some;
-  }
 
  protected:
-  /// Before it is known what comes: no rows.
-  arrived_rows(int ranks, permutation_view const& order, std::int64_t experts, int copies, arena& memory)
-      : ranks_(ranks),
-        share_(experts * copies / ranks),
-        arrived_(static_cast<std::size_t>(ranks_ * share_), &memory.for_lists()),
-        begins_(arrived_.size(), &memory.for_lists()),
-        offsets_(memory, static_cast<std::size_t>(share_ + 1)),
-        copies_(copies),
-        starts_(static_cast<std::size_t>(experts + 1), &memory.for_lists()) {
-    memory.load(starts_.data(), order.starts, static_cast<std::int64_t>(starts_.size() * sizeof(std::int64_t)));
-  }
-
-  /// Rows that go to each expert of a rank; and room for those that come from it.
-  void list_sent(int rank, std::int64_t* counts) const {
-    for (std::int64_t e = 0; e < share_; ++e) counts[e] = sent(rank, {e, 1}).count;
-  }
-  std::int64_t* arrived_from(int rank) { return arrived_.data() + rank * share_; }
-
-  /// Once it is known what comes, at most so many rows of an expert from one rank.
-  template <communicator C> void settle(C& group, std::int64_t most) {
-    for (std::int64_t const n : arrived_)
-      if (n < 0 || n > most)
-        group.fail(comm_fault::mismatch, "all_to_all", detail::sentence("a rank announced ", n, " rows of an expert"));
-    std::int64_t all = 0;
-    for (std::int64_t e = 0; e < share_; ++e) {
-      offsets_.values[static_cast<std::size_t>(e)] = all;
-      for (int r = 0; r < ranks_; all += arrived_[at(r++, e)]) begins_[at(r, e)] = all;
-    }
-    offsets_.values.back() = all;
-    offsets_.publish();
-    detail::require<resource_error>(all <= std::numeric_limits<std::int32_t>::max(), "the experts of a rank got ", all,
-                                    " rows, which do not fit a row index of 32 bits.");
-  }
+  explicit arrivals(std::int64_t experts) : experts_(experts) {}
+  void arrive(std::int64_t rows, std::int64_t const* offsets) { rows_ = rows, offsets_ = offsets; }
 
   /// Rows of `width` values in a room, where bring_to(room) brings them.
   template <class V, class BringTo>
@@ -115,20 +65,59 @@ class arrived_rows {
     return {to, width};
   }
 
+ private:
+  std::int64_t experts_, rows_ = 0;
+  std::int64_t const* offsets_ = nullptr;
+};
+
+class arrived_rows : public arrivals {
+ public:
+  template <communicator C>
+  arrived_rows(C& group, permutation_view const& order, std::int64_t experts, int copies, arena& memory)
+      : arrivals(experts * copies / group.size()),
+        arrived_(static_cast<std::size_t>(group.size() * this->experts()), &memory.for_lists()),
+        begins_(arrived_.size(), &memory.for_lists()),
+        offsets_(memory, static_cast<std::size_t>(this->experts() + 1)),
+        copies_(copies),
+        starts_(static_cast<std::size_t>(experts + 1), &memory.for_lists()) {
+    memory.load(starts_.data(), order.starts, static_cast<std::int64_t>(starts_.size() * sizeof(std::int64_t)));
+    std::pmr::vector<std::int64_t> asked(arrived_.size(), &memory.for_lists());
+    for (int r = 0; r < group.size(); ++r)
+      for (std::int64_t e = 0; e < this->experts(); ++e) asked[at(r, e)] = sent(r, {e, 1}).count;
+    group.template all_to_all<std::int64_t>(asked, arrived_);
+    count(group);
+  }
+
+  /// What rows() is at most, which is known before they come.
+  std::int64_t most_rows() const { return rows(); }
+  /// Rows of this rank's permutation that travel: those of experts that have an MLP.
+  std::int64_t own_rows() const { return starts_.back(); }
+  using arrivals::offsets;
+  /// Offsets of a call of some of these experts: others have no row.
+  std::vector<std::int64_t> offsets(range_of const& part) const {
+    auto const& whole = offsets_.values;
+    std::vector<std::int64_t> some(whole.begin(), whole.end());
+    for (std::int64_t& offset : some)
+      offset = std::clamp(offset, whole[static_cast<std::size_t>(part.first)],
+                          whole[static_cast<std::size_t>(part.first + part.count)]);
+    return some;
+  }
+
+ protected:
   std::size_t at(std::int64_t rank, std::int64_t expert) const {
-    return static_cast<std::size_t>(rank * share_ + expert);
+    return static_cast<std::size_t>(rank * experts() + expert);
   }
   int copies() const { return copies_; }
-  range_of all() const { return {0, share_}; }
+  range_of all() const { return {0, experts()}; }
   /// Rows by permutation that go to some experts of a rank.
   range_of sent(int rank, range_of const& part) const {
-    auto const first = starts_.begin() + rank / copies_ * share_ + part.first;
+    auto const first = starts_.begin() + rank / copies_ * experts() + part.first;
     return {*first, first[part.count] - *first};
   }
   range_of sent(int rank) const { return sent(rank, all()); }
   /// Rows that come from a rank for some experts here.
   std::int64_t from(int rank, range_of const& part) const {
-    auto const first = arrived_.begin() + rank * share_ + part.first;
+    auto const first = arrived_.begin() + rank * experts() + part.first;
     return std::accumulate(first, first + part.count, std::int64_t{0});
   }
   std::int64_t from(int rank) const { return from(rank, all()); }
@@ -138,13 +127,29 @@ class arrived_rows {
   }
   /// Appends the places of the rows that come from a rank, in the order in which it has them.
   void list_places(int rank, std::pmr::vector<std::int32_t>& places) const {
-    for (std::int64_t e = 0; e < share_; ++e)
+    for (std::int64_t e = 0; e < experts(); ++e)
       for (std::int64_t i = 0; i < arrived_[at(rank, e)]; ++i)
         places.push_back(static_cast<std::int32_t>(begins_[at(rank, e)] + i));
   }
 
  private:
-  std::int64_t ranks_, share_;
+  /// Once it is known what comes.
+  template <communicator C> void count(C& group) {
+    for (std::int64_t const n : arrived_)
+      if (n < 0 || n > std::numeric_limits<std::int32_t>::max())
+        group.fail(comm_fault::mismatch, "all_to_all", detail::sentence("a rank announced ", n, " rows of an expert"));
+    std::int64_t all = 0;
+    for (std::int64_t e = 0; e < experts(); ++e) {
+      offsets_.values[static_cast<std::size_t>(e)] = all;
+      for (int r = 0; r < group.size(); all += arrived_[at(r++, e)]) begins_[at(r, e)] = all;
+    }
+    offsets_.values.back() = all;
+    offsets_.publish();
+    arrive(all, offsets_.for_kernels());
+    detail::require<resource_error>(all <= std::numeric_limits<std::int32_t>::max(), "the experts of a rank got ", all,
+                                    " rows, which do not fit a row index of 32 bits.");
+  }
+
   std::pmr::vector<std::int64_t> arrived_, begins_;  // by sender and expert: rows, and the place of the first
   kernel_list<std::int64_t> offsets_;
   int copies_;

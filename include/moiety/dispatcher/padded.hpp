@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The dispatcher of layers with a capacity whose messages have one size, known beforehand: every pair of ranks exchanges
-// equal blocks by all_to_all, and nobody waits for counts, nor reads them on a device's behalf, before rows can leave.
+// equal blocks, and nobody waits for counts before rows can leave. On a device the host never learns them: kernels pack, count
+// and unpack, and work on as many rows as may come.
 //
 //   using dispatcher = mo::padded_all_to_all<4096>;      a rank calls the layer with at most 4096 tokens: any number, none too
 //   using dispatcher = mo::padded_all_to_all<512, 8>;    with at most 8 sequences of at most 512 tokens
 //
-//   a block = [how many rows each expert of the receiver gets | share · P rows]      share experts on a rank, P rows for each
+//   a block = [how many rows each expert of the receiver gets | share · P rows]      share experts on a rank, P rows for each;
+//                                                                                    see kernels/rank_blocks.hpp
 //
 // What is known without a word between ranks is these numbers, the capacity of the spec, and how many ranks there are:
 //
@@ -28,14 +30,14 @@
 #include <moiety/dispatcher/arrived_rows.hpp>
 #include <moiety/dispatcher/row_exchange.hpp>
 #include <moiety/kernels/grouped_gemm.hpp>
+#include <moiety/kernels/rank_blocks.hpp>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory_resource>
-#include <span>
 #include <string_view>
+#include <vector>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -44,116 +46,125 @@ struct row_limits {
   std::int64_t from_rank, from_all;
 };
 
-class padded_exchange : public arrived_rows {
+class padded_exchange : public arrivals {
  public:
   template <communicator C> using links = row_exchange::links<C>;
 
   template <communicator C>
   padded_exchange(links<C>& through, permutation_view const& order, std::int64_t experts, int copies, arena& memory,
                   row_limits const& limits)
-      : arrived_rows(through.group->size(), order, experts, copies, memory), limits_(limits), memory_(&memory) {
-    for (std::int64_t e = 0; e < experts; ++e)
-      detail::require<data_error>(order.starts[e + 1] - order.starts[e] <= limits.from_rank, "expert ", e,
-                                  " was given ", order.starts[e + 1] - order.starts[e],
-                                  " rows, where blocks have room for ", limits.from_rank, '.');
+      : arrivals(experts * copies / through.group->size()),
+        limits_(limits),
+        ranks_(through.group->size()),
+        copies_(copies),
+        memory_(&memory),
+        sent_(list_bytes(), memory),
+        arrived_(list_bytes(), memory),
+        begins_((this->experts() + 1) * static_cast<std::int64_t>(sizeof(std::int64_t)), memory) {
+    arrive(on_device<C> ? most_rows() : 0, begins());
+    blocks<char> const shape = blocks_of<char>(0);
+    if constexpr (on_device<C>)
+      kernels::list_sent(through.group->engine(), shape, copies, order.starts, sent());
+    else
+      kernels::list_sent(shape, copies, order.starts, sent(), [&](std::int64_t rows) {
+        throw data_error(detail::sentence("an expert was given ", rows, " rows, where blocks have room for ",
+                                          limits.from_rank, '.'));
+      });
   }
 
+  /// What rows() is at most, which is known before they come.
   std::int64_t most_rows() const { return experts() * limits_.from_all; }
 
   template <communicator C, class V>
   kernels::rows_of<V> bring(links<C>& through, kernels::rows_of<V> const& from, std::int64_t width, buffer& room,
                             std::pmr::memory_resource& memory) {
     buffer const came = exchange_rows(through, from, width, memory);
-    return in_room<V>(width, room, memory, [&](V* to) { unpack(came, through.group->size(), width, to); });
+    return in_room<V>(width, room, memory, [&](V* to) { unpack(*through.group, came, width, arrived(), 1, to); });
   }
 
-  /// to [most_rows() × width], of which the first rows() are written.
+  /// to [most_rows() × width], of which those that come are written.
   template <communicator C, class V>
   void bring_to(links<C>& through, kernels::rows_of<V> const& from, std::int64_t width, V* to) {
-    unpack(exchange_rows(through, from, width, *memory_), through.group->size(), width, to);
+    unpack(*through.group, exchange_rows(through, from, width, *memory_), width, arrived(), 1, to);
   }
 
-  /// from [rows() × width] → to [own_rows() × width].
+  /// from [rows() × width] → to, by row of the permutation.
   template <communicator C, class V>
   void give_back(links<C>& through, V const* from, std::int64_t width, V* to, std::pmr::memory_resource& memory) const {
-    buffer const came = exchange<V>(*through.group, width, memory, [&](int r, std::int64_t e) {
-      return detail::rows_from(from, width, nullptr, place(r, e), width);
-    });
-    for (int r = 0; r < through.group->size(); ++r)
-      for (std::int64_t e = 0; e < experts(); ++e) {
-        range_of const part = sent(r, {e, 1});
-        V const* const rows = rows_in<V>(came, r, e, width);
-        V* const place = to + part.first * width;
-        if (r % copies() == 0)
-          std::copy_n(rows, part.count * width, place);
-        else
-          for (std::int64_t i = 0; i < part.count * width; ++i) place[i] = static_cast<V>(place[i] + rows[i]);
-      }
+    buffer const came = exchange(*through.group, "combine", kernels::rows_of<V>{from, width}, width, arrived(), memory);
+    unpack(*through.group, came, width, sent(), copies_, to);
   }
 
  private:
-  std::int64_t head_bytes() const {
-    constexpr std::int64_t line = 64;
-    return (experts() * static_cast<std::int64_t>(sizeof(std::int64_t)) + line - 1) / line * line;
+  template <class V> using blocks = kernels::rank_blocks<V>;
+  /// Whether rows are of a device's memory, whose kernels pack and unpack them.
+  template <class C> static constexpr bool on_device = requires(C& group) { group.engine(); };
+
+  std::int64_t list_bytes() const { return ranks_ * experts() * static_cast<std::int64_t>(sizeof(range_of)); }
+  range_of* sent() const { return static_cast<range_of*>(sent_.data()); }
+  range_of* arrived() const { return static_cast<range_of*>(arrived_.data()); }
+  std::int64_t* begins() const { return static_cast<std::int64_t*>(begins_.data()); }
+  template <class V> blocks<V> blocks_of(std::int64_t width) const {
+    return {ranks_, experts(), limits_.from_rank, width};
   }
-  template <class V> std::int64_t block_bytes(std::int64_t width) const {
-    return head_bytes() + experts() * limits_.from_rank * detail::row_bytes<V>(width);
-  }
-  /// The rows of an expert in the block of a rank.
-  template <class V> V* rows_in(buffer const& blocks, int rank, std::int64_t expert, std::int64_t width) const {
-    return reinterpret_cast<V*>(static_cast<std::byte*>(blocks.data()) + rank * block_bytes<V>(width) + head_bytes()) +
-           expert * limits_.from_rank * width;
+  static std::byte* in(buffer const& memory) { return static_cast<std::byte*>(memory.data()); }
+
+  template <class C, class Call> static void call_kernel(C& group, Call const& call) {
+    if constexpr (on_device<C>)
+      call(group.engine());
+    else
+      call();
   }
 
-  /// Packs rows_for(rank, expert) into blocks, and exchanges them.
-  template <class V, class C, class RowsFor>
-  buffer exchange(C& group, std::int64_t width, std::pmr::memory_resource& memory, RowsFor const& rows_for) const {
-    std::int64_t const bytes = block_bytes<V>(width), all = bytes * group.size();
-    buffer out(all, memory), in(all, memory);
-    for (int r = 0; r < group.size(); ++r) {
-      auto* const head = static_cast<std::byte*>(out.data()) + r * bytes;
-      std::memset(head, 0, static_cast<std::size_t>(head_bytes()));
-      list_sent(r, reinterpret_cast<std::int64_t*>(head));
-      for (std::int64_t e = 0; e < experts(); ++e) {
-        outgoing_rows const rows = rows_for(r, e);
-        V* const to = rows_in<V>(out, r, e, width);
-        detail::copy_rows(rows, detail::rows_to(to, nullptr, {0, rows.rows}, width));
-        std::fill(to + rows.rows * width, to + limits_.from_rank * width, V{});
-      }
+  /// Packs rows by parts into blocks, and exchanges them.
+  template <class C, class V>
+  buffer exchange(C& group, char const* name, kernels::rows_of<V> const& from, std::int64_t width,
+                  range_of const* parts, std::pmr::memory_resource& memory) const {
+    blocks<V> const shape = blocks_of<V>(width);
+    std::int64_t const bytes = shape.block_bytes();
+    buffer out(shape.bytes(), memory), came(shape.bytes(), memory);
+    call_kernel(group, [&](auto&... engine) { kernels::pack(engine..., shape, from, parts, in(out)); });
+    std::vector<outgoing_rows> to;
+    std::vector<incoming_rows> back;
+    for (std::int64_t r = 0; r < ranks_; ++r) {
+      to.push_back({in(out) + r * bytes, 1, bytes, bytes, nullptr});
+      back.push_back({in(came) + r * bytes, 1, bytes, bytes, nullptr});
     }
-    group.template all_to_all<std::byte>(bytes_of(out, all), bytes_of(in, all));
-    return in;
-  }
-  static std::span<std::byte> bytes_of(buffer const& block, std::int64_t bytes) {
-    return {static_cast<std::byte*>(block.data()), static_cast<std::size_t>(bytes)};
+    group.finish(group.start({.name = name, .width = bytes}, to, back));
+    return came;
   }
 
   /// The blocks of all ranks, of rows by permutation. The first ones tell how many rows come.
   template <communicator C, class V>
   buffer exchange_rows(links<C>& through, kernels::rows_of<V> const& from, std::int64_t width,
                        std::pmr::memory_resource& memory) {
-    buffer blocks = exchange<V>(*through.group, width, memory, [&](int r, std::int64_t e) {
-      return detail::rows_from(from.data, from.stride, from.index, sent(r, {e, 1}), width);
-    });
-    if (settled_) return blocks;
-    for (int r = 0; r < through.group->size(); ++r)
-      std::memcpy(arrived_from(r), static_cast<std::byte*>(blocks.data()) + r * block_bytes<V>(width),
-                  static_cast<std::size_t>(experts()) * sizeof(std::int64_t));
-    settle(*through.group, limits_.from_rank);
+    C& group = *through.group;
+    buffer came = exchange(group, "dispatch", from, width, sent(), memory);
+    if (settled_) return came;
+    blocks<V> const shape = blocks_of<V>(width);
+    if constexpr (on_device<C>) {
+      kernels::list_arrived(group.engine(), shape, in(came), arrived(), begins());
+    } else {
+      kernels::list_arrived(shape, in(came), arrived(), begins(), [&](std::int64_t rows) {
+        group.fail(comm_fault::mismatch, "dispatch", detail::sentence("a rank announced ", rows, " rows of an expert"));
+      });
+      arrive(begins()[experts()], begins());
+    }
     settled_ = true;
-    return blocks;
+    return came;
   }
 
-  template <class V> void unpack(buffer const& blocks, int ranks, std::int64_t width, V* to) const {
-    for (int r = 0; r < ranks; ++r)
-      for (std::int64_t e = 0; e < experts(); ++e) {
-        range_of const part = place(r, e);
-        std::copy_n(rows_in<V>(blocks, r, e, width), part.count * width, to + part.first * width);
-      }
+  template <class C, class V>
+  void unpack(C& group, buffer const& came, std::int64_t width, range_of const* parts, int copies, V* to) const {
+    call_kernel(group,
+                [&](auto&... engine) { kernels::unpack(engine..., blocks_of<V>(width), in(came), parts, copies, to); });
   }
 
   row_limits limits_;
-  std::pmr::memory_resource* memory_;
+  std::int64_t ranks_;
+  int copies_;
+  arena* memory_;
+  buffer sent_, arrived_, begins_;  // parts of both sides, and offsets, in memory of kernels
   bool settled_ = false;
 };
 
@@ -161,7 +172,7 @@ template <std::int64_t Tokens, std::int64_t Sequences = 1> struct padded_all_to_
   static_assert(Tokens > 0 && Sequences > 0,
                 "mo::padded_all_to_all needs room for at least 1 token and 1 sequence of a rank.");
   static constexpr std::string_view name = "padded_all_to_all";
-  static constexpr bool travels = true, keeps_rows = false;
+  static constexpr bool travels = true, keeps_rows = false, on_devices = true;
   static constexpr int chunks = 1;
   static constexpr std::int64_t most_tokens = Tokens * Sequences;
   using exchange = padded_exchange;

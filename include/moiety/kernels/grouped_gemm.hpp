@@ -42,7 +42,9 @@ template <class T> struct rows_of {
   std::int64_t stride = 0;
   std::int32_t const* index = nullptr;
 
-  T const* row(std::int64_t r) const { return data + (index != nullptr ? std::int64_t{index[r]} : r) * stride; }
+  MOIETY_HD T const* row(std::int64_t r) const {
+    return data + (index != nullptr ? std::int64_t{index[r]} : r) * stride;
+  }
 };
 
 /// One row-major matrix per group.

@@ -113,8 +113,7 @@ struct exchange_for<Dispatcher, true> {
 
 template <class Deployment> consteval bool check_ranks() {
   static_assert(!ranks_on_device<Deployment> || of_devices<typename Deployment::dispatcher>,
-                "this dispatcher moves rows of mo::host; on mo::cuda there are mo::local, mo::all_to_all, mo::chunked, "
-                "mo::two_level and mo::keep_rows of them.");
+                "this dispatcher moves rows of mo::host; those of mo::cuda say 'on_devices = true'.");
   return true;
 }
 

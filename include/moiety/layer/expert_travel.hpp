@@ -43,7 +43,9 @@ template <class Spec, class Deployment> class expert_travel {
   using S = sum_t<T>;
   using dispatcher = typename Deployment::dispatcher;
   static constexpr bool by_row = read::router_type::place == weight_place::input;  // gradients of rows are asked for
-  using exchange_type = typename detail::exchange_for<dispatcher, detail::sums_fastest<Deployment> && !by_row>::type;
+  static constexpr bool sums_tokens =
+      detail::sums_fastest<Deployment> && !by_row && !detail::ranks_on_device<Deployment>;
+  using exchange_type = typename detail::exchange_for<dispatcher, sums_tokens>::type;
   using tape_type = layer_tape<Spec, T>;
   using capacity = typename read::capacity_type;
   static constexpr bool travels = dispatcher::travels;
@@ -93,7 +95,7 @@ template <class Spec, class Deployment> class expert_travel {
   static expert_rows rows_of(tape_type const& tape) {
     permutation_view const& order = tape.permutation();
     if constexpr (travels) {
-      arrived_rows const& arrived = tape.dispatched();
+      arrivals const& arrived = tape.dispatched();
       return {arrived.experts(), arrived.offsets(), read::expert_hidden, tape.size().ffn, arrived.rows()};
     }
     return {read::mlp_experts, order.offsets(), read::expert_hidden, read::ffn, expert_rows_of<Spec>(tape.size())};

@@ -150,7 +150,7 @@ template <class Spec, scalar T> class layer_tape {
   }
 
   /// Of experts that are spread over ranks: where rows travel.
-  void dispatch(std::unique_ptr<arrived_rows> rows) { dispatched_ = std::move(rows); }
+  void dispatch(std::unique_ptr<arrivals> rows) { dispatched_ = std::move(rows); }
   /// The number of rows that the experts of this rank have, where only forward knows it.
   void arrive(std::int64_t rows, bool with_pre_activation) {
     tokens_.arrived = rows;
@@ -159,7 +159,7 @@ template <class Spec, scalar T> class layer_tape {
     arrived_ = buffer(values * static_cast<std::int64_t>(sizeof(T)), *memory_);
     pre_activation_ = static_cast<T*>(arrived_.data());
   }
-  arrived_rows& dispatched() const { return *dispatched_; }
+  arrivals& dispatched() const { return *dispatched_; }
 
   matrix_view<T const> x{};
   matrix_view<T const> dy{};
@@ -212,7 +212,7 @@ template <class Spec, scalar T> class layer_tape {
   T* shared_before_ = nullptr;
   matrix_view<T> latent_inputs_, latent_outputs_;
   batch_statistics units_;
-  std::unique_ptr<arrived_rows> dispatched_;
+  std::unique_ptr<arrivals> dispatched_;
   buffer arrived_;
 };
 

@@ -8,6 +8,9 @@
 
 #include <moiety/cuda.cuh>
 
+#include <moiety/dispatcher/all_gather.hpp>
+#include <moiety/dispatcher/padded.hpp>
+
 #include <doctest/doctest.h>
 
 #include <cstddef>
@@ -225,6 +228,8 @@ TEST_CASE("a layer whose ranks speak through NCCL has the bits of one rank") {
   check_layer<mo::all_to_all>({.data = 4, .expert = 2, .expert_tensor = 2}, ranks::share::uneven);
   check_layer<mo::keep_rows<mo::chunked<2>>>({.data = 4, .expert = 4}, ranks::share::one_rank);
   check_layer<mo::all_to_all, limited>({.data = 4, .expert = 2}, ranks::share::uneven);
+  check_layer<mo::padded_all_to_all<64>, limited>({.data = 4, .expert = 2, .expert_tensor = 2}, ranks::share::uneven);
+  check_layer<mo::all_gather_tokens>({.data = 4, .expert = 4}, ranks::share::uneven);
 }
 
 TEST_CASE("messages of either memory, in both directions at once") {
