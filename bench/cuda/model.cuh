@@ -6,13 +6,18 @@
 //
 // Products read rows as those of a layer do: what row `gather` left where that pays, else they gather themselves. Evenly
 // routed, they are measured by portable kernels too, beside those that the library chooses. Beside a layer run
-// its products as dense ones. A row `shape` holds the sizes, and how many rows each expert had in each set of inputs.
+// its products as dense ones. A row `shape` holds the sizes, and how many rows each expert had in each set of inputs; a row
+// `memory` what a step of a layer took at most beside weights, gradients and its operands, what describe says of it, and what
+// it keeps for backward, x too, beside the least: x and pre-activations.
 #pragma once
 
 #include "measure.cuh"
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <memory_resource>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,6 +41,28 @@ template <int = 0> __global__ void copy_vectors(uint4 const* from, uint4* to, st
       if (i + j * step < count) to[i + j * step] = values[j];
   }
 }
+
+/// Device memory of another resource, and the most bytes that lived.
+class counted_memory final : public std::pmr::memory_resource {
+ public:
+  explicit counted_memory(std::pmr::memory_resource& of) : of_(of) {}
+  std::int64_t live = 0, most = 0;
+
+ private:
+  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+    void* const block = of_.allocate(bytes, alignment);
+    live += static_cast<std::int64_t>(bytes);
+    most = std::max(most, live);
+    return block;
+  }
+  void do_deallocate(void* block, std::size_t bytes, std::size_t alignment) override {
+    live -= static_cast<std::int64_t>(bytes);
+    of_.deallocate(block, bytes, alignment);
+  }
+  bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
+
+  std::pmr::memory_resource& of_;
+};
 
 template <class T> struct one_gpu : mo::deployment<> {
   using backend = mo::cuda;
@@ -108,6 +135,7 @@ template <class Spec> class model {
         std::string const prefix = name_ + '/' + std::to_string(tokens) + '/' + routing + '/';
         if (run_.has(prefix + "done")) continue;
         try {
+          if (routing == "uniform") memory_of_step(prefix, tokens);
           auto in = inputs_of(weights, tokens, routing);
           outputs out(tokens, memory());
           stages(prefix, weights, in, out, routing == "uniform");
@@ -352,6 +380,35 @@ template <class Spec> class model {
                     layer_.backward(weights, tape, in[at(s)].dy, dx, gradients);
                   },
                   [&](int) { dense_layer(multiply, weights, out, true); }});
+  }
+
+  /// On a context of its own, whose arena holds nothing else.
+  void memory_of_step(std::string const& prefix, std::int64_t tokens) {
+    if (run_.has(prefix + "memory")) return;
+    mo::detail::stream_memory device(engine().device(), engine().stream());
+    counted_memory hook(device);
+    mo::context<one_gpu<T>> ctx{mo::cuda{.stream = engine().stream(), .memory = &hook}};
+    layer_type layer(ctx);
+    auto const weights = layer.make_weights(mo::seed{17});
+    auto gradients = layer.make_gradients();
+    auto x = ctx.matrix(tokens, H), y = ctx.matrix(tokens, H), dy = ctx.matrix(tokens, H), dx = ctx.matrix(tokens, H);
+    mo::fill_normal(ctx, x, mo::seed{100}), mo::fill_normal(ctx, dy, mo::seed{200});
+    ctx.memory().release();
+    std::int64_t const kept = hook.live;
+    hook.most = kept;
+    for (int i = 0; i < 2; ++i) {
+      auto tape = layer.forward(weights, x, y);
+      gradients.reset();
+      layer.backward(weights, tape, dy, dx, gradients);
+    }
+    ctx.synchronize();
+    mo::tokens const size(tokens, 1);
+    std::int64_t const saved = mo::saved_bytes<Spec, one_gpu<T>>(size), operand = 2 * tokens * H;
+    run_.write(prefix + "memory",
+               {{"most_bytes", std::to_string(hook.most - kept)},
+                {"described_bytes", std::to_string(saved + mo::workspace_bytes<Spec, one_gpu<T>>(size))},
+                {"saved_bytes", std::to_string(saved + operand)},
+                {"floor_bytes", std::to_string(operand + 4 * tokens * K * I)}});
   }
 
   static constexpr float common = 8;

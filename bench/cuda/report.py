@@ -57,7 +57,8 @@ def document(rows, about):
     left_out = [row["name"].rsplit("/", 1)[0] + ": " + row["left_out"] for row in rows if "left_out" in row]
     return {**about, "ceilings": {"copy_bytes_per_s": best["copy"], "bf16_flops": best["bf16"],
                                   "float_flops": best["float"]}, "left_out": left_out,
-            "shapes": [row for row in rows if "counts" in row], "rows": measured}
+            "shapes": [row for row in rows if "counts" in row],
+            "memory": [row for row in rows if "most_bytes" in row], "rows": measured}
 
 
 def table(result):
@@ -73,6 +74,10 @@ def table(result):
         lines.append(f"{row['name']:44} {row['us']:11.1f} {row['p90']:11.1f} {row['floor_us']:11.1f} "
                      f"{100 * row['of_floor']:6.0f} % {row['bound_by']:>8} {rate:>14} {dense:>8} "
                      f"{row['clock_after']:5.0f} {row.get('watts_after', 0):4.0f}")
+    for row in result["memory"]:
+        described, least = row["most_bytes"] / row["described_bytes"], row["saved_bytes"] / row["floor_bytes"]
+        lines.append(f"{row['name']:44} {row['most_bytes'] / 1e6:.1f} MB at most, {100 * described:.1f} % of what describe "
+                     f"says; kept for backward {100 * least:.1f} % of x and pre-activations")
     return "\n".join(lines + [f"left out: {what}" for what in result["left_out"]])
 
 
@@ -94,6 +99,8 @@ def self_test():
         {"name": "qwen3/64/uniform/layer_infer", "us": 200.0, "flops": 9e11, "bytes": 4e7, "tensor_cores": True,
          "dense_us": 100.0, "dense_ratio": 0.5, **common},
         {"name": "qwen3/64/uniform/gather", "us": 20.0, "flops": 0, "bytes": 4e7, "tensor_cores": False, **common},
+        {"name": "qwen3/64/uniform/memory", "most_bytes": 990, "described_bytes": 1000, "saved_bytes": 102,
+         "floor_bytes": 100},
         {"name": "qwen3/64/uniform/shape", "tokens": 64, "counts": [[500, 12]]},
         {"name": "qwen3/64/uniform/done", "left_out": "out of memory"},
     ]
@@ -105,9 +112,10 @@ def self_test():
         assert result["ceilings"]["bf16_flops"] == 7e14 and result["ceilings"]["copy_bytes_per_s"] == 4e12
         assert up["bound_by"] == "compute" and abs(up["floor_us"] - 100) < 1e-9 and abs(up["of_floor"] - 0.5) < 1e-9
         assert gather["bound_by"] == "memory" and abs(gather["floor_us"] - 10) < 1e-9
-        assert result["shapes"] == [rows[6]]
+        assert result["shapes"] == [rows[7]] and result["memory"] == [rows[6]]
         text = table(result)
         assert "350.0 TFLOP/s" in text and "2.00 TB/s" in text and "qwen3/64/uniform: out of memory" in text
+        assert "99.0 % of what describe says; kept for backward 102.0 %" in text
         write(Path(folder, "new", "out.json"), [lines], {"device": "none"})
         assert len(json.loads(Path(folder, "new", "out.json").read_text())["rows"]) == 3
 
