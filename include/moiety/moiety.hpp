@@ -61,6 +61,7 @@
 #include <moiety/router/top_p.hpp>
 #include <moiety/training/adamw.hpp>
 #include <moiety/training/global_norm.hpp>
+#include <moiety/training/host_copy.hpp>
 #include <moiety/training/layer_tensors.hpp>
 #include <moiety/training/loss_scale.hpp>
 #include <moiety/training/parallel_linear.hpp>

@@ -26,6 +26,7 @@
 #include <moiety/layer/shared_parameters.hpp>
 #include <moiety/mesh/context.hpp>
 #include <moiety/training/checkpoint.hpp>
+#include <moiety/training/host_copy.hpp>
 #include <moiety/training/layer_tensors.hpp>
 #include <moiety/training/tensor_slice.hpp>
 #include <moiety/training/tensor_type.hpp>
@@ -59,6 +60,7 @@ template <class V> tensor_slice part_slice(std::string name, parameter const& p,
 
 template <class Deployment, class Weights>
 std::vector<tensor_slice> slices_of(context<Deployment>& ctx, Weights& weights, std::string const& prefix = {}) {
+  static_assert(detail::check_of_host<Deployment, Weights>());
   auto const groups = groups_of(ctx);
   shared_parameters const shared(ctx.pipeline(), weights);
   std::vector<tensor_slice> all;

@@ -26,10 +26,10 @@
 // hold (layer/shared_parameters.hpp) are summed over these before reduce_gradients, each stage reduces and updates its own, and
 // global_norm(ctx, gradients) counts them once; global_norm(list, groups) would count every stage's.
 //
-// For checkpoints see training/layer_checkpoint.hpp.
+// Weights and gradients of mo::cuda are given as mo::host_copy, see training/host_copy.hpp; for checkpoints see
+// training/layer_checkpoint.hpp.
 #pragma once
 
-#include <moiety/backend/host.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/layer/deployment.hpp>
@@ -37,21 +37,19 @@
 #include <moiety/layer/shared_parameters.hpp>
 #include <moiety/mesh/context.hpp>
 #include <moiety/training/global_norm.hpp>
+#include <moiety/training/host_copy.hpp>
 #include <moiety/training/replication.hpp>
 
 #include <concepts>
 #include <cstddef>
 #include <span>
 #include <string>
-#include <type_traits>
 #include <utility>
 
 namespace moiety::inline MOIETY_ABI {
 
 template <class Deployment>
 rank_groups<typename context<Deployment>::communicator> groups_of(context<Deployment>& ctx) {
-  static_assert(std::is_same_v<typename context<Deployment>::backend, host>,
-                "the training room works on memory of the host: gradients of mo::cuda are to be copied first.");
   return {ctx.world(),       ctx.stage(), ctx.data_context(),
           ctx.expert_data(), ctx.tied(),  detail::sums_fastest<Deployment>};
 }
@@ -93,6 +91,7 @@ gradient_list<sum_t<T>> gradients_of(layer_gradients<Spec, T>& gradients, std::s
 /// The norm of the gradients of a layer, or of all layers of this rank: of whatever has for_each(f) as a layer's have. A
 /// collective of the whole run.
 template <class Deployment, class Gradients> double global_norm(context<Deployment>& ctx, Gradients& gradients) {
+  static_assert(detail::check_of_host<Deployment, Gradients>());
   shared_parameters const shared(ctx.pipeline(), gradients);
   gradient_list<typename context<Deployment>::sum> counted;
   std::size_t index = 0;
