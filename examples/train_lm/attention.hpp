@@ -13,30 +13,131 @@
 
 #include "gemm.hpp"
 #include "rotary.hpp"
-#include "row_math.hpp"
+#include "rows.hpp"
 #include "tensors.hpp"
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace lm {
 
+namespace detail {
+
+/// Where the rows of heads lie. Row r of the work is position r mod length of group r / length, for which there are one row of
+/// q, p and heads, and one of k and v.
+template <class Real> struct head_rows {
+  std::int64_t length, groups, each, heads, size;  // `each`: rows of a group in a block
+
+  MOIETY_HD std::int64_t position(std::int64_t r) const { return r % length; }
+  MOIETY_HD std::int64_t token(std::int64_t r) const { return r / length / heads * length + position(r); }
+  MOIETY_HD std::int64_t column(std::int64_t r) const { return r / length % heads * size; }
+  /// Of q, p and heads.
+  MOIETY_HD std::int64_t query(std::int64_t r) const {
+    std::int64_t const i = position(r);
+    return (i / each * groups + r / length) * each + i % each;
+  }
+  /// The position of a row of p.
+  MOIETY_HD std::int64_t position_of_query(std::int64_t query) const {
+    return query / (groups * each) * each + query % each;
+  }
+};
+
+template <class Real> struct split_rows {
+  head_rows<Real> where;
+  turns<Real> by;
+  Real scale;
+  mo::matrix_view<Real const> qkv;
+  mo::matrix_view<Real> q, k, v;
+
+  template <class Team> MOIETY_HD void operator()(Team const& team, std::int64_t r) const {
+    Real const* const in = qkv.row(where.token(r)) + where.column(r);
+    std::int64_t const hidden = qkv.cols() / 3;
+    by.turn(team, where.position(r), in, q.row(where.query(r)), scale);
+    by.turn(team, where.position(r), in + hidden, k.row(r), Real{1});
+    team.columns(where.size, [&](std::int64_t i) { v.row(r)[i] = in[2 * hidden + i]; });
+  }
+};
+
+template <class Real> struct merge_gradient_rows {
+  head_rows<Real> where;
+  turns<Real> by;
+  Real scale;
+  mo::matrix_view<Real const> q, k, v;
+  mo::matrix_view<Real> qkv;
+
+  template <class Team> MOIETY_HD void operator()(Team const& team, std::int64_t r) const {
+    Real* const out = qkv.row(where.token(r)) + where.column(r);
+    std::int64_t const hidden = qkv.cols() / 3;
+    by.turn_back(team, where.position(r), q.row(where.query(r)), out, scale);
+    by.turn_back(team, where.position(r), k.row(r), out + hidden, Real{1});
+    team.columns(where.size, [&](std::int64_t i) { out[2 * hidden + i] = v.row(r)[i]; });
+  }
+};
+
+/// Heads to the columns of their tokens, or back.
+template <class Real> struct merge_rows {
+  head_rows<Real> where;
+  mo::matrix_view<Real> heads, merged;
+  bool back;
+
+  template <class Team> MOIETY_HD void operator()(Team const& team, std::int64_t r) const {
+    Real *const head = heads.row(where.query(r)), *const token = merged.row(where.token(r)) + where.column(r);
+    Real const* const from = back ? token : head;
+    Real* const to = back ? head : token;
+    team.columns(where.size, [&](std::int64_t i) { to[i] = from[i]; });
+  }
+};
+
+/// Scores of the keys that a query sees become probabilities, and 0 behind them to the end of a block.
+template <class Real> struct softmax_rows {
+  head_rows<Real> where;
+  mo::matrix_view<Real> p;
+
+  template <class Team> MOIETY_HD void operator()(Team const& team, std::int64_t query) const {
+    Real* const row = p.row(query);
+    std::int64_t const seen = where.position_of_query(query) + 1;
+    Real const top = largest(team, row, seen);
+    team.columns(seen, [&](std::int64_t j) { row[j] = mo::exp(row[j] - top); });
+    Real const inverse = Real{1} / sum(team, row, seen);
+    std::int64_t const end = (seen + where.each - 1) / where.each * where.each;
+    team.columns(end, [&](std::int64_t j) { row[j] = j < seen ? row[j] * inverse : Real{0}; });
+  }
+};
+
+/// The gradient of probabilities becomes that of scores.
+template <class Real> struct softmax_gradient_rows {
+  head_rows<Real> where;
+  mo::matrix_view<Real const> p;
+  mo::matrix_view<Real> gradient;
+
+  template <class Team> MOIETY_HD void operator()(Team const& team, std::int64_t query) const {
+    Real const* const row = p.row(query);
+    Real* const d = gradient.row(query);
+    std::int64_t const seen = where.position_of_query(query) + 1;
+    Real const mean = dot(team, row, d, seen);
+    std::int64_t const end = (seen + where.each - 1) / where.each * where.each;
+    team.columns(end, [&](std::int64_t j) { d[j] = j < seen ? row[j] * (d[j] - mean) : Real{0}; });
+  }
+};
+
+}  // namespace detail
+
 template <class Context> class attention {
  public:
   using real = typename Context::element;
-  using matrix = mo::matrix<real>;
+  using matrix = matrix_of<Context>;
   struct tape {
     std::int64_t length = 0, blocks = 1;
-    std::vector<std::int64_t> groups;  // of the rows of one block
+    std::optional<row_groups> groups{};  // of the rows of one block
     matrix qkv, q, k, v, p, merged;
   };
 
   attention(Context& ctx, std::int64_t hidden, std::int64_t heads)
-      : ctx_(&ctx), hidden_(hidden), heads_(heads), size_(hidden / heads), rotary_(size_) {
+      : ctx_(&ctx), hidden_(hidden), heads_(heads), size_(hidden / heads), rotary_(ctx.memory(), size_) {
     if (heads < 1 || hidden % (2 * heads) != 0)
       throw mo::config_error("attention needs heads of an even size: heads must divide hidden / 2.");
   }
@@ -51,42 +152,46 @@ template <class Context> class attention {
   void forward(const_view<Context> w, const_view<Context> wo, const_view<Context> x, view<Context> y,
                std::int64_t length, tape& saved) const {
     shape(saved, x.rows(), length);
-    multiply_nt(*ctx_, one_group(x), x, w, saved.qkv);
+    row_groups const all = one_group(*ctx_, x);
+    multiply_nt(*ctx_, all, x, w, saved.qkv);
     split(saved);
     for (std::int64_t b = 0; b < saved.blocks; ++b)
-      multiply_nt(*ctx_, saved.groups, block(saved, saved.q, b), saved.k, seen_by(saved, saved.p, b));
-    causal_softmax(saved);
+      multiply_nt(*ctx_, *saved.groups, block(saved, saved.q, b), saved.k, seen_by(saved, saved.p, b));
+    for_rows(ctx_->engine(), saved.p.rows(), block_rows, detail::softmax_rows<real>{rows_of_heads(saved), saved.p});
     for (std::int64_t b = 0; b < saved.blocks; ++b)
-      multiply_nn(*ctx_, saved.groups, seen_by(saved, saved.p, b), saved.v, block(saved, work_.heads, b));
-    merge(saved);
-    multiply_nt(*ctx_, one_group(x), saved.merged, wo, y);
+      multiply_nn(*ctx_, *saved.groups, seen_by(saved, saved.p, b), saved.v, block(saved, work_.heads, b));
+    merge(saved, saved.merged, /*back=*/false);
+    multiply_nt(*ctx_, all, saved.merged, wo, y);
   }
 
   void backward_input(const_view<Context> w, const_view<Context> wo, tape& saved, const_view<Context> dy,
                       view<Context> dx) const {
     make_room(saved);
-    multiply_nn(*ctx_, one_group(dy), dy, wo, work_.merged);
-    split_gradient(saved);
+    row_groups const all = one_group(*ctx_, dy);
+    multiply_nn(*ctx_, all, dy, wo, work_.merged);
+    merge(saved, work_.merged, /*back=*/true);
     // The last block sees all keys, so it overwrites their gradients, and the others add.
     for (std::int64_t b = saved.blocks - 1; b >= 0; --b) {
       bool const add = b + 1 < saved.blocks;
-      multiply_tn(*ctx_, saved.groups, seen_by(saved, saved.p, b), block(saved, work_.heads, b), work_.v, add);
-      multiply_nt(*ctx_, saved.groups, block(saved, work_.heads, b), saved.v, seen_by(saved, work_.p, b));
+      multiply_tn(*ctx_, *saved.groups, seen_by(saved, saved.p, b), block(saved, work_.heads, b), work_.v, add);
+      multiply_nt(*ctx_, *saved.groups, block(saved, work_.heads, b), saved.v, seen_by(saved, work_.p, b));
     }
-    softmax_backward(saved);
+    for_rows(ctx_->engine(), saved.p.rows(), block_rows,
+             detail::softmax_gradient_rows<real>{rows_of_heads(saved), saved.p, work_.p});
     for (std::int64_t b = saved.blocks - 1; b >= 0; --b) {
       bool const add = b + 1 < saved.blocks;
-      multiply_nn(*ctx_, saved.groups, seen_by(saved, work_.p, b), saved.k, block(saved, work_.q, b));
-      multiply_tn(*ctx_, saved.groups, seen_by(saved, work_.p, b), block(saved, saved.q, b), work_.k, add);
+      multiply_nn(*ctx_, *saved.groups, seen_by(saved, work_.p, b), saved.k, block(saved, work_.q, b));
+      multiply_tn(*ctx_, *saved.groups, seen_by(saved, work_.p, b), block(saved, saved.q, b), work_.k, add);
     }
     merge_gradient(saved);
-    multiply_nn(*ctx_, one_group(dy), saved.qkv, w, dx);
+    multiply_nn(*ctx_, all, saved.qkv, w, dx);
   }
 
   void backward_weights(const_view<Context> x, const_view<Context> dy, tape const& saved, view<Context> dw,
                         view<Context> dwo) const {
-    multiply_tn(*ctx_, one_group(dy), dy, saved.merged, dwo, /*accumulate=*/true);
-    multiply_tn(*ctx_, one_group(x), saved.qkv, x, dw, /*accumulate=*/true);
+    row_groups const all = one_group(*ctx_, x);
+    multiply_tn(*ctx_, all, dy, saved.merged, dwo, /*accumulate=*/true);
+    multiply_tn(*ctx_, all, saved.qkv, x, dw, /*accumulate=*/true);
   }
 
  private:
@@ -99,14 +204,14 @@ template <class Context> class attention {
     std::int64_t const groups = tokens / length * heads_, rows = groups * length;
     saved.length = length;
     saved.blocks = length % query_block == 0 ? length / query_block : 1;
-    saved.groups.resize(static_cast<std::size_t>(groups + 1));
+    std::vector<std::int64_t> begins(static_cast<std::size_t>(groups + 1));
     std::int64_t const each = length / saved.blocks;
-    for (std::int64_t first = -each; std::int64_t & offset : saved.groups) offset = first += each;
+    for (std::int64_t first = -each; std::int64_t & offset : begins) offset = first += each;
+    saved.groups.emplace(ctx_->memory(), begins);
     reshape(*ctx_, saved.qkv, tokens, 3 * hidden_);
     reshape(*ctx_, saved.merged, tokens, hidden_);
     reshape(*ctx_, saved.p, rows, length);
     for (matrix* m : {&saved.q, &saved.k, &saved.v, &work_.heads}) reshape(*ctx_, *m, rows, size_);
-    rotary_.reach(length);
   }
 
   void make_room(tape const& saved) const {
@@ -126,84 +231,24 @@ template <class Context> class attention {
     return {all.data(), all.rows(), (b + 1) * (saved.length / saved.blocks), all.stride()};
   }
 
-  /// Where a row of p stands in its sequence.
-  static std::int64_t position(tape const& saved, std::int64_t row) {
-    std::int64_t const each = saved.length / saved.blocks;
-    return row / (saved.p.rows() / saved.blocks) * each + row % each;
+  detail::head_rows<real> rows_of_heads(tape const& saved) const {
+    return {saved.length, saved.groups->count(), saved.length / saved.blocks, heads_, size_};
   }
-
-  /// Calls f(token, its position, first column of the head, row of q, row of k) for every row of the groups.
-  template <class Function> void for_each_head_row(tape const& saved, Function&& f) const {
-    std::int64_t const length = saved.length;
-    ctx_->engine().parallel(count(saved.groups), [&](std::int64_t group, int) {
-      std::int64_t const head = group % heads_, first = group / heads_ * length, each = length / saved.blocks;
-      for (std::int64_t i = 0; i < length; ++i)
-        f(first + i, i, head * size_, (i / each * count(saved.groups) + group) * each + i % each, group * length + i);
-    });
-  }
-
   real scale() const { return real{1} / std::sqrt(static_cast<real>(size_)); }
 
   void split(tape& saved) const {
-    for_each_head_row(
-        saved, [&](std::int64_t t, std::int64_t position, std::int64_t column, std::int64_t row, std::int64_t key) {
-          real const* const in = saved.qkv.row(t) + column;
-          rotary_.turn(position, in, saved.q.row(row), scale());
-          rotary_.turn(position, in + hidden_, saved.k.row(key), real{1});
-          std::copy_n(in + 2 * hidden_, size_, saved.v.row(key));
-        });
+    for_rows(ctx_->engine(), saved.k.rows(), saved.length,
+             detail::split_rows<real>{rows_of_heads(saved), rotary_.reach(saved.length), scale(), saved.qkv, saved.q,
+                                      saved.k, saved.v});
   }
-
-  void merge(tape& saved) const {
-    for_each_head_row(saved, [&](std::int64_t t, std::int64_t, std::int64_t column, std::int64_t row, std::int64_t) {
-      std::copy_n(work_.heads.row(row), size_, saved.merged.row(t) + column);
-    });
+  void merge(tape const& saved, matrix& tokens, bool back) const {
+    for_rows(ctx_->engine(), saved.k.rows(), saved.length,
+             detail::merge_rows<real>{rows_of_heads(saved), work_.heads, tokens, back});
   }
-
-  void split_gradient(tape const& saved) const {
-    for_each_head_row(saved, [&](std::int64_t t, std::int64_t, std::int64_t column, std::int64_t row, std::int64_t) {
-      std::copy_n(work_.merged.row(t) + column, size_, work_.heads.row(row));
-    });
-  }
-
   void merge_gradient(tape& saved) const {
-    for_each_head_row(
-        saved, [&](std::int64_t t, std::int64_t position, std::int64_t column, std::int64_t row, std::int64_t key) {
-          real* const out = saved.qkv.row(t) + column;
-          rotary_.turn_back(position, work_.q.row(row), out, scale());
-          rotary_.turn_back(position, work_.k.row(key), out + hidden_, real{1});
-          std::copy_n(work_.v.row(key), size_, out + 2 * hidden_);
-        });
-  }
-
-  void causal_softmax(tape& saved) const {
-    std::int64_t const each = saved.length / saved.blocks;
-    ctx_->engine().for_blocks(saved.p.rows(), block_rows, [&](std::int64_t first, std::int64_t last, int) {
-      for (std::int64_t row = first; row < last; ++row) {
-        real* const p = saved.p.row(row);
-        std::int64_t const seen = position(saved, row) + 1;
-        real const top = largest(p, seen);
-        for (std::int64_t j = 0; j < seen; ++j) p[j] = mo::exp(p[j] - top);
-        real const inverse = real{1} / sum(p, seen);
-        for (std::int64_t j = 0; j < seen; ++j) p[j] *= inverse;
-        std::fill(p + seen, p + (seen + each - 1) / each * each, real{0});
-      }
-    });
-  }
-
-  /// work_.p, the gradient of p, becomes that of the scores.
-  void softmax_backward(tape const& saved) const {
-    std::int64_t const each = saved.length / saved.blocks;
-    ctx_->engine().for_blocks(saved.p.rows(), block_rows, [&](std::int64_t first, std::int64_t last, int) {
-      for (std::int64_t row = first; row < last; ++row) {
-        real const* const p = saved.p.row(row);
-        real* const d = work_.p.row(row);
-        std::int64_t const seen = position(saved, row) + 1;
-        real const mean = dot(p, d, seen);
-        for (std::int64_t j = 0; j < seen; ++j) d[j] = p[j] * (d[j] - mean);
-        std::fill(d + seen, d + (seen + each - 1) / each * each, real{0});
-      }
-    });
+    for_rows(ctx_->engine(), saved.k.rows(), saved.length,
+             detail::merge_gradient_rows<real>{rows_of_heads(saved), rotary_.reach(saved.length), scale(), work_.q,
+                                               work_.k, work_.v, saved.qkv});
   }
 
   static constexpr std::int64_t block_rows = 64;   // of a task of softmax

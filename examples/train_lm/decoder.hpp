@@ -51,14 +51,13 @@ template <class Spec, class Deployment> class decoder_block {
  public:
   using spec = Spec;
   using element = typename context::element;
-  using weights_type = both<tensors<element>, typename experts_type::weights_type>;
-  using gradients_type = both<tensors<element>, typename experts_type::gradients_type>;
+  using weights_type = both<tensors<context>, typename experts_type::weights_type>;
+  using gradients_type = both<tensors<context>, typename experts_type::gradients_type>;
 
   /// What forward leaves; d_… are for the weights' half of backward.
   struct room {
     typename attention<context>::tape attention{};
-    std::vector<element> inverse1{}, inverse2{};
-    mo::matrix<element> normed1{}, middle{}, normed2{}, d_normed1{}, d_middle{}, d_normed2{};
+    matrix_of<context> inverse1{}, inverse2{}, normed1{}, middle{}, normed2{}, d_normed1{}, d_middle{}, d_normed2{};
   };
   struct tape_type {
     std::unique_ptr<room> dense;
@@ -123,7 +122,7 @@ template <class Spec, class Deployment> class decoder_block {
  private:
   static constexpr std::int64_t hidden = mo::spec_of<Spec>::hidden;
 
-  std::unique_ptr<room> attend(tensors<element> const& weights, const_view<context> x, mo::batch const& about) const {
+  std::unique_ptr<room> attend(tensors<context> const& weights, const_view<context> x, mo::batch const& about) const {
     auto kept = spare_.take();
     if (kept == nullptr) kept = std::make_unique<room>();
     for (auto* m : {&kept->normed1, &kept->middle, &kept->normed2}) reshape(*ctx_, *m, x.rows(), hidden);

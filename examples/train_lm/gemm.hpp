@@ -5,56 +5,104 @@
 
 #include "tensors.hpp"
 
+#include <moiety/backend/kernel_list.hpp>
 #include <moiety/kernels/grouped_gemm.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <span>
+#include <iterator>
+#include <vector>
 
 namespace lm {
 
-using offsets = std::span<std::int64_t const>;
+/// Where groups of rows begin.
+class row_groups {
+ public:
+  row_groups(mo::arena& memory, std::vector<std::int64_t> const& begins)
+      : begins_(memory, begins), rows_(begins.back()) {}
+
+  std::int64_t count() const { return std::ssize(begins_.values) - 1; }
+  std::int64_t rows() const { return rows_; }
+  /// For kernels.
+  std::int64_t const* offsets() const { return begins_.for_kernels(); }
+
+ private:
+  mo::kernel_list<std::int64_t> begins_;
+  std::int64_t rows_;
+};
 
 /// All rows of x in one group.
-template <class View> std::array<std::int64_t, 2> one_group(View const& x) { return {0, x.rows()}; }
-
-inline std::int64_t count(offsets groups) { return static_cast<std::int64_t>(groups.size()) - 1; }
+template <class Context, class View> row_groups one_group(Context& ctx, View const& x) {
+  return {ctx.memory(), {0, x.rows()}};
+}
 
 template <class T> mo::kernels::rows_of<T> rows_of(mo::matrix_view<T const> x) { return {x.data(), x.stride()}; }
 
-template <class T> mo::kernels::grouped_matrix<T> blocks_of(mo::matrix_view<T> w, offsets groups) {
-  return {w.data(), w.rows() / count(groups) * w.stride(), w.stride()};
+template <class T> mo::kernels::grouped_matrix<T> blocks_of(mo::matrix_view<T> w, row_groups const& groups) {
+  return {w.data(), w.rows() / groups.count() * w.stride(), w.stride()};
 }
 
-/// y = x wᵀ, group by group
-template <class Context>
-void multiply_nt(Context& ctx, offsets groups, const_view<Context> x, const_view<Context> w, view<Context> y) {
+namespace detail {
+
+template <class T>
+void nt(mo::host_engine& engine, row_groups const& groups, mo::matrix_view<T const> x, mo::matrix_view<T const> w,
+        mo::matrix_view<T> y) {
   auto const store = [y](std::int64_t, std::int64_t row, std::int64_t first, std::int64_t columns, auto const& sums) {
     std::copy_n(sums[0], columns, y.row(row) + first);
   };
-  mo::kernels::grouped_gemm_nt<typename Context::element>(ctx.engine(), count(groups), groups.data(), rows_of(x),
-                                                          std::array{blocks_of(w, groups)}, y.cols(), x.cols(), store);
+  mo::kernels::grouped_gemm_nt<T>(engine, groups.count(), groups.offsets(), rows_of(x),
+                                  std::array{blocks_of(w, groups)}, y.cols(), x.cols(), store);
+}
+template <class T>
+void nn(mo::host_engine& engine, row_groups const& groups, mo::matrix_view<T const> x, mo::matrix_view<T const> w,
+        mo::matrix_view<T> y) {
+  auto const store = [y](std::int64_t, std::int64_t row, std::int64_t first, std::int64_t columns, auto const* sums) {
+    std::copy_n(sums, columns, y.row(row) + first);
+  };
+  mo::kernels::grouped_gemm_nn<T>(engine, groups.count(), groups.offsets(), std::array{rows_of(x)},
+                                  std::array{blocks_of(w, groups)}, y.cols(), x.cols(), store);
+}
+
+template <class T>
+void tn(mo::host_engine& engine, row_groups const& groups, mo::matrix_view<T const> y, mo::matrix_view<T const> x,
+        mo::matrix_view<T> w, bool accumulate) {
+  mo::kernels::grouped_gemm_tn<T>(engine, groups.count(), groups.offsets(), rows_of(y), rows_of(x),
+                                  blocks_of(w, groups), y.cols(), x.cols(), accumulate);
+}
+
+template <class T>
+void nt(mo::cuda_engine& engine, row_groups const& groups, mo::matrix_view<T const> x, mo::matrix_view<T const> w,
+        mo::matrix_view<T> y);
+template <class T>
+void nn(mo::cuda_engine& engine, row_groups const& groups, mo::matrix_view<T const> x, mo::matrix_view<T const> w,
+        mo::matrix_view<T> y);
+
+template <class T>
+void tn(mo::cuda_engine& engine, row_groups const& groups, mo::matrix_view<T const> y, mo::matrix_view<T const> x,
+        mo::matrix_view<T> w, bool accumulate);
+
+}  // namespace detail
+
+/// y = x wᵀ, group by group
+template <class Context>
+void multiply_nt(Context& ctx, row_groups const& groups, const_view<Context> x, const_view<Context> w,
+                 view<Context> y) {
+  detail::nt<typename Context::element>(ctx.engine(), groups, x, w, y);
 }
 
 /// y = x w, group by group
 template <class Context>
-void multiply_nn(Context& ctx, offsets groups, const_view<Context> x, const_view<Context> w, view<Context> y) {
-  auto const store = [y](std::int64_t, std::int64_t row, std::int64_t first, std::int64_t columns, auto const* sums) {
-    std::copy_n(sums, columns, y.row(row) + first);
-  };
-  mo::kernels::grouped_gemm_nn<typename Context::element>(ctx.engine(), count(groups), groups.data(),
-                                                          std::array{rows_of(x)}, std::array{blocks_of(w, groups)},
-                                                          y.cols(), x.cols(), store);
+void multiply_nn(Context& ctx, row_groups const& groups, const_view<Context> x, const_view<Context> w,
+                 view<Context> y) {
+  detail::nn<typename Context::element>(ctx.engine(), groups, x, w, y);
 }
 
 /// w = yᵀ x, group by group; or w += yᵀ x
 template <class Context>
-void multiply_tn(Context& ctx, offsets groups, const_view<Context> y, const_view<Context> x, view<Context> w,
+void multiply_tn(Context& ctx, row_groups const& groups, const_view<Context> y, const_view<Context> x, view<Context> w,
                  bool accumulate = false) {
-  mo::kernels::grouped_gemm_tn<typename Context::element>(ctx.engine(), count(groups), groups.data(), rows_of(y),
-                                                          rows_of(x), blocks_of(w, groups), y.cols(), x.cols(),
-                                                          accumulate);
+  detail::tn<typename Context::element>(ctx.engine(), groups, y, x, w, accumulate);
 }
 
 }  // namespace lm

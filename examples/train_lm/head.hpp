@@ -21,12 +21,11 @@ template <class Deployment> class head_block {
 
  public:
   using element = typename context::element;
-  using weights_type = tensors<element>;
-  using gradients_type = tensors<element>;
+  using weights_type = tensors<context>;
+  using gradients_type = tensors<context>;
   struct tape_type {
     const_view<context> x{}, dy{};
-    mo::matrix<element> normed{}, d_normed{};
-    std::vector<element> inverse{};
+    matrix_of<context> normed{}, d_normed{}, inverse{};
   };
 
   head_block(context& ctx, std::int64_t hidden)
@@ -47,7 +46,7 @@ template <class Deployment> class head_block {
     tape_type tape = spare_.take();
     reshape(*ctx_, tape.normed, x.rows(), hidden_);
     rms_norm(*ctx_, x, weights[gain], tape.normed, tape.inverse);
-    multiply_nt(*ctx_, one_group(x), tape.normed, weights[weight], y);
+    multiply_nt(*ctx_, one_group(*ctx_, x), tape.normed, weights[weight], y);
     tape.x = x;
     return tape;
   }
@@ -59,12 +58,12 @@ template <class Deployment> class head_block {
   void backward_input(weights_type const& weights, tape_type& tape, const_view<context> dy, view<context> dx) const {
     tape.dy = dy;
     reshape(*ctx_, tape.d_normed, dx.rows(), hidden_);
-    multiply_nn(*ctx_, one_group(dy), dy, weights[weight], tape.d_normed);
+    multiply_nn(*ctx_, one_group(*ctx_, dy), dy, weights[weight], tape.d_normed);
     rms_norm_input(*ctx_, tape.x, weights[gain], tape.inverse, tape.d_normed, {}, dx);
   }
 
   void backward_weights(tape_type& tape, gradients_type& gradients) const {
-    multiply_tn(*ctx_, one_group(tape.dy), tape.dy, tape.normed, gradients[weight], /*accumulate=*/true);
+    multiply_tn(*ctx_, one_group(*ctx_, tape.dy), tape.dy, tape.normed, gradients[weight], /*accumulate=*/true);
     rms_norm_gain(*ctx_, tape.x, tape.inverse, tape.d_normed, gradients[gain]);
     spare_.give(std::move(tape));
   }

@@ -63,6 +63,9 @@ int main(int argc, char** argv) try {
 #if !defined(TRAIN_LM_MPI)
   command_line::require(!o.mpi, "--mpi: this program was built without MPI.");
 #endif
+#if !defined(TRAIN_LM_CUDA)
+  command_line::require(o.backend != "cuda", "--backend cuda: this program was built without CUDA.");
+#endif
   lm::text const corpus = lm::split(lm::read_file(o.text), o.context);
   if (o.compare) return compare_layouts(corpus, o) ? 0 : 1;
   lm::summary const found = lm::train(corpus, o);

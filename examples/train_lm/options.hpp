@@ -4,7 +4,7 @@
 
 #include "schedules.hpp"
 
-#include <command_line.hpp>
+#include "../command_line.hpp"
 
 #include <moiety/moiety.hpp>
 
@@ -17,7 +17,7 @@
 namespace lm {
 
 struct options {
-  std::string text, csv = "train_lm.csv", html = "train_lm.html", checkpoint, resume, schedule;
+  std::string text, csv = "train_lm.csv", html = "train_lm.html", checkpoint, resume, schedule, backend = "host";
   std::int64_t steps = 1000, until = 0, batch = 16, context = 128, layers = 4, hidden = 128, heads = 4, sample = 400;
   std::uint64_t seed = 1;
   double rate = 3e-3, minutes = 0, temperature = 0.7;
@@ -39,6 +39,7 @@ inline std::vector<command_line::option> table(options& o) {
       with_value("--seed", "N", "seed of weights, windows and sample", o.seed),
       with_value("--lr", "X", "peak learning rate", o.rate),
       with_value("--minutes", "X", "stop after this time, 0: never; the schedule follows", o.minutes),
+      with_value("--backend", "NAME", "where the model lives: host, or cuda, a device that the ranks share", o.backend),
       with_value("--threads", "N", "threads of a rank, 0: the processors, shared out", o.threads),
       flag("--no-balance", "measure the balance loss, but do not train on it", o.balance, false),
       with_value("--pipeline", "P", "ranks of a pipeline", o.pipeline),
@@ -64,7 +65,7 @@ inline std::vector<command_line::option> table(options& o) {
 }
 
 inline void print_help(std::ostream& out, options defaults) {
-  out << "train_lm: a byte-level language model with Mixture-of-Experts layers, trained on the CPU.\n\n";
+  out << "train_lm: a byte-level language model with Mixture-of-Experts layers, trained on the CPU or a GPU.\n\n";
   command_line::print(out, table(defaults));
   out << "\nEvery layer has 16 experts, of which each byte takes 2; that is part of the type (experts.hpp).\n";
 }
@@ -114,6 +115,8 @@ inline void check(options const& o) {
   require(o.threads >= 0 && o.sample >= 0 && o.minutes >= 0 && o.until >= 0,
           "--threads, --sample, --minutes and --until must not be negative.");
   require(o.compared > 0, "--compare-steps starts at 1.");
+  require(o.backend == "host" || o.backend == "cuda", "--backend is host or cuda.");
+  require(o.backend == "host" || !o.mpi, "--mpi: ranks of cuda are threads that share a device.");
   check_layout(o);
 }
 

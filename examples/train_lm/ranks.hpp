@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The two things that ranks do, training and being compared, on threads and, where it is built, on the processes of mpirun.
+// The two things that ranks do, training and being compared, on threads and, where they are built, on a device and on the
+// processes of mpirun.
 #pragma once
 
 #include "compare.hpp"
@@ -11,10 +12,20 @@
 #include <moiety/moiety.hpp>
 
 #include <chrono>
+#include <type_traits>
 
 namespace lm {
 
 struct of_threads : mo::deployment<mo::dynamic> {};
+
+/// What the contexts of a run are made of.
+template <class Deployment> auto engine_of([[maybe_unused]] options const& o) {
+  using backend = typename mo::context<Deployment>::backend;
+  if constexpr (std::is_same_v<backend, mo::host>)
+    return mo::host{.threads = o.threads};
+  else
+    return backend{};
+}
 
 /// body(trainer) on every rank of the layout; what it returned on rank 0, or in this process.
 template <class Deployment, class Body> auto on_ranks(text const& corpus, options const& o, Body const& body) {
@@ -23,8 +34,7 @@ template <class Deployment, class Body> auto on_ranks(text const& corpus, option
       trainer<Spec, Deployment> t(ctx, o, corpus);
       return body(t);
     };
-    return mo::run<Deployment>(rank, {.deadline = std::chrono::minutes(10)}, layout_of(o),
-                               mo::host{.threads = o.threads});
+    return mo::run<Deployment>(rank, {.deadline = std::chrono::minutes(10)}, layout_of(o), engine_of<Deployment>(o));
   };
   switch (o.hidden) {
     case 64: return with(expert_block<64>{});
@@ -45,16 +55,26 @@ template <class Deployment> trace trace_on(text const& corpus, options const& o)
 summary train_on_processes(text const& corpus, options const& o);
 trace trace_on_processes(text const& corpus, options const& o);
 
+/// The same on a device: devices.cu.
+summary train_on_devices(text const& corpus, options const& o);
+trace trace_on_devices(text const& corpus, options const& o);
+
 /// The whole job for a text that is split already.
 inline summary train(text const& corpus, options const& o) {
 #if defined(TRAIN_LM_MPI)
   if (o.mpi) return train_on_processes(corpus, o);
+#endif
+#if defined(TRAIN_LM_CUDA)
+  if (o.backend == "cuda") return train_on_devices(corpus, o);
 #endif
   return train_on<of_threads>(corpus, o);
 }
 
 /// A few steps on one rank of this process and on the layout.
 inline comparison compare(text const& corpus, options const& o) {
+#if defined(TRAIN_LM_CUDA)
+  if (o.backend == "cuda") return compared(trace_on_devices(corpus, alone(o)), trace_on_devices(corpus, o), o);
+#endif
   trace const one = trace_on<of_threads>(corpus, alone(o));
 #if defined(TRAIN_LM_MPI)
   if (o.mpi) return compared(one, trace_on_processes(corpus, o), o);

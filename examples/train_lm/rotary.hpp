@@ -2,54 +2,70 @@
 // Rotary positions (Su et al. 2021): the pair (i, i + d/2) of a row of d values is turned by position · base^(−2i/d).
 #pragma once
 
+#include "rows.hpp"
+
+#include <moiety/backend/kernel_list.hpp>
+
 #include <cmath>
 #include <cstdint>
-#include <vector>
 
 namespace lm {
 
-template <class Real> class rotary {
- public:
-  explicit rotary(std::int64_t size) : half_(size / 2) {}
-
-  /// Knows positions below `length` from now on.
-  void reach(std::int64_t length) {
-    for (auto position = std::ssize(turns_) / half_; position < length; ++position)
-      for (std::int64_t i = 0; i < half_; ++i) {
-        double const exponent = -static_cast<double>(i) / static_cast<double>(half_);
-        double const angle = static_cast<double>(position) * std::pow(base, exponent);
-        turns_.push_back({static_cast<Real>(std::cos(angle)), static_cast<Real>(std::sin(angle))});
-      }
-  }
+/// The turns of all positions, for kernels.
+template <class Real> struct turns {
+  struct pair {
+    Real cos, sin;
+  };
+  pair const* of;  // [positions × half]
+  std::int64_t half;
 
   /// out = scale · in, turned.
-  void turn(std::int64_t position, Real const* in, Real* out, Real scale) const {
-    pair const* const turns = turns_.data() + position * half_;
-    for (std::int64_t i = 0; i < half_; ++i) {
-      Real const a = in[i] * scale, b = in[i + half_] * scale;
-      out[i] = a * turns[i].cos - b * turns[i].sin;
-      out[i + half_] = a * turns[i].sin + b * turns[i].cos;
-    }
+  template <class Team>
+  MOIETY_HD void turn(Team const& team, std::int64_t position, Real const* in, Real* out, Real scale) const {
+    pair const* const by = of + position * half;
+    team.columns(half, [&](std::int64_t i) {
+      Real const a = in[i] * scale, b = in[i + half] * scale;
+      out[i] = a * by[i].cos - b * by[i].sin;
+      out[i + half] = a * by[i].sin + b * by[i].cos;
+    });
   }
 
   /// The transpose of turn.
-  void turn_back(std::int64_t position, Real const* in, Real* out, Real scale) const {
-    pair const* const turns = turns_.data() + position * half_;
-    for (std::int64_t i = 0; i < half_; ++i) {
-      Real const a = in[i] * scale, b = in[i + half_] * scale;
-      out[i] = a * turns[i].cos + b * turns[i].sin;
-      out[i + half_] = b * turns[i].cos - a * turns[i].sin;
-    }
+  template <class Team>
+  MOIETY_HD void turn_back(Team const& team, std::int64_t position, Real const* in, Real* out, Real scale) const {
+    pair const* const by = of + position * half;
+    team.columns(half, [&](std::int64_t i) {
+      Real const a = in[i] * scale, b = in[i + half] * scale;
+      out[i] = a * by[i].cos + b * by[i].sin;
+      out[i + half] = b * by[i].cos - a * by[i].sin;
+    });
+  }
+};
+
+template <class Real> class rotary {
+  using pair = typename turns<Real>::pair;
+
+ public:
+  rotary(mo::arena& memory, std::int64_t size) : half_(size / 2), known_(memory) {}
+
+  /// Those of positions below `length`, at least.
+  turns<Real> reach(std::int64_t length) {
+    std::int64_t const before = std::ssize(known_.values) / half_;
+    for (std::int64_t position = before; position < length; ++position)
+      for (std::int64_t i = 0; i < half_; ++i) {
+        double const exponent = -static_cast<double>(i) / static_cast<double>(half_);
+        double const angle = static_cast<double>(position) * std::pow(base, exponent);
+        known_.values.push_back({static_cast<Real>(std::cos(angle)), static_cast<Real>(std::sin(angle))});
+      }
+    if (before < length) known_.publish();
+    return {known_.for_kernels(), half_};
   }
 
  private:
   static constexpr double base = 10000;
-  struct pair {
-    Real cos, sin;
-  };
 
   std::int64_t half_;
-  std::vector<pair> turns_;  // [positions × d/2]
+  mo::kernel_list<pair> known_;
 };
 
 }  // namespace lm

@@ -35,6 +35,7 @@ template <class Trainer> void save(Trainer& t, std::string const& path, std::int
 template <class Trainer> std::int64_t load(Trainer& t, std::string const& path) {
   t.optimiser().prepare(t.parameters());
   auto const metadata = mo::load_checkpoint(t.ctx().world(), path, detail::slices_of(t));
+  t.weights().store();
   auto const step = metadata.find("step");
   if (step == metadata.end()) throw mo::data_error(path + " does not say its step: it is no checkpoint of train_lm.");
   t.optimiser().resume(std::stoll(step->second));

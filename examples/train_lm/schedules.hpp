@@ -4,7 +4,7 @@
 
 #include <moiety/pipeline.hpp>
 
-#include <command_line.hpp>
+#include "../command_line.hpp"
 
 #include <optional>
 #include <string>

@@ -128,7 +128,8 @@ inline summary summarise(std::vector<step_record> const& records) {
 
 inline std::string layout_words(options const& o) {
   return std::to_string(o.pipeline) + " pipeline x " + std::to_string(o.expert) + " expert x " +
-         std::to_string(o.data) + " data " + (o.mpi ? "processes" : "thread ranks");
+         std::to_string(o.data) + " data " + (o.mpi ? "processes" : "thread ranks") +
+         (o.backend == "cuda" ? " of a CUDA device" : "");
 }
 
 inline page page_of(summary const& s, options const& o, std::vector<step_record> steps) {
