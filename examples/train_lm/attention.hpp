@@ -29,7 +29,7 @@ namespace detail {
 
 /// Where the rows of heads lie. Row r of the work is position r mod length of group r / length, for which there are one row of
 /// q, p and heads, and one of k and v.
-template <class Real> struct head_rows {
+struct head_rows {
   std::int64_t length, groups, each, heads, size;  // `each`: rows of a group in a block
 
   MOIETY_HD std::int64_t position(std::int64_t r) const { return r % length; }
@@ -47,7 +47,7 @@ template <class Real> struct head_rows {
 };
 
 template <class Real> struct split_rows {
-  head_rows<Real> where;
+  head_rows where;
   turns<Real> by;
   Real scale;
   mo::matrix_view<Real const> qkv;
@@ -63,7 +63,7 @@ template <class Real> struct split_rows {
 };
 
 template <class Real> struct merge_gradient_rows {
-  head_rows<Real> where;
+  head_rows where;
   turns<Real> by;
   Real scale;
   mo::matrix_view<Real const> q, k, v;
@@ -80,7 +80,7 @@ template <class Real> struct merge_gradient_rows {
 
 /// Heads to the columns of their tokens, or back.
 template <class Real> struct merge_rows {
-  head_rows<Real> where;
+  head_rows where;
   mo::matrix_view<Real> heads, merged;
   bool back;
 
@@ -94,7 +94,7 @@ template <class Real> struct merge_rows {
 
 /// Scores of the keys that a query sees become probabilities, and 0 behind them to the end of a block.
 template <class Real> struct softmax_rows {
-  head_rows<Real> where;
+  head_rows where;
   mo::matrix_view<Real> p;
 
   template <class Team> MOIETY_HD void operator()(Team const& team, std::int64_t query) const {
@@ -110,7 +110,7 @@ template <class Real> struct softmax_rows {
 
 /// The gradient of probabilities becomes that of scores.
 template <class Real> struct softmax_gradient_rows {
-  head_rows<Real> where;
+  head_rows where;
   mo::matrix_view<Real const> p;
   mo::matrix_view<Real> gradient;
 
@@ -231,7 +231,7 @@ template <class Context> class attention {
     return {all.data(), all.rows(), (b + 1) * (saved.length / saved.blocks), all.stride()};
   }
 
-  detail::head_rows<real> rows_of_heads(tape const& saved) const {
+  detail::head_rows rows_of_heads(tape const& saved) const {
     return {saved.length, saved.groups->count(), saved.length / saved.blocks, heads_, size_};
   }
   real scale() const { return real{1} / std::sqrt(static_cast<real>(size_)); }
