@@ -94,6 +94,18 @@ TEST_CASE("more rows than a block has room for are refused where they are, befor
   CHECK(thrown<mo::comm_error>(all_ends[1]));
 }
 
+TEST_CASE("more rows than have an index of 32 bits are refused, whether they come or not") {
+  exchanges::choices const all{2, {{{0}}, {{1}}}};
+  std::int64_t const most = std::int64_t{1} << 31;
+  auto const all_ends = thread_ranks(2).run([&](mo::thread_communicator& ranks) {
+    exchanges::own_rows mine(all, ranks.rank());
+    mo::padded_exchange::links<mo::thread_communicator> through(ranks);
+    mo::padded_exchange const fits(through, mine.view(), 2, 1, exchanges::heap(), {2, most - 1});
+    mo::padded_exchange const rows(through, mine.view(), 2, 1, exchanges::heap(), {2, most});
+  });
+  for (auto const& end : all_ends) CHECK(thrown<mo::resource_error>(end));
+}
+
 TEST_CASE("what an expert gets at most follows from the capacity and the number of ranks") {
   constexpr auto of_batch = mo::padded_all_to_all<16>::limits<narrow>(2, 8, 4, 4);  // C(64) = 64 · 2 · 5 / (8 · 4)
   CHECK(of_batch.from_rank == 16);

@@ -35,6 +35,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory_resource>
 #include <string_view>
 #include <vector>
@@ -61,6 +62,9 @@ class padded_exchange : public arrivals {
         sent_(list_bytes(), memory),
         arrived_(list_bytes(), memory),
         begins_((this->experts() + 1) * static_cast<std::int64_t>(sizeof(std::int64_t)), memory) {
+    detail::require<resource_error>(most_rows() <= std::numeric_limits<std::int32_t>::max(),
+                                    "the experts of a rank may get ", most_rows(),
+                                    " rows, which do not fit a row index of 32 bits.");
     arrive(on_device<C> ? most_rows() : 0, begins());
     blocks<char> const shape = blocks_of<char>(0);
     if constexpr (on_device<C>)
