@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect: this deployment names mo::radix_sort or mo::cublas_products: include <moiety/kernels/cuda/radix_sort.cuh> or <moiety/experts/cublas.cuh>, compiled by nvcc.
+// expect: this deployment names mo::radix_sort, mo::cublas_products or mo::tf32_products: include <moiety/kernels/cuda/radix_sort.cuh>, <moiety/experts/cublas.cuh> or <moiety/experts/tf32.cuh>, compiled by nvcc.
 #include <moiety/moiety.hpp>
 
 namespace mo = moiety;

@@ -21,6 +21,7 @@
 //
 //   grouped_products   the library's own kernels, as here and in apply.cuh
 //   cublas_products    cuBLAS on a CUDA device, see experts/cublas.cuh
+//   tf32_products      those of floats by the tensor cores of a CUDA device, see experts/tf32.cuh
 #pragma once
 
 #include <moiety/backend/backend.hpp>
@@ -195,5 +196,6 @@ struct grouped_products {
   template <class Mlp, class Backend> using apply = apply_experts<Mlp, Backend>;
 };
 struct cublas_products;
+struct tf32_products;
 
 }  // namespace moiety

@@ -13,7 +13,7 @@
 //                the layout needs
 //   weight_layout  mo::row_major: products read the weights as they lie; or mo::packed_forward, mo::packed, with mo::host
 //   index_builder  mo::counting_sort: what builds permutations; or mo::radix_sort of CUB, with mo::cuda
-//   expert_products  mo::grouped_products: what multiplies in experts; or mo::cublas_products, with mo::cuda
+//   expert_products  mo::grouped_products: what multiplies in experts; or mo::cublas_products, mo::tf32_products, with mo::cuda
 //   numerics     mo::numerics::invariant: the order of a sum is a function of type, dims and policy, never of the batch; or
 //                mo::numerics::fastest: sums over ranks in whatever order is fastest, see docs/determinism.md
 #pragma once
@@ -62,15 +62,18 @@ namespace detail {
 template <class Policy, class Backend, class Instead> struct policy_of {
   static constexpr bool known = complete<Policy>;
   static_assert(known,
-                "this deployment names mo::radix_sort or mo::cublas_products: include "
-                "<moiety/kernels/cuda/radix_sort.cuh> or <moiety/experts/cublas.cuh>, compiled by nvcc.");
+                "this deployment names mo::radix_sort, mo::cublas_products or mo::tf32_products: include "
+                "<moiety/kernels/cuda/radix_sort.cuh>, <moiety/experts/cublas.cuh> or <moiety/experts/tf32.cuh>, "
+                "compiled by nvcc.");
   static constexpr bool runs() {
     if constexpr (known)
       return Policy::template runs_on<Backend>;
     else
       return true;
   }
-  static_assert(runs(), "mo::radix_sort and mo::cublas_products need 'using backend = mo::cuda' in the deployment.");
+  static_assert(
+      runs(),
+      "mo::radix_sort, mo::cublas_products and mo::tf32_products need 'using backend = mo::cuda' in the deployment.");
   using type = std::conditional_t<known && runs(), Policy, Instead>;
 };
 

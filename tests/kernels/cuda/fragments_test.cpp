@@ -79,6 +79,59 @@ template <tile_order Order> void check_operands() {
 
 }  // namespace
 
+TEST_CASE("every float of a fragment has one place, as PTX documents it") {
+  CHECK(covers(16, 8, 4, [](int lane, int i) { return tf32_a_element(lane, i); }));
+  CHECK(covers(8, 8, 2, [](int lane, int i) { return tf32_b_element(lane, i); }));
+  CHECK(tf32_a_element(5, 0) == element{1, 1});
+  CHECK(tf32_a_element(5, 1) == element{9, 1});
+  CHECK(tf32_a_element(5, 2) == element{1, 5});
+  CHECK(tf32_a_element(31, 3) == element{15, 7});
+  CHECK(tf32_b_element(5, 0) == element{1, 1});
+  CHECK(tf32_b_element(5, 1) == element{5, 1});
+}
+
+TEST_CASE("ldmatrix of floats that lie k first brings every lane its fragment") {
+  for (int lane = 0; lane < 32; ++lane)
+    for (int reg = 0; reg < 4; ++reg) {
+      element const at = loaded_element(lane, 0, false);  // a float is a pair of 16 bits
+      element const a = a_address<tile_order::k_first>(reg * 8 + at.row);
+      element const b = b_address<tile_order::k_first>(reg * 8 + at.row), of_b = tf32_b_element(lane, reg % 2);
+      CHECK(tf32_a_element(lane, reg) == element{a.row, (a.col + at.col) / 2});
+      CHECK(element{b.row, (b.col + at.col) / 2} == element{of_b.col + reg / 2 * 8, of_b.row});
+    }
+}
+
+TEST_CASE(
+    "a float of an outer-first tile has a place of its own, and what a warp reads at once lies in different banks") {
+  std::set<int> seen;
+  bool chunks = true;
+  for (int outer = 0; outer < float_outer; ++outer)
+    for (int k = 0; k < 32; ++k) {
+      int const at = float_offset(outer, k);
+      seen.insert(at);
+      chunks = chunks && at == float_chunk_offset(k, outer / 4) + outer % 4 * 4 && float_chunk_offset(k, 0) % 16 == 0;
+    }
+  CHECK(chunks);
+  bool lanes = true;
+  for (int outer = 0; outer < float_outer; outer += 32)
+    for (int k = 0; k < 32; k += 4)
+      for (int eights = 0; eights < 4; ++eights)
+        for (int lane = 0; lane < 32; ++lane)
+          for (int part : {0, outer})
+            lanes = lanes && ((float_offset_of_lane(lane) + float_offset_of_block(part, 0)) ^ float_eights(eights)) +
+                                     float_offset_of_block(outer - part, k) ==
+                                 float_offset(outer + eights * 8 + lane / 4, k + lane % 4);
+  CHECK(lanes);
+  CHECK(seen.size() == 32 * float_outer);
+  CHECK(*seen.rbegin() == 2 * panel_bytes - 4);
+  for (int outer = 0; outer < float_outer; outer += 8)
+    for (int k = 0; k < 32; k += 4) {
+      std::set<int> banks;
+      for (int lane = 0; lane < 32; ++lane) banks.insert(float_offset(outer + lane / 4, k + lane % 4) / 4 % 32);
+      CHECK(banks.size() == 32);
+    }
+}
+
 TEST_CASE("every element of a fragment has one place") {
   CHECK(covers(16, 16, 8, [](int lane, int i) { return a_element(lane, i / 2, i % 2); }));
   CHECK(covers(16, 8, 4, [](int lane, int i) { return b_element(lane, i / 2, i % 2); }));

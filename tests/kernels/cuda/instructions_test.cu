@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <random>
+#include <utility>
 #include <vector>
 
 namespace mo = moiety;
@@ -71,6 +72,43 @@ template <class T> void check_mma(unsigned seed) {
       gpu::element const at = gpu::c_element(lane, reg);
       float sum = c[at.row][at.col];
       for (int k = 0; k < 16; ++k) sum += a[at.row][k] * b[k][at.col];
+      exact = exact && got[static_cast<std::size_t>(lane * 4 + reg)] == sum;
+    }
+  CHECK(exact);
+}
+
+__global__ void round_all(std::uint32_t* bits) { bits[threadIdx.x] = rounded_to_tf32(bits[threadIdx.x]); }
+
+/// The same of floats that are small integers.
+void check_tf32(unsigned seed) {
+  std::mt19937 random(seed);
+  auto const value = [&] { return static_cast<float>(static_cast<int>(random() % 17) - 8); };
+  float a[16][8], b[8][8], c[16][8];
+  for (auto* row : {a, a + 8, b, c, c + 8})
+    for (int r = 0; r < 8; ++r)
+      for (float& x : row[r]) x = value();
+  std::vector<std::uint32_t> a_regs, b_regs;
+  std::vector<float> c_regs;
+  for (int lane = 0; lane < 32; ++lane)
+    for (int reg = 0; reg < 4; ++reg) {
+      gpu::element const left = gpu::tf32_a_element(lane, reg), sum = gpu::c_element(lane, reg);
+      a_regs.push_back(mo::detail::bit_cast<std::uint32_t>(a[left.row][left.col]));
+      c_regs.push_back(c[sum.row][sum.col]);
+      gpu::element const right = gpu::tf32_b_element(lane, reg % 2);
+      if (reg < 2) b_regs.push_back(mo::detail::bit_cast<std::uint32_t>(b[right.row][right.col]));
+    }
+  device_values<std::uint32_t> const a_there(a_regs), b_there(b_regs);
+  device_values<float> c_there(c_regs);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(1), config.blockDim = dim3(32);
+  testing::succeed(cudaLaunchKernelEx(&config, &one_mma<float>, a_there.data(), b_there.data(), c_there.data()));
+  auto const got = c_there.host();
+  bool exact = true;
+  for (int lane = 0; lane < 32; ++lane)
+    for (int reg = 0; reg < 4; ++reg) {
+      gpu::element const at = gpu::c_element(lane, reg);
+      float sum = c[at.row][at.col];
+      for (int k = 0; k < 8; ++k) sum += a[at.row][k] * b[k][at.col];
       exact = exact && got[static_cast<std::size_t>(lane * 4 + reg)] == sum;
     }
   CHECK(exact);
@@ -163,4 +201,26 @@ TEST_CASE("asynchronous copies arrive whole, with zeros behind what exists") {
   for (std::size_t i = 0; i < counts.size(); ++i)
     for (int b = counts[i]; b < 16; ++b) expected[i * 16 + static_cast<std::size_t>(b)] = 0;
   CHECK(testing::same_bits(to.host(), expected));
+}
+
+TEST_CASE("mma of floats as tf32 multiplies them") {
+  for (unsigned seed = 1; seed < 6; ++seed) check_tf32(seed);
+}
+
+TEST_CASE("floats are rounded to the nearest tf32, halves away from 0") {
+  constexpr float half = 0x1p-11f, below = 0x1.ffep-12f, last = 0x1p-10f;
+  std::vector<std::pair<float, float>> const cases{
+      {1.0f, 1.0f},           {-1.0f, -1.0f},       {1 + last, 1 + last},   {1 + half, 1 + last},
+      {-1 - half, -1 - last}, {1 + below, 1.0f},    {2 - half / 2, 2.0f},   {0.0f, 0.0f},
+      {-0.0f, -0.0f},         {INFINITY, INFINITY}, {-INFINITY, -INFINITY}, {0x1.fffffep127f, INFINITY}};
+  std::vector<std::uint32_t> bits(32), wanted(32);
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    bits[i] = mo::detail::bit_cast<std::uint32_t>(cases[i].first);
+    wanted[i] = mo::detail::bit_cast<std::uint32_t>(cases[i].second);
+  }
+  device_values<std::uint32_t> there(bits);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(1), config.blockDim = dim3(32);
+  testing::succeed(cudaLaunchKernelEx(&config, &round_all, there.data()));
+  CHECK(there.host() == wanted);
 }

@@ -7,7 +7,13 @@
 //   tile             rows of 64 elements (128 bytes, 8 chunks of 16), the chunks of a row exchanged by an XOR with the row,
 //                    so that the 8 rows that ldmatrix reads at once lie in different banks
 //
-// A tile of an operand holds 64 k. It lies k first (an outer row or column is a tile row of 64 k) or outer first (panels
+// Floats that the tensor cores read as tf32 lie in the same tiles, of 32 k:
+//
+//   mma m16n8k8      C [16 x 8] += A [16 x 8] B [8 x 8]: tf32_a_element, tf32_b_element(lane, register); C as above
+//   ldmatrix         a matrix is 8 rows of 4 floats, which come to the lanes as they are
+//   outer first      one tile row of 512 bytes for each k, with the 128 outer elements; nothing transposes these on the way
+//
+// A tile of an operand holds 64 k, of elements of 16 bits. It lies k first (an outer row or column is a tile row of 64 k) or outer first (panels
 // of 64 outer elements, one tile row for each k).
 #pragma once
 
@@ -75,5 +81,30 @@ template <tile_order Order> MOIETY_HD constexpr int block_offset(int outer, int 
   int const row = at.col * tile_row_bytes, chunk = (at.row / 8) ^ (at.col & 7);
   return outer / 64 * panel_bytes + k * tile_row_bytes + row + (((outer % 64 / 8) ^ chunk) * 16);
 }
+
+// Floats.
+
+MOIETY_HD constexpr element tf32_a_element(int lane, int reg) {
+  return {lane / 4 + 8 * (reg % 2), lane % 4 + 4 * (reg / 2)};
+}
+MOIETY_HD constexpr element tf32_b_element(int lane, int reg) { return {lane % 4 + 4 * reg, lane / 4}; }
+
+inline constexpr int float_outer = 128;  // outer elements of an outer-first tile of floats
+
+/// Bytes from the start of an outer-first tile of floats to a chunk of 4 of them; and to one. The chunks of a row are exchanged
+/// by an XOR with the row, so that what a warp reads of 4 rows lies in different banks.
+MOIETY_HD constexpr int float_chunk_offset(int k, int chunk) {
+  return k * float_outer * 4 + ((chunk ^ (k & 3) * 2) * 16);
+}
+MOIETY_HD constexpr int float_offset(int outer, int k) { return float_chunk_offset(k, outer / 4) + outer % 4 * 4; }
+
+/// float_offset(outer + eights * 8 + lane / 4, k + lane % 4), outer a multiple of 32, k of 4 and eights 0 ... 3, is
+/// (float_offset_of_lane(lane) ^ float_eights(eights)) + float_offset_of_block(outer, k), and outer may be in either part.
+MOIETY_HD constexpr int float_offset_of_lane(int lane) {
+  int const k = lane % 4, outer = lane / 4;
+  return k * float_outer * 4 + outer % 4 * 4 + ((k * 2) ^ (outer / 4)) * 16;
+}
+MOIETY_HD constexpr int float_eights(int eights) { return eights * 32; }
+MOIETY_HD constexpr int float_offset_of_block(int outer, int k) { return k * float_outer * 4 + outer * 4; }
 
 }  // namespace moiety::inline MOIETY_ABI::kernels::gpu

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The instructions that C++ has no words for, from sm_80 on: one function each, and no policy.
 //
-//   mma<T>                     C [16 x 8] += A [16 x 16] B [16 x 8] of a warp, T bf16 or fp16, float sums
+//   mma<T>                     C [16 x 8] += A [16 x 16] B [16 x 8] of a warp, T bf16 or fp16, float sums; of T float, in tf32,
+//                              C += A [16 x 8] B [8 x 8]
+//   rounded_to_tf32            bits of a float to the nearest of 10 bits behind the point, halves away from 0
 //   ldmatrix_x4, _trans        four 8 x 8 matrices of 16-bit elements from shared memory
 //   copy_async_16              16 bytes from global to shared memory past the registers; bytes beyond `bytes` become 0
 //   commit_copies              closes a group of a thread's copies
@@ -29,15 +31,29 @@ __device__ inline unsigned shared_address(void const* shared) {
 template <class T>
 __device__ inline void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1) {
   if constexpr (std::same_as<T, bf16>)
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};\n"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  else if constexpr (std::same_as<T, float>)
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};\n"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   else
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};\n"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ inline std::uint32_t rounded_to_tf32(std::uint32_t bits) {
+  std::uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+  return rounded;
 }
 
 __device__ inline void ldmatrix_x4(std::uint32_t (&to)[4], void const* shared) {

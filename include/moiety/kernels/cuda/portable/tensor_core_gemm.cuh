@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Grouped products of bf16 or fp16 by mma.sync, with float sums.
+// Grouped products of bf16, fp16, or float in tf32, by mma.sync, with float sums.
 //
-// A block makes a tile of 128 or 32 rows and 128 columns (of M matrices side by side) by steps of 64 k. Copies into a ring
+// A block makes a tile of 128 or 32 rows and 128 columns (of M matrices side by side) by steps of 64 k, of floats 32. Copies into a ring
 // of three stages run two steps ahead; stages are swizzled tiles of fragments.hpp, filled from the operands as they lie,
-// gathered and transposed on the way. An output is summed by m16n8k16 in ascending k (m first, then k; in tn over the rows
+// gathered and transposed on the way. An output is summed by m16n8k16, of floats m16n8k8, in ascending k (m first, then k; in tn over the rows
 // of the group), the rest of the last step being zeros, so its bits depend neither on the tile's height nor on other rows.
 #pragma once
 
@@ -43,22 +43,29 @@ template <int Rows> struct tensor_tile {
       stages * stage_bytes > staged::bytes ? std::int64_t{stages * stage_bytes} : staged::bytes;
 };
 
-/// The first `count` of 8 elements into a chunk of shared memory, zeros behind them. Wide: from a multiple of 16 bytes.
+/// Elements of a chunk of 16 bytes, and k of a tile.
+template <class T> inline constexpr int chunk_of = 16 / static_cast<int>(sizeof(T));
+template <class T> inline constexpr int depth_of = tile_row_bytes / static_cast<int>(sizeof(T));
+static_assert(chunk_of<bf16> == chunk_elements && depth_of<bf16> == tile_depth);
+
+/// The first `count` elements into a chunk of shared memory, zeros behind them. Wide: from a multiple of 16 bytes.
 template <bool Wide, class T> __device__ inline void copy_chunk(std::byte* to, T const* from, int count) {
   if constexpr (Wide) {
-    copy_async_16(to, from, count * 2);
+    copy_async_16(to, from, count * static_cast<int>(sizeof(T)));
   } else {
     struct alignas(16) chunk {
-      T elements[chunk_elements];
+      T elements[static_cast<std::size_t>(chunk_of<T>)];
     } values;
     MOIETY_REGISTERS
-    for (int i = 0; i < chunk_elements; ++i) values.elements[i].bits = i < count ? from[i].bits : std::uint16_t{0};
+    for (int i = 0; i < chunk_of<T>; ++i) values.elements[i] = i < count ? from[i] : T{};
     *reinterpret_cast<chunk*>(to) = values;
   }
 }
 
-/// How many of the 8 elements of a chunk exist, if `left` exist from its first on.
-__device__ inline int chunk_count(std::int64_t left) { return left >= 8 ? 8 : left > 0 ? static_cast<int>(left) : 0; }
+/// How many elements of a chunk exist, if `left` exist from its first on.
+template <class T> __device__ inline int chunk_count(std::int64_t left) {
+  return left >= chunk_of<T> ? chunk_of<T> : left > 0 ? static_cast<int>(left) : 0;
+}
 
 /// Fills a k-first tile: a thread copies chunk `thread % 8` of some rows.
 template <class T, int Rows, int Threads> struct k_first_tile {
@@ -79,8 +86,8 @@ template <class T, int Rows, int Threads> struct k_first_tile {
   }
   template <bool Wide> __device__ void fill(std::byte* to, std::int64_t k0, std::int64_t k) const {
     int const chunk = static_cast<int>(threadIdx.x) % 8, row = static_cast<int>(threadIdx.x) / 8;
-    std::int64_t const first = k0 + chunk * chunk_elements;
-    int const count = chunk_count(k - first);
+    std::int64_t const first = k0 + chunk * chunk_of<T>;
+    int const count = chunk_count<T>(k - first);
     MOIETY_REGISTERS
     for (int i = 0; i < chunks; ++i)
       copy_chunk<Wide>(to + chunk_offset(row, chunk) + i * step * tile_row_bytes, from[i] + first,
@@ -100,7 +107,7 @@ template <class T, int Threads> struct outer_first_tile {
                               Function const& f) {
     int const chunk = static_cast<int>(threadIdx.x) % 16, k = first_k();
     std::int64_t const first = col + chunk * chunk_elements;
-    int const count = chunk_count(cols - first);
+    int const count = chunk_count<T>(cols - first);
     std::byte* const panel = to + chunk / 8 * panel_bytes + chunk_offset(k, chunk % 8);
     MOIETY_REGISTERS
     for (int i = 0; i < chunks; ++i)
@@ -108,7 +115,27 @@ template <class T, int Threads> struct outer_first_tile {
   }
 };
 
-/// Rows of a group in steps of 64, for sums over rows. The numbers of the next step's rows are read a step ahead.
+/// The same of floats: a thread copies chunk `thread % 32` of some of its 32 k.
+template <int Threads> struct outer_first_tile<float, Threads> {
+  static constexpr int chunks = 32 * 32 / Threads, step = Threads / 32;
+  static_assert(step % 4 == 0);  // or the exchange of chunks would not be the same in all rows of a thread
+
+  __device__ static int first_k() { return static_cast<int>(threadIdx.x) / 32; }
+
+  template <bool Wide, class Function>
+  __device__ static void fill(std::byte* to, std::int64_t depth, std::int64_t col, std::int64_t cols,
+                              Function const& f) {
+    int const chunk = static_cast<int>(threadIdx.x) % 32, k = first_k();
+    std::int64_t const first = col + chunk * chunk_of<float>;
+    int const count = chunk_count<float>(cols - first);
+    std::byte* const start = to + float_chunk_offset(k, chunk);
+    MOIETY_REGISTERS
+    for (int i = 0; i < chunks; ++i)
+      copy_chunk<Wide>(start + i * step * float_outer * 4, f(i) + first, k + i * step < depth ? count : 0);
+  }
+};
+
+/// Rows of a group in steps of a tile's depth, for sums over rows. The numbers of the next step's rows are read a step ahead.
 template <class T, int Threads> struct summed_rows {
   using tile_type = outer_first_tile<T, Threads>;
   rows_of<T> of;
@@ -128,7 +155,7 @@ template <class T, int Threads> struct summed_rows {
   }
   template <bool Wide> __device__ void fill(std::byte* to, std::int64_t col, std::int64_t cols) {
     tile_type::template fill<Wide>(to, last - first, col, cols, [&](int i) { return of.data + next[i] * of.stride; });
-    first += tile_depth;
+    first += depth_of<T>;
     number();
   }
 };
@@ -152,7 +179,7 @@ template <class T, int Rows, int M> struct tensor_nt {
   std::int64_t k, k0 = 0;
   std::int64_t steps;
 
-  __device__ tensor_nt(product const& of, tile const& at) : k(of.k), steps(tiles_of(of.k, tile_depth)) {
+  __device__ tensor_nt(product const& of, tile const& at) : k(of.k), steps(tiles_of(of.k, depth_of<T>)) {
     static_assert(width % decltype(b)::step == 0);
     aim_at_rows(a, of.a[0], at);
     b.aim(of.w[0].data, [&](int row, int first) -> T const* {
@@ -165,7 +192,7 @@ template <class T, int Rows, int M> struct tensor_nt {
   template <bool Wide> __device__ void fill(std::byte* stage) {
     a.template fill<Wide>(stage, k0, k);
     b.template fill<Wide>(stage + shape::a_bytes, k0, k);
-    k0 += tile_depth;
+    k0 += depth_of<T>;
   }
 };
 
@@ -187,7 +214,7 @@ template <class T, int Rows, int M> struct tensor_nn {
   std::int64_t steps;
 
   __device__ tensor_nn(product const& with, tile const& where)
-      : of(with), at(where), steps(M * tiles_of(with.k, tile_depth)) {
+      : of(with), at(where), steps(M * tiles_of(with.k, depth_of<T>)) {
     aim();
   }
   __device__ void aim() {
@@ -203,7 +230,7 @@ template <class T, int Rows, int M> struct tensor_nn {
     a.template fill<Wide>(stage, k0, of.k);
     b_tile::template fill<Wide>(stage + shape::a_bytes, of.k - k0, at.column_tile * width, of.n,
                                 [&](int i) { return b + (k0 + i * b_tile::step) * b_stride; });
-    k0 += tile_depth;
+    k0 += depth_of<T>;
     if (M > 1 && k0 >= of.k && m + 1 < M) {
       k0 = 0;
       ++m;
@@ -229,19 +256,50 @@ template <class T> struct tensor_tn {
         k(of.k),
         row(at.row_tile * shape::rows),
         col(at.column_tile * shape::columns),
-        steps(tiles_of(of.rows.count(at.group), tile_depth)) {}
+        steps(tiles_of(of.rows.count(at.group), depth_of<T>)) {}
   template <bool Wide> __device__ void fill(std::byte* stage) {
     a.template fill<Wide>(stage, row, n);
     b.template fill<Wide>(stage + shape::a_bytes, col, k);
   }
 };
 
-template <tile_order Order> __device__ inline void load_fragments(std::uint32_t (&to)[4], std::byte const* from) {
-  if constexpr (Order == tile_order::k_first)
-    ldmatrix_x4(to, from);
-  else
-    ldmatrix_x4_trans(to, from);
-}
+/// What a lane has of A [16 x 16], or of two B [16 x 8] side by side, of floats with half as many k. Corners are {outer, k} from
+/// that of the warp's part of the tile, k counted in elements of 16 bits.
+template <class T, tile_order Order, bool OfA> struct fragment_source {
+  int corner;
+  element at;
+
+  __device__ fragment_source(int lane, int warp_corner)
+      : corner(warp_corner), at(OfA ? a_address<Order>(lane) : b_address<Order>(lane)) {}
+
+  __device__ void load(std::uint32_t (&to)[4], std::byte const* tile, int outer, int k) const {
+    std::byte const* const from = tile + block_offset<Order>(corner + outer, k, at);
+    if constexpr (Order == tile_order::k_first)
+      ldmatrix_x4(to, from);
+    else
+      ldmatrix_x4_trans(to, from);
+    if constexpr (sizeof(T) == 4) {
+      MOIETY_REGISTERS
+      for (std::uint32_t& value : to) value = rounded_to_tf32(value);
+    }
+  }
+};
+template <bool OfA> struct fragment_source<float, tile_order::outer_first, OfA> {
+  int place;
+
+  __device__ fragment_source(int lane, int warp_corner)
+      : place(float_offset_of_lane(lane) + float_offset_of_block(warp_corner, 0)) {}
+
+  __device__ void load(std::uint32_t (&to)[4], std::byte const* tile, int outer, int k) const {
+    MOIETY_REGISTERS
+    for (int i = 0; i < 4; ++i) {
+      int const eights = outer / 8 % 4 + (OfA ? i % 2 : i / 2), four = OfA ? i / 2 : i % 2;
+      int const corner = float_offset_of_block(outer / 32 * 32, k / 2 + four * 4);
+      std::byte const* const from = tile + (place ^ float_eights(eights)) + corner;
+      to[i] = rounded_to_tf32(*reinterpret_cast<std::uint32_t const*>(from));
+    }
+  }
+};
 
 /// The sums of a warp.
 template <class Shape> struct warp_sums {
@@ -265,19 +323,21 @@ template <class Shape> struct warp_sums {
 
   /// Adds the product of one stage.
   template <class T, tile_order A, tile_order B> __device__ void add(std::byte const* stage) {
-    element const a_at = a_address<A>(lane), b_at = b_address<B>(lane);
+    fragment_source<T, A, true> const a_from(lane, row);
+    fragment_source<T, B, false> const b_from(lane, col);
     MOIETY_REGISTERS
     for (int k = 0; k < tile_depth; k += 16) {
       several<std::uint32_t[4], Shape::row_blocks> a;
       several<std::uint32_t[4], Shape::column_blocks / 2> b;
+      constexpr bool one_by_one = sizeof(T) == 4;  // or rounding would take more registers than there are
       MOIETY_REGISTERS
       for (int i = 0; i < Shape::row_blocks; ++i)
-        load_fragments<A>(a[i], stage + block_offset<A>(row + i * 16, k, a_at));
+        if (!one_by_one) a_from.load(a[i], stage, i * 16, k);
       MOIETY_REGISTERS
-      for (int j = 0; j < Shape::column_blocks / 2; ++j)
-        load_fragments<B>(b[j], stage + Shape::a_bytes + block_offset<B>(col + j * 16, k, b_at));
+      for (int j = 0; j < Shape::column_blocks / 2; ++j) b_from.load(b[j], stage + Shape::a_bytes, j * 16, k);
       MOIETY_REGISTERS
       for (int i = 0; i < Shape::row_blocks; ++i) {
+        if (one_by_one) a_from.load(a[i], stage, i * 16, k);
         MOIETY_REGISTERS
         for (int j = 0; j < Shape::column_blocks; ++j)
           mma<T>(values[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);

@@ -169,7 +169,7 @@ template <class T> struct copied_rows {
   __device__ void copy(std::byte* to, rows_of<T> const& of, int k0, std::int64_t k) const {
     int const chunk = static_cast<int>(threadIdx.x) % 8;
     std::int64_t const first = k0 + chunk * gpu::chunk_elements;
-    int const bytes = gpu::chunk_count(k - first) * 2;
+    int const bytes = gpu::chunk_count<T>(k - first) * 2;
     MOIETY_REGISTERS
     for (int i = 0; i < count; ++i)
       copy_async_16(to + gpu::chunk_offset(row(), chunk) + i * step * gpu::tile_row_bytes,

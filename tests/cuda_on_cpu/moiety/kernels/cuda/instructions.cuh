@@ -90,6 +90,37 @@ template <class T> void multiply(products* const (&lanes)[32]) {
     }
 }
 
+/// The same of 8 products of tf32, whose lower bits must be 0.
+inline void multiply_tf32(products* const (&lanes)[32]) {
+  double a[16][8];
+  row_of_8 b[8], c[16];
+  auto const value = [](std::uint32_t bits) {
+    if ((bits & 0x1fffu) != 0) cuda_on_cpu::fail(cuda_on_cpu::block::running.self(), "it gives mma what is no tf32");
+    float number;
+    std::memcpy(&number, &bits, sizeof(number));
+    return static_cast<double>(number);
+  };
+  for (int lane = 0; lane < 32; ++lane) {
+    products const& of = *lanes[lane];
+    for (int i = 0; i < 4; ++i) {
+      gpu::element const at_a = gpu::tf32_a_element(lane, i), at_c = places_of_mma.c[lane][i];
+      a[at_a.row][at_a.col] = value(of.a[i]);
+      c[at_c.row][at_c.col] = of.c[i];
+    }
+    for (int i = 0; i < 2; ++i) {
+      gpu::element const at = gpu::tf32_b_element(lane, i);
+      b[at.row][at.col] = value(of.b[i]);
+    }
+  }
+  for (int i = 0; i < 16; ++i)
+    for (int k = 0; k < 8; ++k) c[i] += a[i][k] * b[k];
+  for (int lane = 0; lane < 32; ++lane)
+    for (int i = 0; i < 4; ++i) {
+      gpu::element const at = places_of_mma.c[lane][i];
+      lanes[lane]->c[i] = static_cast<float>(c[at.row][at.col]);
+    }
+}
+
 /// What a lane brings to ldmatrix: an address, and where its registers are.
 struct matrix_load {
   std::byte const* from;
@@ -151,7 +182,17 @@ struct pending_copies {
 
 template <class T> void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1) {
   emulated::products mine{c, a, {b0, b1}};
-  cuda_on_cpu::warp_together(emulated::whole_warp, mine, [](auto const& lanes) { emulated::multiply<T>(lanes); });
+  cuda_on_cpu::warp_together(emulated::whole_warp, mine, [](auto const& lanes) {
+    if constexpr (sizeof(T) == 4)
+      emulated::multiply_tf32(lanes);
+    else
+      emulated::multiply<T>(lanes);
+  });
+}
+
+inline std::uint32_t rounded_to_tf32(std::uint32_t bits) {
+  bool const number = (bits & 0x7f800000u) != 0x7f800000u, infinite = (bits & 0x7fffffffu) == 0x7f800000u;
+  return number || infinite ? (bits + 0x1000u) & ~0x1fffu : 0x7fc00000u;
 }
 
 inline void ldmatrix_x4(std::uint32_t (&to)[4], void const* shared) { emulated::load_matrices<false>(to, shared); }
