@@ -7,10 +7,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
-
-#include <sys/resource.h>
 
 namespace mo = moiety;
 using mo::detail::board_note;
@@ -34,25 +33,21 @@ TEST_CASE("boards reach those who are near, and who read them") {
 
 TEST_CASE("who has no board is reached by nobody, and the others reach each other") {
   job const in;
-  rlimit usual{};
-  REQUIRE(::getrlimit(RLIMIT_NOFILE, &usual) == 0);
-  rlimit const none{0, usual.rlim_max};
-  if (in.rank == 0) REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+  std::optional<mpi_ranks::no_file_grows> limit;
+  if (in.rank == 0) limit.emplace();
   mpi_boards const boards(MPI_COMM_WORLD, in.all(), in.rank);
-  REQUIRE(::setrlimit(RLIMIT_NOFILE, &usual) == 0);
+  limit.reset();
   for (int r = 0; r < in.size; ++r) CHECK(boards.reaches(r) == (r != 0 && in.rank != 0));
   MPI_Barrier(MPI_COMM_WORLD);
 }
 
 TEST_CASE("a group in which one rank has no board exchanges rows with it as messages") {
   job const in;
-  rlimit usual{};
-  REQUIRE(::getrlimit(RLIMIT_NOFILE, &usual) == 0);
   auto ranks = mpi_ranks::world_of();
-  rlimit const none{0, usual.rlim_max};
-  if (in.rank == 0) REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+  std::optional<mpi_ranks::no_file_grows> limit;
+  if (in.rank == 0) limit.emplace();
   auto part = ranks.split(0, in.rank, "part");
-  REQUIRE(::setrlimit(RLIMIT_NOFILE, &usual) == 0);
+  limit.reset();
   for (std::int64_t const n : {1, 100, 5000, 400000}) {
     auto const block = static_cast<std::size_t>(n);
     std::vector<float> all(block * static_cast<std::size_t>(in.size)), wanted;

@@ -5,10 +5,13 @@
 #include <moiety/backend/transport/mpi.hpp>
 
 #include <chrono>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <random>
 #include <vector>
+
+#include <sys/resource.h>
 
 namespace mpi_ranks {
 
@@ -33,6 +36,26 @@ struct job {
   int next() const { return (rank + 1) % size; }
   int previous() const { return (rank + size - 1) % size; }
   std::vector<bool> all(bool near = true) const { return std::vector<bool>(static_cast<std::size_t>(size), near); }
+};
+
+/// While it lives, the system gives this process no byte of a file: neither of one in memory.
+class no_file_grows {
+ public:
+  no_file_grows() : handled_(std::signal(SIGXFSZ, SIG_IGN)) {
+    ::getrlimit(RLIMIT_FSIZE, &usual_);
+    rlimit const none{0, usual_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &none);
+  }
+  no_file_grows(no_file_grows const&) = delete;
+  no_file_grows& operator=(no_file_grows const&) = delete;
+  ~no_file_grows() {
+    ::setrlimit(RLIMIT_FSIZE, &usual_);
+    std::signal(SIGXFSZ, handled_);
+  }
+
+ private:
+  rlimit usual_{};
+  void (*handled_)(int);
 };
 
 /// What rank r has in a test, known to every rank.
