@@ -27,19 +27,21 @@ template <class Deployment> auto engine_of([[maybe_unused]] options const& o) {
     return backend{};
 }
 
-/// body(trainer) on every rank of the layout; what it returned on rank 0, or in this process.
-template <class Deployment, class Body> auto on_ranks(text const& corpus, options const& o, Body const& body) {
-  auto const with = [&]<class Spec>(Spec const&) {
-    auto const rank = [&](mo::context<Deployment>& ctx) {
-      trainer<Spec, Deployment> t(ctx, o, corpus);
-      return body(t);
-    };
-    return mo::run<Deployment>(rank, {.deadline = std::chrono::minutes(10)}, layout_of(o), engine_of<Deployment>(o));
+/// body(trainer) on every rank of the layout, with this expert block; what it returned on rank 0, or in this process.
+template <class Spec, class Deployment, class Body>
+auto on_ranks_with(text const& corpus, options const& o, Body const& body) {
+  auto const rank = [&](mo::context<Deployment>& ctx) {
+    trainer<Spec, Deployment> t(ctx, o, corpus);
+    return body(t);
   };
+  return mo::run<Deployment>(rank, {.deadline = std::chrono::minutes(10)}, layout_of(o), engine_of<Deployment>(o));
+}
+/// The same with that of the options.
+template <class Deployment, class Body> auto on_ranks(text const& corpus, options const& o, Body const& body) {
   switch (o.hidden) {
-    case 64: return with(expert_block<64>{});
-    case 128: return with(expert_block<128>{});
-    case 256: return with(expert_block<256>{});
+    case 64: return on_ranks_with<expert_block<64>, Deployment>(corpus, o, body);
+    case 128: return on_ranks_with<expert_block<128>, Deployment>(corpus, o, body);
+    case 256: return on_ranks_with<expert_block<256>, Deployment>(corpus, o, body);
     default: throw command_line::usage_error("--hidden is 64, 128 or 256.");
   }
 }

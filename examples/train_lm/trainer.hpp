@@ -27,7 +27,6 @@
 #include <span>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -83,8 +82,8 @@ template <class Spec, class Deployment> class trainer {
         optimiser_(mo::groups_of(ctx), {.beta2 = 0.95, .weight_decay = 0.1}) {
     engine_.record(times_);
     weights_here_.load();
-    int const processors = static_cast<int>(std::thread::hardware_concurrency()) / ctx.world().size();
-    if (!of_host) beside_.emplace(mo::host{.threads = o.threads > 0 ? o.threads : std::max(1, processors)});
+    int const shared_out = std::max(1, mo::thread_count(0) / ctx.world().size());
+    if (!of_host) beside_.emplace(mo::host{.threads = o.threads > 0 ? o.threads : shared_out});
   }
 
   step_record step(std::int64_t number, double rate) {

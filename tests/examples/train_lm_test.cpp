@@ -4,6 +4,7 @@
 // and not without it.
 #include "../../examples/train_lm/ranks.hpp"
 
+#include "examples/train_lm_text.hpp"
 #include "instrumented.hpp"
 
 #include <doctest/doctest.h>
@@ -11,25 +12,14 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
-#include <utility>
 #include <vector>
-
-#include <unistd.h>
 
 namespace {
 
 namespace mo = moiety;
-
-lm::text austen(std::int64_t window, std::size_t size) {
-  auto const path = std::filesystem::path(__FILE__).parent_path() / "../../examples/train_lm/data/austen.txt";
-  std::vector<lm::byte> bytes = lm::read_file(path.string());
-  bytes.resize(std::min(size, bytes.size()));
-  return lm::split(std::move(bytes), window);
-}
 
 lm::options small() {
   lm::options o;
@@ -45,17 +35,6 @@ lm::options spread(lm::options o, int pipeline, int expert, int data, int chunks
   o.micro_batches = 4;
   return o;
 }
-
-/// A file that is gone with this object.
-struct temporary {
-  std::string path = (std::filesystem::temp_directory_path() / ("train_lm_test." + std::to_string(getpid()) + '.' +
-                                                                std::to_string(reinterpret_cast<std::uintptr_t>(this))))
-                         .string();
-  temporary() = default;
-  temporary(temporary const&) = delete;
-  temporary& operator=(temporary const&) = delete;
-  ~temporary() { std::filesystem::remove(path); }
-};
 
 }  // namespace
 

@@ -5,30 +5,20 @@
 #include "../../examples/train_lm/ranks.hpp"
 
 #include "device_memory.hpp"
+#include "examples/train_lm_text.hpp"
 
 #include <doctest/doctest.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <unistd.h>
-
 namespace {
 
 namespace mo = moiety;
-
-lm::text austen(std::int64_t window, std::size_t size) {
-  auto const path = std::filesystem::path(__FILE__).parent_path() / "../../examples/train_lm/data/austen.txt";
-  std::vector<lm::byte> bytes = lm::read_file(path.string());
-  bytes.resize(std::min(size, bytes.size()));
-  return lm::split(std::move(bytes), window);
-}
 
 lm::options small() {
   lm::options o;
@@ -38,20 +28,12 @@ lm::options small() {
   return o;
 }
 
-/// body(trainer) on every rank; what it returned on rank 0.
-template <class Deployment, class Body> auto on_each(lm::text const& text, lm::options const& o, Body const& body) {
-  return mo::run<Deployment>(
-      [&](mo::context<Deployment>& ctx) {
-        lm::trainer<lm::expert_block<64>, Deployment> t(ctx, o, text);
-        return body(t);
-      },
-      {}, lm::layout_of(o), lm::engine_of<Deployment>(o));
-}
 template <class Deployment> lm::trace traced(lm::text const& text, lm::options const& o) {
-  return on_each<Deployment>(text, o, [&](auto& t) { return lm::trace_rank(t, o); });
+  return lm::on_ranks_with<lm::expert_block<64>, Deployment>(text, o, [&](auto& t) { return lm::trace_rank(t, o); });
 }
 template <class Deployment> lm::summary trained(lm::text const& text, lm::options const& o) {
-  return on_each<Deployment>(text, o, [&](auto& t) { return lm::train_rank(t, text, o); });
+  return lm::on_ranks_with<lm::expert_block<64>, Deployment>(text, o,
+                                                             [&](auto& t) { return lm::train_rank(t, text, o); });
 }
 
 std::string table_of(lm::comparison const& found) { return (std::ostringstream() << found).str(); }
@@ -141,19 +123,17 @@ TEST_CASE("layouts of ranks that share a device agree") {
 
 TEST_CASE("a checkpoint of a device goes on on the host, and one of the host on a device") {
   lm::text const text = austen(16, 4000);
-  std::string const path =
-      (std::filesystem::temp_directory_path() / ("train_lm_cu." + std::to_string(getpid()))).string();
+  temporary const file;
   lm::options o = small();
-  o.until = 1, o.checkpoint = path;
+  o.until = 1, o.checkpoint = file.path;
   lm::summary const device = trained<lm::of_devices>(text, o);
   CHECK(device.steps == 1);
   CHECK(device.sample.size() == 3);
   lm::options again = o;
-  again.checkpoint = "", again.resume = path;
+  again.checkpoint = "", again.resume = file.path;
   CHECK(trained<lm::of_threads>(text, again).fingerprint == device.fingerprint);
   lm::summary const host = trained<lm::of_threads>(text, o);
   lm::summary const resumed = trained<lm::of_devices>(text, again);
   CHECK(resumed.fingerprint == host.fingerprint);
   CHECK(resumed.validation == doctest::Approx(host.validation).epsilon(1e-6));
-  std::filesystem::remove(path);
 }

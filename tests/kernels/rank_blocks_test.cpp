@@ -7,15 +7,12 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
 #include <vector>
 
 namespace mo = moiety;
 using mo::kernels::rank_blocks;
 
 namespace {
-
-void refuse(std::int64_t rows) { throw std::length_error(std::to_string(rows)); }
 
 /// Two ranks with two experts each, three rows of two values at most of each.
 struct problem {
@@ -25,7 +22,7 @@ struct problem {
   std::vector<std::byte> blocks = std::vector<std::byte>(256, std::byte{0xff});
   std::array<float, 12> rows{0, 1, 10, 11, 20, 21, 30, 31, 40, 41, 50, 51};
 
-  problem() { mo::kernels::list_sent(shape, 1, starts.data(), parts.data(), refuse); }
+  problem() { REQUIRE(mo::kernels::list_sent(shape, 1, starts.data(), parts.data()) == 0); }
   float* values(std::int64_t rank) { return shape.rows(blocks.data(), rank, 0); }
 };
 
@@ -63,7 +60,7 @@ TEST_CASE_FIXTURE(problem, "rows that came are by expert, then rank") {
   mo::kernels::pack(shape, mo::kernels::rows_of<float>{rows.data(), 2}, parts.data(), blocks.data());
   std::array<mo::range_of, 4> there{};
   std::array<std::int64_t, 3> offsets{};
-  mo::kernels::list_arrived(shape, blocks.data(), there.data(), offsets.data(), refuse);
+  CHECK(mo::kernels::list_arrived(shape, blocks.data(), there.data(), offsets.data()) == 0);
   CHECK(offsets == std::array<std::int64_t, 3>{0, 5, 6});
   std::array<std::int64_t, 4> firsts{}, counts{};
   for (std::size_t i = 0; i < 4; ++i) firsts[i] = there[i].first, counts[i] = there[i].count;
@@ -77,7 +74,7 @@ TEST_CASE_FIXTURE(problem, "rows that came are by expert, then rank") {
 
 TEST_CASE_FIXTURE(problem, "rows of copies go to the same places, and are added in the order of ranks") {
   std::array<std::int64_t, 3> const begins{1, 3, 4};
-  mo::kernels::list_sent(shape, 2, begins.data(), parts.data(), refuse);
+  CHECK(mo::kernels::list_sent(shape, 2, begins.data(), parts.data()) == 0);
   for (std::size_t i = 0; i < 4; ++i) CHECK(parts[i].first == begins[i % 2]);
   std::fill_n(values(0), 12, 1.0f);
   std::fill_n(values(1), 12, 0x1p-24f);
@@ -90,12 +87,11 @@ TEST_CASE_FIXTURE(problem, "rows of copies go to the same places, and are added 
 
 TEST_CASE_FIXTURE(problem, "more rows than there is room for are refused, on both sides") {
   starts[3] = 6;
-  CHECK_THROWS_WITH_AS(mo::kernels::list_sent(shape, 1, starts.data(), parts.data(), refuse), "4", std::length_error);
+  CHECK(mo::kernels::list_sent(shape, 1, starts.data(), parts.data()) == 4);
   std::array<std::int64_t, 3> offsets{};
   for (std::int64_t const wrong : {-1, 4}) {
     std::fill(blocks.begin(), blocks.end(), std::byte{});
     shape.counts(blocks.data(), 1)[1] = wrong;
-    CHECK_THROWS_AS(mo::kernels::list_arrived(shape, blocks.data(), parts.data(), offsets.data(), refuse),
-                    std::length_error);
+    CHECK(mo::kernels::list_arrived(shape, blocks.data(), parts.data(), offsets.data()) == wrong);
   }
 }

@@ -65,15 +65,13 @@ class padded_exchange : public arrivals {
     detail::require<resource_error>(most_rows() <= std::numeric_limits<std::int32_t>::max(),
                                     "the experts of a rank may get ", most_rows(),
                                     " rows, which do not fit a row index of 32 bits.");
-    arrive(on_device<C> ? most_rows() : 0, begins());
-    blocks<char> const shape = blocks_of<char>(0);
-    if constexpr (on_device<C>)
-      kernels::list_sent(through.group->engine(), shape, copies, order.starts, sent());
-    else
-      kernels::list_sent(shape, copies, order.starts, sent(), [&](std::int64_t rows) {
-        throw data_error(detail::sentence("an expert was given ", rows, " rows, where blocks have room for ",
-                                          limits.from_rank, '.'));
-      });
+    arrive(memory.of_host() ? 0 : most_rows(), begins());
+    std::int64_t excess = 0;
+    detail::call_kernel(*through.group, [&](auto&... engine) {
+      excess = kernels::list_sent(engine..., blocks_of<char>(0), copies, order.starts, sent());
+    });
+    detail::require<data_error>(excess == 0, "an expert was given ", excess, " rows, where blocks have room for ",
+                                limits.from_rank, '.');
   }
 
   /// What rows() is at most, which is known before they come.
@@ -101,8 +99,6 @@ class padded_exchange : public arrivals {
 
  private:
   template <class V> using blocks = kernels::rank_blocks<V>;
-  /// Whether rows are of a device's memory, whose kernels pack and unpack them.
-  template <class C> static constexpr bool on_device = requires(C& group) { group.engine(); };
 
   std::int64_t list_bytes() const { return ranks_ * experts() * static_cast<std::int64_t>(sizeof(range_of)); }
   range_of* sent() const { return static_cast<range_of*>(sent_.data()); }
@@ -113,13 +109,6 @@ class padded_exchange : public arrivals {
   }
   static std::byte* in(buffer const& memory) { return static_cast<std::byte*>(memory.data()); }
 
-  template <class C, class Call> static void call_kernel(C& group, Call const& call) {
-    if constexpr (on_device<C>)
-      call(group.engine());
-    else
-      call();
-  }
-
   /// Packs rows by parts into blocks, and exchanges them.
   template <class C, class V>
   buffer exchange(C& group, char const* name, kernels::rows_of<V> const& from, std::int64_t width,
@@ -127,7 +116,7 @@ class padded_exchange : public arrivals {
     blocks<V> const shape = blocks_of<V>(width);
     std::int64_t const bytes = shape.block_bytes();
     buffer out(shape.bytes(), memory), came(shape.bytes(), memory);
-    call_kernel(group, [&](auto&... engine) { kernels::pack(engine..., shape, from, parts, in(out)); });
+    detail::call_kernel(group, [&](auto&... engine) { kernels::pack(engine..., shape, from, parts, in(out)); });
     std::vector<outgoing_rows> to;
     std::vector<incoming_rows> back;
     for (std::int64_t r = 0; r < ranks_; ++r) {
@@ -145,23 +134,21 @@ class padded_exchange : public arrivals {
     C& group = *through.group;
     buffer came = exchange(group, "dispatch", from, width, sent(), memory);
     if (settled_) return came;
-    blocks<V> const shape = blocks_of<V>(width);
-    if constexpr (on_device<C>) {
-      kernels::list_arrived(group.engine(), shape, in(came), arrived(), begins());
-    } else {
-      kernels::list_arrived(shape, in(came), arrived(), begins(), [&](std::int64_t rows) {
-        group.fail(comm_fault::mismatch, "dispatch", detail::sentence("a rank announced ", rows, " rows of an expert"));
-      });
-      arrive(begins()[experts()], begins());
-    }
+    std::int64_t excess = 0;
+    detail::call_kernel(group, [&](auto&... engine) {
+      excess = kernels::list_arrived(engine..., blocks_of<V>(width), in(came), arrived(), begins());
+    });
+    if (excess != 0)
+      group.fail(comm_fault::mismatch, "dispatch", detail::sentence("a rank announced ", excess, " rows of an expert"));
+    if (memory_->of_host()) arrive(begins()[experts()], begins());
     settled_ = true;
     return came;
   }
 
   template <class C, class V>
   void unpack(C& group, buffer const& came, std::int64_t width, range_of const* parts, int copies, V* to) const {
-    call_kernel(group,
-                [&](auto&... engine) { kernels::unpack(engine..., blocks_of<V>(width), in(came), parts, copies, to); });
+    detail::call_kernel(
+        group, [&](auto&... engine) { kernels::unpack(engine..., blocks_of<V>(width), in(came), parts, copies, to); });
   }
 
   row_limits limits_;

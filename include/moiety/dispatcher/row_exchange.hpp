@@ -101,10 +101,7 @@ class row_exchange : public arrived_rows {
     std::int64_t const values = own_rows() * width;
     auto const* part = static_cast<V const*>(others.data());
     for (int copy = 1; copy < copies(); ++copy, part += values)
-      if constexpr (requires { through.group->add(part, values, to); })
-        through.group->add(part, values, to);
-      else
-        for (std::int64_t i = 0; i < values; ++i) to[i] = static_cast<V>(to[i] + part[i]);
+      detail::call_kernel(*through.group, [&](auto&... engine) { detail::add_values(engine..., part, values, to); });
   }
 
  private:

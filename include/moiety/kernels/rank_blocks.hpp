@@ -10,8 +10,9 @@
 //   list_arrived   parts, and offsets by expert, from what blocks that came say; rows are by expert, then rank
 //   unpack         blocks → rows by parts; rows of copies are added, in the order of ranks: to = (b₀ + b₁) + b₂
 //
-// Parts are [ranks × experts], {first row, rows}. More rows than a block has room for are refused: by the host at once, with
-// what refuse(rows) throws; by a device with the next cuda_engine::synchronize, and they are left out.
+// Parts are [ranks × experts], {first row, rows}. More rows of an expert than a block has room for, or fewer than none, are an
+// error: on the host list_sent and list_arrived return that number, else 0; on a device they always return 0, leave such rows
+// out, and the next cuda_engine::synchronize throws.
 #pragma once
 
 #include <moiety/backend/transport/rows.hpp>
@@ -50,14 +51,14 @@ template <class V> struct rank_blocks {
   }
 };
 
-template <class V, class Refuse>
-void list_sent(rank_blocks<V> const& shape, int copies, std::int64_t const* starts, range_of* parts,
-               Refuse const& refuse) {
+template <class V>
+std::int64_t list_sent(rank_blocks<V> const& shape, int copies, std::int64_t const* starts, range_of* parts) {
   for (std::int64_t i = 0; i < shape.parts(); ++i) {
     std::int64_t const* const start = starts + i / shape.experts / copies * shape.experts + i % shape.experts;
     parts[i] = {start[0], start[1] - start[0]};
-    if (parts[i].count > shape.most) refuse(parts[i].count);
+    if (parts[i].count > shape.most) return parts[i].count;
   }
+  return 0;
 }
 
 template <class V>
@@ -79,20 +80,20 @@ void pack(rank_blocks<V> const& shape, rows_of<V> const& from, range_of const* p
   }
 }
 
-template <class V, class Refuse>
-void list_arrived(rank_blocks<V> const& shape, std::byte* blocks, range_of* parts, std::int64_t* offsets,
-                  Refuse const& refuse) {
+template <class V>
+std::int64_t list_arrived(rank_blocks<V> const& shape, std::byte* blocks, range_of* parts, std::int64_t* offsets) {
   std::int64_t all = 0;
   for (std::int64_t e = 0; e < shape.experts; ++e) {
     offsets[e] = all;
     for (std::int64_t r = 0; r < shape.ranks; ++r) {
       std::int64_t const count = shape.counts(blocks, r)[e];
-      if (count < 0 || count > shape.most) refuse(count);
+      if (count < 0 || count > shape.most) return count;
       parts[r * shape.experts + e] = {all, count};
       all += count;
     }
   }
   offsets[shape.experts] = all;
+  return 0;
 }
 
 template <class V>
@@ -105,19 +106,19 @@ void unpack(rank_blocks<V> const& shape, std::byte* blocks, range_of const* part
       if (r % copies == 0)
         std::copy_n(from, part.count * shape.width, there);
       else
-        for (std::int64_t i = 0; i < part.count * shape.width; ++i) there[i] = static_cast<V>(there[i] + from[i]);
+        moiety::detail::add_values(from, part.count * shape.width, there);
     }
 }
 
 template <class V>
-void list_sent(cuda_engine& engine, rank_blocks<V> const& shape, int copies, std::int64_t const* starts,
-               range_of* parts);
+std::int64_t list_sent(cuda_engine& engine, rank_blocks<V> const& shape, int copies, std::int64_t const* starts,
+                       range_of* parts);
 template <class V>
 void pack(cuda_engine& engine, rank_blocks<V> const& shape, rows_of<V> const& from, range_of const* parts,
           std::byte* blocks);
 template <class V>
-void list_arrived(cuda_engine& engine, rank_blocks<V> const& shape, std::byte* blocks, range_of* parts,
-                  std::int64_t* offsets);
+std::int64_t list_arrived(cuda_engine& engine, rank_blocks<V> const& shape, std::byte* blocks, range_of* parts,
+                          std::int64_t* offsets);
 template <class V>
 void unpack(cuda_engine& engine, rank_blocks<V> const& shape, std::byte* blocks, range_of const* parts, int copies,
             V* to);

@@ -102,13 +102,16 @@ TEST_CASE("parts of a group exchange rows too") {
   });
 }
 
-TEST_CASE("sums of copies are made in device memory") {
+TEST_CASE("kernels for the rows of ranks are called with their engine") {
   on_ranks(1, [](mo::thread_communicator& of) {
     mo::cuda_engine engine{mo::cuda{}};
-    ranks_of_threads const ranks(engine, of);
+    ranks_of_threads ranks(engine, of);
     std::vector<float> ones(70, 1.0f), halves(70, 0.5f);
     mo::buffer const to = placed(engine, ones), from = placed(engine, halves);
-    ranks.add(static_cast<float const*>(from.data()), 70, static_cast<float*>(to.data()));
+    mo::detail::call_kernel(ranks, [&](auto&... by) {
+      static_assert(sizeof...(by) == 1);
+      mo::detail::add_values(by..., static_cast<float const*>(from.data()), 70, static_cast<float*>(to.data()));
+    });
     expect(taken<float>(engine, to) == std::vector<float>(70, 1.5f));
   });
 }

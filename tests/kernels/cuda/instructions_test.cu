@@ -35,8 +35,27 @@ template <class T> __global__ void one_mma(std::uint32_t const* a, std::uint32_t
   for (int i = 0; i < 4; ++i) c[threadIdx.x * 4 + static_cast<unsigned>(i)] = sums[i];
 }
 
+/// Where the elements of a register lie, and its bits: two of 16 bits, or a float.
+template <class T> struct registers {
+  static constexpr int depth = sizeof(T) == 4 ? 8 : 16;
+  template <class At> static std::uint32_t of(At const& at, gpu::element (*element)(int, int, int), int lane, int reg) {
+    gpu::element const low = element(lane, reg, 0), high = element(lane, reg, 1);
+    if constexpr (sizeof(T) == 4)
+      return mo::detail::bit_cast<std::uint32_t>(at(low));
+    else
+      return bits_of(T(at(low)), T(at(high)));
+  }
+  static gpu::element a(int lane, int reg, int half) {
+    return sizeof(T) == 4 ? gpu::tf32_a_element(lane, reg) : gpu::a_element(lane, reg, half);
+  }
+  static gpu::element b(int lane, int reg, int half) {
+    return sizeof(T) == 4 ? gpu::tf32_b_element(lane, reg) : gpu::b_element(lane, reg, half);
+  }
+};
+
 /// Multiplies random small integers, so that every order of sums is exact.
 template <class T> void check_mma(unsigned seed) {
+  using held = registers<T>;
   std::mt19937 random(seed);
   auto const value = [&] { return static_cast<float>(static_cast<int>(random() % 17) - 8); };
   float a[16][16], b[16][8], c[16][8];
@@ -50,15 +69,12 @@ template <class T> void check_mma(unsigned seed) {
   std::vector<float> c_regs;
   for (int lane = 0; lane < 32; ++lane) {
     for (int reg = 0; reg < 4; ++reg) {
-      gpu::element const low = gpu::a_element(lane, reg, 0), high = gpu::a_element(lane, reg, 1);
-      a_regs.push_back(bits_of(T(a[low.row][low.col]), T(a[high.row][high.col])));
+      a_regs.push_back(held::of([&](gpu::element at) { return a[at.row][at.col]; }, &held::a, lane, reg));
       gpu::element const sum = gpu::c_element(lane, reg);
       c_regs.push_back(c[sum.row][sum.col]);
     }
-    for (int reg = 0; reg < 2; ++reg) {
-      gpu::element const low = gpu::b_element(lane, reg, 0), high = gpu::b_element(lane, reg, 1);
-      b_regs.push_back(bits_of(T(b[low.row][low.col]), T(b[high.row][high.col])));
-    }
+    for (int reg = 0; reg < 2; ++reg)
+      b_regs.push_back(held::of([&](gpu::element at) { return b[at.row][at.col]; }, &held::b, lane, reg));
   }
   device_values<std::uint32_t> const a_there(a_regs), b_there(b_regs);
   device_values<float> c_there(c_regs);
@@ -71,48 +87,13 @@ template <class T> void check_mma(unsigned seed) {
     for (int reg = 0; reg < 4; ++reg) {
       gpu::element const at = gpu::c_element(lane, reg);
       float sum = c[at.row][at.col];
-      for (int k = 0; k < 16; ++k) sum += a[at.row][k] * b[k][at.col];
+      for (int k = 0; k < held::depth; ++k) sum += a[at.row][k] * b[k][at.col];
       exact = exact && got[static_cast<std::size_t>(lane * 4 + reg)] == sum;
     }
   CHECK(exact);
 }
 
 __global__ void round_all(std::uint32_t* bits) { bits[threadIdx.x] = rounded_to_tf32(bits[threadIdx.x]); }
-
-/// The same of floats that are small integers.
-void check_tf32(unsigned seed) {
-  std::mt19937 random(seed);
-  auto const value = [&] { return static_cast<float>(static_cast<int>(random() % 17) - 8); };
-  float a[16][8], b[8][8], c[16][8];
-  for (auto* row : {a, a + 8, b, c, c + 8})
-    for (int r = 0; r < 8; ++r)
-      for (float& x : row[r]) x = value();
-  std::vector<std::uint32_t> a_regs, b_regs;
-  std::vector<float> c_regs;
-  for (int lane = 0; lane < 32; ++lane)
-    for (int reg = 0; reg < 4; ++reg) {
-      gpu::element const left = gpu::tf32_a_element(lane, reg), sum = gpu::c_element(lane, reg);
-      a_regs.push_back(mo::detail::bit_cast<std::uint32_t>(a[left.row][left.col]));
-      c_regs.push_back(c[sum.row][sum.col]);
-      gpu::element const right = gpu::tf32_b_element(lane, reg % 2);
-      if (reg < 2) b_regs.push_back(mo::detail::bit_cast<std::uint32_t>(b[right.row][right.col]));
-    }
-  device_values<std::uint32_t> const a_there(a_regs), b_there(b_regs);
-  device_values<float> c_there(c_regs);
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(1), config.blockDim = dim3(32);
-  testing::succeed(cudaLaunchKernelEx(&config, &one_mma<float>, a_there.data(), b_there.data(), c_there.data()));
-  auto const got = c_there.host();
-  bool exact = true;
-  for (int lane = 0; lane < 32; ++lane)
-    for (int reg = 0; reg < 4; ++reg) {
-      gpu::element const at = gpu::c_element(lane, reg);
-      float sum = c[at.row][at.col];
-      for (int k = 0; k < 8; ++k) sum += a[at.row][k] * b[k][at.col];
-      exact = exact && got[static_cast<std::size_t>(lane * 4 + reg)] == sum;
-    }
-  CHECK(exact);
-}
 
 /// Shared memory holds 512 numbered elements; row r of matrix m begins at the multiple of 8 that `rows` says.
 __global__ void load_matrices(int const* rows, std::uint32_t* out) {
@@ -204,7 +185,7 @@ TEST_CASE("asynchronous copies arrive whole, with zeros behind what exists") {
 }
 
 TEST_CASE("mma of floats as tf32 multiplies them") {
-  for (unsigned seed = 1; seed < 6; ++seed) check_tf32(seed);
+  for (unsigned seed = 1; seed < 6; ++seed) check_mma<float>(seed);
 }
 
 TEST_CASE("floats are rounded to the nearest tf32, halves away from 0") {

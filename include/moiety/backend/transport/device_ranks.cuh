@@ -58,12 +58,8 @@ template <class C> class device_ranks : public C {
     });
   }
 
+  /// Whose kernels rows are for.
   cuda_engine& engine() const { return *engine_; }
-
-  /// to[i] = to[i] + from[i], of values in device memory.
-  template <class V> void add(V const* from, std::int64_t count, V* to) const {
-    detail::add_values(*engine_, from, count, to);
-  }
 
   device_ranks split(int colour, int key, std::string const& name) { return {*engine_, C::split(colour, key, name)}; }
 

@@ -178,12 +178,8 @@ template <std::derived_from<nccl_communicator> C> class device_ranks<C> : public
       if (in[i].data != receives[i].data) engine_->memory().load(receives[i].data, in[i].data, in[i].bytes);
   }
 
+  /// Whose kernels rows are for.
   cuda_engine& engine() const { return *engine_; }
-
-  /// to[i] = to[i] + from[i], of values in device memory.
-  template <class V> void add(V const* from, std::int64_t count, V* to) const {
-    detail::add_values(*engine_, from, count, to);
-  }
 
   device_ranks split(int colour, int key, std::string const& name) {
     return {*engine_, ranks().split(colour, key, name)};

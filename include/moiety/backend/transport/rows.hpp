@@ -2,6 +2,7 @@
 // What communicators move: rows of any place in memory, messages, and the slices of an array over ranks.
 #pragma once
 
+#include <moiety/backend/backend.hpp>
 #include <moiety/backend/stream.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
@@ -110,6 +111,20 @@ inline void copy_rows(outgoing_rows const& from, incoming_rows const& to, stores
     write_row(to.row(i), from.row(i), width, how);
   }
   finish_stores(how);
+}
+
+/// to[i] = to[i] + from[i], rounded to their type.
+template <class V> void add_values(V const* from, std::int64_t count, V* to) {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<V>(to[i] + from[i]);
+}
+template <class V> void add_values(cuda_engine& engine, V const* from, std::int64_t count, V* to);
+
+/// call(engine) where the rows of a group lie in memory of a device, else call(): for kernels of both kinds.
+template <class C, class Call> void call_kernel(C& group, Call const& call) {
+  if constexpr (requires { group.engine(); })
+    call(group.engine());
+  else
+    call();
 }
 
 }  // namespace detail

@@ -164,15 +164,15 @@ void grouped_gemm_nn(cuda_engine& engine, std::int64_t groups, std::int64_t cons
   }
 }
 
-/// One matrix that lies as its transpose: what nt reads is an operand of nn, and the other way round.
-template <class S, class A, class B, class Epilogue>
-void grouped_gemm_nt(cuda_engine& engine, std::int64_t groups, std::int64_t const* offsets, std::int64_t rows_bound,
+/// One matrix that lies as its transpose: what nt reads is an operand of nn, and the other way round. Of any engine on a device.
+template <class S, class A, class B, class Engine, class Epilogue>
+void grouped_gemm_nt(Engine&& engine, std::int64_t groups, std::int64_t const* offsets, std::int64_t rows_bound,
                      rows_of<A> a, std::array<transposed_matrix<B const>, 1> const& w, std::int64_t n, std::int64_t k,
                      Epilogue const& epilogue) {
   grouped_gemm_nn<S>(engine, groups, offsets, rows_bound, std::array{a}, std::array{w[0].lying()}, n, k, epilogue);
 }
-template <class S, class A, class B, class Epilogue>
-void grouped_gemm_nn(cuda_engine& engine, std::int64_t groups, std::int64_t const* offsets, std::int64_t rows_bound,
+template <class S, class A, class B, class Engine, class Epilogue>
+void grouped_gemm_nn(Engine&& engine, std::int64_t groups, std::int64_t const* offsets, std::int64_t rows_bound,
                      std::array<rows_of<A>, 1> const& a, std::array<transposed_matrix<B const>, 1> const& w,
                      std::int64_t n, std::int64_t k, Epilogue const& epilogue) {
   grouped_gemm_nt<S>(engine, groups, offsets, rows_bound, a[0], std::array{w[0].lying()}, n, k, epilogue);

@@ -136,11 +136,12 @@ __global__ void __launch_bounds__(moiety::detail::moving_threads)
 }  // namespace gpu
 
 template <class V>
-void list_sent(cuda_engine& engine, rank_blocks<V> const& shape, int copies, std::int64_t const* starts,
-               range_of* parts) {
+std::int64_t list_sent(cuda_engine& engine, rank_blocks<V> const& shape, int copies, std::int64_t const* starts,
+                       range_of* parts) {
   std::int64_t const blocks = (shape.parts() + gpu::listing_threads - 1) / gpu::listing_threads;
   engine.launch("list_sent", gpu::list_sent_parts<V>, {blocks, gpu::listing_threads}, shape, copies, starts, parts,
                 engine.faults());
+  return 0;
 }
 
 template <class V>
@@ -152,10 +153,11 @@ void pack(cuda_engine& engine, rank_blocks<V> const& shape, rows_of<V> const& fr
 }
 
 template <class V>
-void list_arrived(cuda_engine& engine, rank_blocks<V> const& shape, std::byte* blocks, range_of* parts,
-                  std::int64_t* offsets) {
+std::int64_t list_arrived(cuda_engine& engine, rank_blocks<V> const& shape, std::byte* blocks, range_of* parts,
+                          std::int64_t* offsets) {
   engine.launch("list_arrived", gpu::list_arrived_parts<V>, {1, gpu::listing_threads}, shape, blocks, parts, offsets,
                 engine.faults());
+  return 0;
 }
 
 template <class V>

@@ -40,19 +40,6 @@ void grouped_gemm_nn(tf32_engine const& by, std::int64_t groups, std::int64_t co
   gpu::choose_tensor_rows<gpu::tensor_nn, float, static_cast<int>(M)>(by.of, "grouped_gemm_nn", of, epilogue);
 }
 
-template <class S, class Epilogue>
-void grouped_gemm_nt(tf32_engine const& by, std::int64_t groups, std::int64_t const* offsets, std::int64_t rows_bound,
-                     rows_of<float> a, std::array<transposed_matrix<float const>, 1> const& w, std::int64_t n,
-                     std::int64_t k, Epilogue const& epilogue) {
-  grouped_gemm_nn<S>(by, groups, offsets, rows_bound, std::array{a}, std::array{w[0].lying()}, n, k, epilogue);
-}
-template <class S, class Epilogue>
-void grouped_gemm_nn(tf32_engine const& by, std::int64_t groups, std::int64_t const* offsets, std::int64_t rows_bound,
-                     std::array<rows_of<float>, 1> const& a, std::array<transposed_matrix<float const>, 1> const& w,
-                     std::int64_t n, std::int64_t k, Epilogue const& epilogue) {
-  grouped_gemm_nt<S>(by, groups, offsets, rows_bound, a[0], std::array{w[0].lying()}, n, k, epilogue);
-}
-
 template <class S>
 void grouped_gemm_tn(tf32_engine const& by, std::int64_t groups, std::int64_t const* offsets, std::int64_t rows_bound,
                      rows_of<float> a, rows_of<float> b, grouped_matrix<float> out, std::int64_t n, std::int64_t k,
