@@ -3,6 +3,7 @@
 
 #include <moiety/cuda.cuh>
 
+#include "captured_graph.hpp"
 #include "device_memory.hpp"
 
 #include <doctest/doctest.h>
@@ -97,4 +98,20 @@ TEST_CASE("a layer in tf32 is that of floats within the rounding of operands, an
   compare<gated>();
   compare<odd>();
   compare<transposed>();
+}
+
+TEST_CASE("a call in tf32 can be captured into a graph") {
+  mo::context<in_tf32> ctx;
+  mo::moe_layer<gated, in_tf32> layer{ctx};
+  auto const weights = layer.make_weights(mo::seed{1});
+  auto x = ctx.matrix(tokens, 72), y = ctx.matrix(tokens, 72);
+  mo::fill_normal(ctx, x, mo::seed{2});
+  layer.infer(weights, x, y);
+  auto const wanted = y.host();
+  testing::captured_graph const graph(ctx.engine().stream(), [&] { layer.infer(weights, x, y); });
+  ctx.memory().zero(y.data(), static_cast<std::int64_t>(y.size() * sizeof(float)));
+  graph.replay();
+  auto const got = y.host();
+  CHECK(
+      testing::same_bits(std::vector<float>(got.begin(), got.end()), std::vector<float>(wanted.begin(), wanted.end())));
 }

@@ -3,6 +3,7 @@
 
 #include <moiety/cuda.cuh>
 
+#include "captured_graph.hpp"
 #include "device_memory.hpp"
 
 #include <doctest/doctest.h>
@@ -395,28 +396,6 @@ template <class T, class Spec = swiglu> struct fixture {
   }
 };
 
-/// The work that f() puts into a stream, as a graph that can be launched.
-class captured {
- public:
-  template <class F> captured(cudaStream_t stream, F const& f) : stream_(stream) {
-    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
-    f();
-    REQUIRE(cudaStreamEndCapture(stream, &graph_) == cudaSuccess);
-    REQUIRE(cudaGraphInstantiate(&run_, graph_, 0) == cudaSuccess);
-  }
-  captured(captured const&) = delete;
-  ~captured() {
-    CHECK(cudaGraphExecDestroy(run_) == cudaSuccess);
-    CHECK(cudaGraphDestroy(graph_) == cudaSuccess);
-  }
-  void replay() const { REQUIRE(cudaGraphLaunch(run_, stream_) == cudaSuccess); }
-
- private:
-  cudaStream_t stream_;
-  cudaGraph_t graph_ = nullptr;
-  cudaGraphExec_t run_ = nullptr;
-};
-
 }  // namespace
 
 TEST_CASE("a step is captured into a graph, and its replays have the bits of the step") {
@@ -424,7 +403,7 @@ TEST_CASE("a step is captured into a graph, and its replays have the bits of the
   f.step();  // the arena holds what a step needs
   auto const wanted = f.results();
   f.poison();
-  captured const graph(f.ctx.engine().stream(), [&] { f.step(); });
+  testing::captured_graph const graph(f.ctx.engine().stream(), [&] { f.step(); });
   for (int replay = 0; replay < 3; ++replay) {
     if (replay == 2) {  // another call takes none of the blocks of the graph
       auto tape = f.layer.forward(f.weights, f.x, f.y);
@@ -447,7 +426,7 @@ TEST_CASE("offsets of sequences that a capacity needs are part of a graph") {
   f.step({.sequences = sequences});
   auto const wanted = f.results();
   f.poison();
-  captured const graph(f.ctx.engine().stream(), [&] { f.step({.sequences = sequences}); });
+  testing::captured_graph const graph(f.ctx.engine().stream(), [&] { f.step({.sequences = sequences}); });
   sequences.assign(3, -1);
   f.poison();
   graph.replay();
