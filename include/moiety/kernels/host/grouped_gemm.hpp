@@ -31,17 +31,27 @@
 
 namespace moiety::inline MOIETY_ABI::kernels::host_gemm {
 
+/// Most rows and columns of a tile; `wide`: columns where rows are few.
+struct tile_shape {
+  std::int64_t rows, cols, wide;
+};
+
 /// Sizes of tiles: an eighth to a half of a second-level cache of 1 MiB for each operand.
 template <class U> struct blocking {
   static constexpr std::int64_t rows = 256;                                           // most rows of a tile
-  static constexpr std::int64_t cols = column_block<sum_of<U>>;                       // most columns
-  static constexpr std::int64_t wide_cols = 8 * cols;                                 // the same for few rows
-  static constexpr std::int64_t steps = 1024 / static_cast<std::int64_t>(sizeof(U));  // most steps of a block
+  static constexpr std::int64_t cols = column_block<sum_of<U>>;                       // least columns of a whole tile
+  static constexpr std::int64_t steps = 1024 / static_cast<std::int64_t>(sizeof(U));  // of a block
   static constexpr std::int64_t values = steps * values_per_unit<U>;                  // the same in values of k
-  static constexpr std::int64_t nt_steps = 2 * steps, nt_values = 2 * values;         // of nt
-  static constexpr std::int64_t nt_cols(std::size_t matrices) { return matrices > 1 ? cols : 2 * cols; }
+  static constexpr std::int64_t nt_steps = 4 * steps, nt_values = 4 * values;         // of nt
   static constexpr std::int64_t tn_blocks = 4, tn_cols = 4 * cols;  // of tn: packed blocks, most columns
-  static_assert(rows % simd::lanes<U> == 0 && cols % simd::lanes<U> == 0 && rows % most_narrow == 0);
+
+  static constexpr tile_shape nn = {rows, cols, 8 * cols}, packed = {rows, cols, cols};
+  /// nt of so many matrices. Long sums: rows are packed once for all columns of a tile, which has few of them and is broad.
+  static constexpr tile_shape nt(std::size_t matrices, bool long_sums) {
+    std::int64_t const times = (long_sums ? 4 : 2) / static_cast<std::int64_t>(matrices);
+    return {long_sums ? rows / 2 : rows, std::max<std::int64_t>(times, 1) * cols, 8 * cols};
+  }
+  static_assert(rows % (2 * simd::lanes<U>) == 0 && cols % simd::lanes<U> == 0 && rows % (2 * most_narrow) == 0);
 };
 
 /// Rows of a tile up to which weights are used as they lie, and not packed: one pass over them is all there is.
@@ -77,21 +87,21 @@ class carver {
 /// A tile of the work list.
 struct tile {
   std::int64_t group, row, rows, col, cols;
+  bool more_rows = false;  // whether the next tile is of the same columns
 };
 
 /// The list of tiles of nt and nn: groups, in each column blocks, in each row blocks of near equal size. Tiles of few rows
 /// are wide, so that weights are read as they lie. Tiles shrink until every thread has several.
 template <class U> class tile_list {
  public:
-  tile_list(std::int64_t groups, std::int64_t const* offsets, std::int64_t n, int threads,
-            std::int64_t cols = blocking<U>::cols, std::int64_t wide_cols = blocking<U>::wide_cols)
-      : groups_(groups), offsets_(offsets), n_(n), cols_(cols), wide_cols_(wide_cols) {
+  tile_list(std::int64_t groups, std::int64_t const* offsets, std::int64_t n, int threads, tile_shape const& most)
+      : groups_(groups), offsets_(offsets), n_(n), most_(most) {
     std::int64_t const wanted = threads > 1 ? 4 * std::int64_t{threads} : 0;
-    while (count() < wanted && wide_cols_ > blocking<U>::cols) {
-      wide_cols_ /= 2;
-      cols_ = std::min(cols_, wide_cols_);
+    while (count() < wanted && most_.wide > blocking<U>::cols) {
+      most_.wide /= 2;
+      most_.cols = std::min(most_.cols, most_.wide);
     }
-    while (count() < wanted && most_rows_ > 2 * simd::lanes<U>) most_rows_ /= 2;
+    while (count() < wanted && most_.rows > 2 * simd::lanes<U>) most_.rows /= 2;
   }
 
   std::int64_t count() const {
@@ -105,18 +115,20 @@ template <class U> class tile_list {
     for (; task >= row_blocks(g) * column_blocks(g); ++g) task -= row_blocks(g) * column_blocks(g);
     std::int64_t const blocks = row_blocks(g), size = round_up(ceil_div(rows(g), blocks), simd::lanes<U>);
     std::int64_t const first = std::min(rows(g), task % blocks * size), col = task / blocks * cols(g);
-    return {g, offsets_[g] + first, std::min(size, rows(g) - first), col, std::min(cols(g), n_ - col)};
+    return {g,   offsets_[g] + first,         std::min(size, rows(g) - first),
+            col, std::min(cols(g), n_ - col), first + size < rows(g)};
   }
 
  private:
   std::int64_t rows(std::int64_t g) const { return offsets_[g + 1] - offsets_[g]; }
-  std::int64_t row_blocks(std::int64_t g) const { return ceil_div(rows(g), most_rows_); }
-  std::int64_t cols(std::int64_t g) const { return rows(g) <= few_rows ? wide_cols_ : cols_; }
+  std::int64_t row_blocks(std::int64_t g) const { return ceil_div(rows(g), most_.rows); }
+  std::int64_t cols(std::int64_t g) const { return rows(g) <= few_rows ? most_.wide : most_.cols; }
   std::int64_t column_blocks(std::int64_t g) const { return ceil_div(n_, cols(g)); }
 
   std::int64_t groups_;
   std::int64_t const* offsets_;
-  std::int64_t n_, cols_, wide_cols_, most_rows_ = blocking<U>::rows;
+  std::int64_t n_;
+  tile_shape most_;
 };
 
 /// Copies the units of `count` values, a zero after an odd number of bf16.
@@ -151,21 +163,25 @@ strided_rows<U> narrow_rows(rows_of<A> a, std::int64_t first, std::int64_t prese
   return {reinterpret_cast<std::byte const*>(space), copied_stride<U> * static_cast<std::int64_t>(sizeof(U))};
 }
 
-/// The weights that follow a block, for which the cache is asked while the block is used: each pass of a strip of rows
-/// over a panel asks for two lines of every step.
-template <class U> struct upcoming_weights {
-  std::byte const* first = nullptr;  // null: none
-  std::int64_t lane = 0;             // bytes from lane to lane; in packed panels, from panel to panel, per lane
-  std::int64_t step = 0;             // bytes from step to step; 0 in packed panels, whose steps follow one another
-  std::int64_t first_step = 0;       // in packed panels
+/// What follows a block: the rows that the next one is packed from, or its steps of packed panels. The cache is asked for it
+/// in the last strips of the block: sooner, it would push out what the block still needs.
+template <class U> struct upcoming {
+  std::byte const* first = nullptr;                              // null: none
+  std::int64_t rows = 0, bytes = 0, stride = 0;                  // rows, of so many bytes, at a distance
+  std::int64_t panel_steps = 0, first_step = 0, next_steps = 0;  // panels: steps of each, and those that follow
+  static constexpr std::int64_t asking = 3;                      // strips
 
-  prefetch_stream<2> stripe(std::int64_t strip, std::int64_t lanes_before, std::int64_t lanes) const {
-    bool const packed = step == 0, two_rows = !packed && values_per_unit<U> == 2;
-    std::int64_t const bytes = lanes * (packed ? static_cast<std::int64_t>(sizeof(U)) : lane);
-    std::int64_t const before = strip * (two_rows ? 64 : 128);
-    if (first == nullptr || before >= bytes) return {};
-    std::byte const* const panel = first + lanes_before * lane + (packed ? first_step * bytes : 0);
-    return {panel + before, packed ? bytes : step, two_rows ? step / 2 : 64};
+  /// What strip i of n asks for while it passes over panel p.
+  prefetch_rows<2, 2> share(panel_cut<U> const& cut, std::int64_t p, std::int64_t i, std::int64_t n,
+                            std::int64_t steps) const {
+    std::int64_t const last = std::min(n, asking);
+    i -= n - last;
+    if (first == nullptr || i < 0) return {};
+    if (rows > 0)
+      return prefetch_rows<2, 2>::share(first, rows, bytes, stride, i * cut.count + p, last * cut.count, steps);
+    constexpr auto unit = static_cast<std::int64_t>(sizeof(U));
+    return prefetch_rows<2, 2>::share(first + (cut.first(p) * panel_steps + cut.width(p) * first_step) * unit, 1,
+                                      cut.width(p) * next_steps * unit, 0, i, last, steps);
   }
 };
 
@@ -175,7 +191,7 @@ template <class U> struct panel_block {
   U const* data;
   std::int64_t steps;           // from one panel's first step to the next panel's, per lane
   std::int64_t first_step = 0;  // of the block, in packed panels of all steps
-  upcoming_weights<U> soon{};
+  upcoming<U> soon{};
 
   U const* panel(std::int64_t p) const { return data + cut.first(p) * steps + first_step * cut.width(p); }
 };
@@ -184,25 +200,30 @@ template <class U> struct panel_block {
 template <class U, class A>
 void multiply_rows(rows_of<A> a, std::int64_t rows, std::int64_t count, panel_block<U> const& block, sum_of<U>* sums,
                    bool resume, U* space) {
-  // The last panel of a strip asks for the rows of the next strip.
-  constexpr int step_bytes = most_narrow * static_cast<int>(sizeof(U));
-  std::int64_t const stride = block.cut.lanes();
+  std::int64_t const stride = block.cut.lanes(), steps = steps_of<U>(count), strips = ceil_div(rows, most_narrow);
   for (std::int64_t r = 0; r < rows; r += most_narrow) {
     std::int64_t const present = std::min<std::int64_t>(most_narrow, rows - r);
     auto const strip = narrow_rows<U>(a, r, present, kernel_rows(present), count, space);
     for (std::int64_t p = 0; p < block.cut.count; ++p) {
       sum_of<U>* const out = sums + r * stride + block.cut.first(p);
       auto const product = [&](auto soon) {
-        micro_kernel<U>(present, block.cut.vectors(p), steps_of<U>(count), strip, block.panel(p),
+        micro_kernel<U>(present, block.cut.vectors(p), steps, strip, block.panel(p),
                         {resume ? out : nullptr, stride, out, stride}, soon);
       };
-      prefetch_stream<2> const soon = block.soon.stripe(r / most_narrow, block.cut.first(p), block.cut.width(p));
-      if (soon.next != nullptr)
-        product(soon);
-      else if (p + 1 == block.cut.count && a.index == nullptr && r + 2 * most_narrow <= rows)
-        product(prefetch_rows<step_bytes>{reinterpret_cast<std::byte const*>(a.row(r + most_narrow)),
+      auto const next_rows = [&] {
+        return prefetch_rows<3, 1>::share(reinterpret_cast<std::byte const*>(a.row(r + most_narrow)), most_narrow,
                                           count * static_cast<std::int64_t>(sizeof(A)),
-                                          a.stride * static_cast<std::int64_t>(sizeof(A))});
+                                          a.stride * static_cast<std::int64_t>(sizeof(A)), 0, 1, steps);
+      };
+      // The last panel of a strip asks for the rows of the next strip.
+      bool const ask_rows = p + 1 == block.cut.count && a.index == nullptr && r + 2 * most_narrow <= rows;
+      auto const ask_block = block.soon.share(block.cut, p, r / most_narrow, strips, steps);
+      if (ask_block.row != nullptr && ask_rows)
+        product(prefetch_both<prefetch_rows<2, 2>, prefetch_rows<3, 1>>{ask_block, next_rows()});
+      else if (ask_block.row != nullptr)
+        product(ask_block);
+      else if (ask_rows)
+        product(next_rows());
       else
         product(no_prefetch{});
     }
@@ -261,6 +282,12 @@ void hand_over(tile const& t, S const* sums, std::int64_t stride, S* stage, Epil
   });
 }
 
+/// Rows of `count` values that the next block is packed from.
+template <class U, class A> upcoming<U> next_rows_of(rows_of<A> a, std::int64_t rows, std::int64_t count) {
+  constexpr auto size = static_cast<std::int64_t>(sizeof(A));
+  return {reinterpret_cast<std::byte const*>(a.data), rows, count * size, a.stride * size};
+}
+
 template <class U, class A, class B, std::size_t M, class Epilogue>
 void nt_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a, std::array<grouped_matrix<B const>, M> const& w,
              std::int64_t k, Epilogue const& epilogue) {
@@ -268,7 +295,7 @@ void nt_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a, std::arr
   using sizes = blocking<U>;
   constexpr auto matrices = static_cast<std::int64_t>(M);
   carver memory(scratch);
-  U* const wide = memory.take<U>(sizes::rows * sizes::nt_steps);
+  U* const wide = memory.take<U>(sizes::rows / 2 * sizes::nt_steps);
   U* const space = memory.take<U>(most_narrow * copied_stride<U>);
   S* const stage = memory.take<S>(matrices * simd::lanes<S> * (column_block<S> + simd::lanes<S>));
   panel_cut<U> const cut(t.rows);
@@ -278,8 +305,10 @@ void nt_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a, std::arr
   for (std::int64_t k0 = 0; k0 < k; k0 += sizes::nt_values) {
     std::int64_t const count = std::min(sizes::nt_values, k - k0);
     pack_along<U>([&](std::int64_t i) { return a.row(t.row + i) + k0; }, t.rows, count, wide);
-    panel_block<U> const block{cut, wide, steps_of<U>(count)};
+    panel_block<U> block{cut, wide, steps_of<U>(count)};
     for (std::size_t m = 0; m < M; ++m) {
+      if (m + 1 == M && a.index == nullptr && k0 + count < k)
+        block.soon = next_rows_of<U>(rows_from(a, t.row, k0 + count), t.rows, std::min(count, k - k0 - count));
       B const* const from = w[m].group(t.group) + t.col * w[m].row_stride + k0;
       multiply_rows<U>(rows_of<B>{from, w[m].row_stride}, t.cols, count, block,
                        sums + static_cast<std::int64_t>(m) * size, k0 > 0, space);
@@ -407,22 +436,26 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
   give_rows<OneSum, S, M>(t, sums, stride, few_rows * stride, epilogue);
 }
 
-/// Where rows_tile finds the weights of matrix m for a block of k: packed into `wide` as nn and nt go, or packed before.
+/// Where rows_tile finds the weights of matrix m for a block of k, of so many steps at most: packed into `wide` as nn and nt
+/// go, or packed before.
 template <class U, class B, std::size_t M> struct nn_weights {
   std::array<grouped_matrix<B const>, M> w;
   std::int64_t k;
 
+  static constexpr std::int64_t steps(tile const&) { return blocking<U>::steps; }
   panel_block<U> operator()(tile const& t, std::size_t m, std::int64_t k0, std::int64_t count, U* wide) const {
-    std::int64_t const stride = w[m].row_stride, bytes = stride * static_cast<std::int64_t>(sizeof(B));
-    B const* const from = w[m].group(t.group) + k0 * stride + t.col;
-    pack_across<U>([&](std::int64_t i) { return from + i * stride; }, count, t.cols, wide);
-    auto const* const next = k0 + count < k ? reinterpret_cast<std::byte const*>(from + count * stride) : nullptr;
-    return {panel_cut<U>(t.cols), wide, steps_of<U>(count), 0, {next, sizeof(B), bytes * values_per_unit<U>}};
+    rows_of<B> const rows{w[m].group(t.group) + k0 * w[m].row_stride + t.col, w[m].row_stride};
+    pack_across<U>([&](std::int64_t i) { return rows.row(i); }, count, t.cols, wide);
+    panel_block<U> block{panel_cut<U>(t.cols), wide, steps_of<U>(count)};
+    if (k0 + count < k)
+      block.soon = next_rows_of<U>(rows_from(rows, count, 0), std::min(count, k - k0 - count), t.cols);
+    return block;
   }
 };
 template <class U, class B, std::size_t M> struct nt_weights {
   std::array<grouped_matrix<B const>, M> w;
 
+  static constexpr std::int64_t steps(tile const&) { return blocking<U>::steps; }
   panel_block<U> operator()(tile const& t, std::size_t m, std::int64_t k0, std::int64_t count, U* wide) const {
     B const* const from = w[m].group(t.group) + t.col * w[m].row_stride + k0;
     pack_along<U>([&](std::int64_t c) { return from + c * w[m].row_stride; }, t.cols, count, wide);
@@ -434,18 +467,22 @@ template <class U, class T, std::size_t M> struct packed_weights {
   std::int64_t k;
   int threads;
 
+  /// Many rows are worth longer blocks: sums are loaded and stored less often.
+  static constexpr std::int64_t steps(tile const& t) {
+    return t.rows >= blocking<U>::rows / 2 ? blocking<U>::steps * 3 / 2 : blocking<U>::steps;
+  }
   panel_block<U> operator()(tile const& t, std::size_t m, std::int64_t k0, std::int64_t count, U*) const {
     panel_cut<U> const cut(t.cols);
-    std::int64_t const steps = steps_of<U>(k), first = k0 / values_per_unit<U>;
-    U const* const panels = reinterpret_cast<U const*>(w[m].data + t.group * w[m].group_bytes) + t.col * steps;
-    bool const last = k0 + count == k;  // then this thread's next tile follows, if all are alike
-    U const* const next = panels + (last ? threads * cut.lanes() * steps : 0);
-    return {cut,
-            panels,
-            steps,
-            first,
-            {reinterpret_cast<std::byte const*>(next), steps * static_cast<std::int64_t>(sizeof(U)), 0,
-             last ? 0 : first + steps_of<U>(count)}};
+    std::int64_t const all = steps_of<U>(k), first = k0 / values_per_unit<U>, now = steps_of<U>(count);
+    U const* const panels = reinterpret_cast<U const*>(w[m].data + t.group * w[m].group_bytes) + t.col * all;
+    upcoming<U> soon{.first = reinterpret_cast<std::byte const*>(panels), .panel_steps = all};
+    if (k0 + count < k) {
+      soon.first_step = first + now, soon.next_steps = std::min(now, all - soon.first_step);
+    } else {  // then this thread's next tile follows, if all are alike
+      if (!t.more_rows) soon.first += threads * cut.lanes() * all * static_cast<std::int64_t>(sizeof(U));
+      soon.next_steps = std::min(now, all);
+    }
+    return {cut, panels, all, first, soon};
   }
 };
 
@@ -462,9 +499,11 @@ void rows_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A
   U* const space = memory.take<U>(most_narrow * copied_stride<U>);
   S* const sums = memory.take<S>(results * size);
   if (k == 0) std::fill_n(sums, results * size, S{0});
+  std::int64_t const blocks = std::max<std::int64_t>(1, ceil_div(steps_of<U>(k), weights.steps(t)));
+  std::int64_t const values = round_up(ceil_div(k, blocks), simd::lanes<U> * values_per_unit<U>);
   for (std::size_t m = 0; m < M; ++m)
-    for (std::int64_t k0 = 0; k0 < k; k0 += sizes::values) {
-      std::int64_t const count = std::min(sizes::values, k - k0);
+    for (std::int64_t k0 = 0; k0 < k; k0 += values) {
+      std::int64_t const count = std::min(values, k - k0);
       multiply_rows<U>(rows_from(a[m], t.row, k0), t.rows, count, weights(t, m, k0, count, wide),
                        sums + (OneSum ? 0 : static_cast<std::int64_t>(m) * size), k0 > 0 || (OneSum && m > 0), space);
     }
@@ -544,8 +583,8 @@ template <class U, std::size_t M> constexpr std::int64_t scratch_needed() {
                  sum = static_cast<std::int64_t>(sizeof(sum_of<U>));
   std::int64_t const wide = sizes::cols * sizes::steps, strips = strip_units<U>(sizes::steps, sizes::rows);
   std::int64_t const stage = m * simd::lanes<sum_of<U>> * (sizes::cols + simd::lanes<sum_of<U>>);
-  std::int64_t const nt = (sizes::rows * sizes::nt_steps + most_narrow * copied_stride<U>)*unit +
-                          (stage + m * sizes::nt_cols(M) * sizes::rows) * sum;
+  std::int64_t const nt = (sizes::rows / 2 * sizes::nt_steps + most_narrow * copied_stride<U>)*unit +
+                          (stage + m * sizes::nt(M, false).cols * sizes::rows) * sum;
   std::int64_t const tn = (wide + sizes::tn_blocks * strips) * unit + sizes::rows * sizes::tn_cols * sum;
   return std::max(nt, tn) + 16384;
 }
@@ -570,7 +609,7 @@ void multiply_packed(Engine& engine, std::int64_t groups, std::int64_t const* of
   static_assert(std::same_as<S, sum_t<T>>, "packed weights are summed in the sum type of their own type.");
   using U = unit_of<S, T, T>;
   static_assert(scratch_needed<U, M>() <= Engine::scratch_bytes);
-  tile_list<U> const tiles(groups, offsets, n, engine.threads(), blocking<U>::cols, blocking<U>::cols);
+  tile_list<U> const tiles(groups, offsets, n, engine.threads(), blocking<U>::packed);
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
     rows_tile<U, OneSum>(engine.scratch(worker), tiles[task], a, packed_weights<U, T, M>{w, k, engine.threads()}, k,
                          epilogue);
@@ -587,7 +626,9 @@ void grouped_gemm_nt(Engine& engine, std::int64_t groups, std::int64_t const* of
                      Epilogue const& epilogue) {
   using U = host_gemm::unit_of<S, A, B>;
   static_assert(host_gemm::scratch_needed<U, M>() <= Engine::scratch_bytes);
-  host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads(), host_gemm::blocking<U>::nt_cols(M));
+  using sizes = host_gemm::blocking<U>;
+  host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads(),
+                                      sizes::nt(M, host_gemm::steps_of<U>(k) > sizes::steps));
   std::array<rows_of<A>, M> rows;
   rows.fill(a);
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
@@ -607,7 +648,7 @@ void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* of
                      std::int64_t n, std::int64_t k, Epilogue const& epilogue) {
   using U = host_gemm::unit_of<S, A, B>;
   static_assert(host_gemm::scratch_needed<U, 1>() <= Engine::scratch_bytes);
-  host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads());
+  host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads(), host_gemm::blocking<U>::nn);
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
     auto const t = tiles[task];
     if (t.rows <= host_gemm::few_rows)
@@ -623,7 +664,7 @@ void grouped_gemm_nt(Engine& engine, std::int64_t groups, std::int64_t const* of
                      Epilogue const& epilogue) {
   using U = host_gemm::unit_of<S, A, B>;
   static_assert(host_gemm::scratch_needed<U, M>() <= Engine::scratch_bytes);
-  host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads());
+  host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads(), host_gemm::blocking<U>::nn);
   auto const lying = host_gemm::lying(w);
   std::array<rows_of<A>, M> rows;
   rows.fill(a);
@@ -643,8 +684,7 @@ void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* of
                      std::int64_t n, std::int64_t k, Epilogue const& epilogue) {
   using U = host_gemm::unit_of<S, A, B>;
   static_assert(host_gemm::scratch_needed<U, 1>() <= Engine::scratch_bytes);
-  constexpr std::int64_t cols = host_gemm::blocking<U>::cols;
-  host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads(), cols, cols);
+  host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads(), host_gemm::blocking<U>::packed);
   auto const lying = host_gemm::lying(w);
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
     host_gemm::rows_tile<U, true>(engine.scratch(worker), tiles[task], a, host_gemm::nt_weights<U, B, M>{lying}, k,

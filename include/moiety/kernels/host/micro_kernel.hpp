@@ -13,6 +13,7 @@
 #include <moiety/core/numbers.hpp>
 #include <moiety/kernels/host/simd.hpp>
 
+#include <algorithm>
 #include <array>
 #include <concepts>
 #include <cstddef>
@@ -105,7 +106,30 @@ template <class S> struct tile_sums {
   bool stream = false;
 };
 
-/// Memory that will be needed soon: in every step, a few lines are asked for.
+/// Memory that will be needed soon, rows of one length at one distance, for the cache of a locality: every step asks for so many
+/// lines at most, in the order of their addresses, which memory gives most of.
+template <int Locality, int Lines> struct prefetch_rows {
+  std::byte const* row = nullptr;
+  std::int64_t bytes = 0, stride = 0;  // of a row, and to the next
+  std::int64_t asked = 0, each = 0;    // of this row, and in every step
+
+  [[gnu::always_inline]] void advance() {
+    MOIETY_UNROLL(2)
+    for (int line = 0; line < Lines; ++line) __builtin_prefetch(row + asked + line * (each / Lines), 0, Locality);
+    asked += each;
+    if (asked >= bytes) asked -= bytes, row += stride;
+  }
+
+  /// Share i of n of `rows` rows, over so many steps; a step moves by half lines, so that few ask for one line in two steps.
+  static prefetch_rows share(std::byte const* first, std::int64_t rows, std::int64_t bytes, std::int64_t stride,
+                             std::int64_t i, std::int64_t n, std::int64_t steps) {
+    std::int64_t const all = rows * bytes, begin = all * i / n, least = Lines == 1 ? 32 : 64;
+    return {first + begin / bytes * stride, bytes, stride, begin % bytes,
+            std::clamp<std::int64_t>((all / (n * steps) + 31) / 32 * 32, least, 64 * Lines)};
+  }
+};
+
+/// Lines that a kernel will need soon, in every step a few of them.
 template <int Lines> struct prefetch_stream {
   std::byte const* next = nullptr;
   std::int64_t step = 0, apart = 0;  // bytes from step to step, and from line to line
@@ -116,18 +140,13 @@ template <int Lines> struct prefetch_stream {
     next += step;
   }
 };
-/// Rows that will be needed soon, one after another, in the order of their addresses: so many bytes in every step.
-template <int Bytes> struct prefetch_rows {
-  std::byte const* row = nullptr;
-  std::int64_t bytes = 0, stride = 0;  // of a row, and to the next
-  std::int64_t asked = 0;              // of the first
 
-  [[gnu::always_inline]] void advance() {
-    MOIETY_UNROLL(2)
-    for (int at = 0; at < Bytes; at += 64) __builtin_prefetch(row + asked + at, 0, 3);
-    asked += Bytes;
-    if (asked >= bytes) asked = 0, row += stride;
-  }
+/// Two of them.
+template <class First, class Second> struct prefetch_both {
+  First first;
+  Second second;
+
+  [[gnu::always_inline]] void advance() { first.advance(), second.advance(); }
 };
 struct no_prefetch {
   void advance() {}
