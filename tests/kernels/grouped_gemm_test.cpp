@@ -345,6 +345,8 @@ TEST_CASE("products of bf16 are summed in pairs, the second first, for every sha
   check_nn<float, mo::bf16, mo::bf16, 2>({.rows = {37, 3}, .n = 259, .k = 1101, .gathered = true, .threads = 2});
   check_tn<float, mo::bf16, mo::bf16>({.rows = {1101, 3}, .n = 37, .k = 259}, false);
   check_tn<float, mo::bf16, mo::bf16>({.rows = {1101, 3}, .n = 37, .k = 259}, true);
+  check_tn<float, float, float>({.rows = {1101, 3}, .n = 37, .k = 259}, false);
+  check_tn<float, float, float>({.rows = {1101, 3}, .n = 37, .k = 259}, true);
 }
 
 TEST_CASE("tiles of few rows are as wide as thousands of columns") {

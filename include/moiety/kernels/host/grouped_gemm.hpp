@@ -516,11 +516,12 @@ struct tn_block {
 };
 
 /// One micro kernel on the output of tn; at its edges through a tile of its own.
-template <class U>
+template <class U, class Prefetch>
 void tn_micro(int vectors, std::int64_t steps, packed_strip<U> narrow, U const* wide, tile_sums<sum_of<U>> const& sums,
-              std::int64_t rows, std::int64_t cols, sum_of<U>* edge) {
+              std::int64_t rows, std::int64_t cols, sum_of<U>* edge, Prefetch soon) {
   std::int64_t const width = vectors * simd::lanes<U>;
-  if (rows >= most_narrow && cols >= width) return micro_kernel<U>(most_narrow, vectors, steps, narrow, wide, sums);
+  if (rows >= most_narrow && cols >= width)
+    return micro_kernel<U>(most_narrow, vectors, steps, narrow, wide, sums, soon);
   rows = std::min<std::int64_t>(rows, most_narrow), cols = std::min(cols, width);
   if (sums.from != nullptr)
     for (std::int64_t i = 0; i < rows; ++i) std::copy_n(sums.from + i * sums.from_stride, cols, edge + i * width);
@@ -535,12 +536,17 @@ void tn_tile(std::span<std::byte> scratch, tn_block const& t, rows_of<A> a, rows
              std::int64_t out_stride, bool accumulate) {
   using S = sum_of<U>;
   using sizes = blocking<U>;
-  constexpr std::int64_t strips = strip_units<U>(sizes::steps, sizes::rows), kept_stride = sizes::tn_cols;
+  constexpr std::int64_t strips = strip_units<U>(sizes::steps, sizes::rows),
+                         together = sizes::tn_blocks * sizes::values;
+  // Partial sums are kept of one column block where its rows are packed together, else of all. Off a power of two, see
+  // copied_stride.
+  bool const one_by_one = t.rows <= together;
+  std::int64_t const kept_stride = (one_by_one ? sizes::cols : sizes::tn_cols) + simd::lanes<S>;
   carver memory(scratch);
   U* const wide = memory.take<U>(sizes::cols * sizes::steps);
   U* const narrow = memory.take<U>(sizes::tn_blocks * strips);
   S* const edge = memory.take<S>(most_narrow * most_vectors * simd::lanes<U>);
-  S* const partial = memory.take<S>(sizes::rows * kept_stride);
+  S* const partial = memory.take<S>(t.rows > sizes::values ? sizes::rows * kept_stride : 0);
   std::fill_n(edge, most_narrow * most_vectors * simd::lanes<U>, S{0});
   out += t.i0 * out_stride + t.j0;
   if (t.rows == 0 && !accumulate)
@@ -551,20 +557,33 @@ void tn_tile(std::span<std::byte> scratch, tn_block const& t, rows_of<A> a, rows
     std::int64_t const steps = steps_of<U>(count);
     bool const first = r0 == 0, last = r0 + count == t.rows, at_edge = last || (first && accumulate);
     panel_cut<U> const cut(nj);
+    upcoming<U> soon;
+    if (b.index == nullptr && 2 * steps >= sizes::steps && (!last || j + nj < t.nj)) {
+      std::int64_t const next_j = last ? j + nj : j, next_r = last ? 0 : r0 + count;
+      soon = next_rows_of<U>(rows_from(b, t.row + next_r, t.j0 + next_j), std::min(sizes::values, t.rows - next_r),
+                             std::min(sizes::cols, t.nj - next_j));
+    }
     pack_across<U>([&](std::int64_t r) { return b.row(t.row + r0 + r) + t.j0 + j; }, count, nj, wide);
     for (std::int64_t i = 0; i < t.ni; i += most_narrow)
       for (std::int64_t p = 0; p < cut.count; ++p) {
         S* const here = out + i * out_stride + j + cut.first(p);
-        S* const kept = partial + i * kept_stride + j + cut.first(p);
+        S* const kept = partial + i * kept_stride + (one_by_one ? 0 : j) + cut.first(p);
         tile_sums<S> const sums{first ? (accumulate ? here : nullptr) : kept, first ? out_stride : kept_stride,
                                 last ? here : kept, last ? out_stride : kept_stride, last && stream};
-        tn_micro<U>(cut.vectors(p), steps, packed_strip<U>{strip + i / most_narrow * strip_stride<U>(steps)},
-                    wide + cut.first(p) * steps, sums, at_edge ? t.ni - i : most_narrow,
-                    at_edge ? nj - cut.first(p) : cut.width(p), edge);
+        auto const product = [&](auto ask) {
+          tn_micro<U>(cut.vectors(p), steps, packed_strip<U>{strip + i / most_narrow * strip_stride<U>(steps)},
+                      wide + cut.first(p) * steps, sums, at_edge ? t.ni - i : most_narrow,
+                      at_edge ? nj - cut.first(p) : cut.width(p), edge, ask);
+        };
+        auto const ask = soon.share(cut, p, i / most_narrow, ceil_div(t.ni, most_narrow), steps);
+        if (ask.row != nullptr)
+          product(ask);
+        else
+          product(no_prefetch{});
       }
   };
-  for (std::int64_t r0 = 0; r0 < t.rows; r0 += sizes::tn_blocks * sizes::values) {
-    std::int64_t const end = std::min(t.rows, r0 + sizes::tn_blocks * sizes::values);
+  for (std::int64_t r0 = 0; r0 < t.rows; r0 += together) {
+    std::int64_t const end = std::min(t.rows, r0 + together);
     for (std::int64_t r = r0; r < end; r += sizes::values)
       pack_strips<U>([&](std::int64_t i) { return a.row(t.row + r + i) + t.i0; }, std::min(sizes::values, end - r),
                      t.ni, narrow + (r - r0) / sizes::values * strips);
@@ -585,7 +604,8 @@ template <class U, std::size_t M> constexpr std::int64_t scratch_needed() {
   std::int64_t const stage = m * simd::lanes<sum_of<U>> * (sizes::cols + simd::lanes<sum_of<U>>);
   std::int64_t const nt = (sizes::rows / 2 * sizes::nt_steps + most_narrow * copied_stride<U>)*unit +
                           (stage + m * sizes::nt(M, false).cols * sizes::rows) * sum;
-  std::int64_t const tn = (wide + sizes::tn_blocks * strips) * unit + sizes::rows * sizes::tn_cols * sum;
+  std::int64_t const tn =
+      (wide + sizes::tn_blocks * strips) * unit + sizes::rows * (sizes::tn_cols + simd::lanes<sum_of<U>>)*sum;
   return std::max(nt, tn) + 16384;
 }
 
