@@ -423,11 +423,19 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
       }
       for (std::int64_t s = 0; s < steps; s += together, resume = true) {
         std::int64_t const first = s * values_per_unit<U>;
-        for (std::int64_t p = 0; p < cut.count; ++p) {
-          std::int64_t const col = cut.first(p);
-          micro_kernel_in_place<U>(t.rows, cut.vectors(p), std::min(together, steps - s), strip,
-                                   from + first * w[m].row_stride + col, w[m].row_stride, count - first,
-                                   sums_at(col, resume), soon_after(first, col));
+        B const* const rows = from + first * w[m].row_stride;
+        if (t.rows == 1 && s + together <= steps) {
+          auto const along = [&]<int Vectors>(std::integral_constant<int, Vectors>, std::int64_t col) {
+            rows_in_place<U, B, Vectors> const wide{rows, w[m].row_stride, count - first};
+            return sweep<U, static_cast<int>(together)>(strip, wide, col, whole, out, resume);
+          };
+          along(std::integral_constant<int, 1>(), pairs ? along(std::integral_constant<int, 2>(), 0) : 0);
+        } else {
+          for (std::int64_t p = 0; p < cut.count; ++p) {
+            std::int64_t const col = cut.first(p);
+            micro_kernel_in_place<U>(t.rows, cut.vectors(p), std::min(together, steps - s), strip, rows + col,
+                                     w[m].row_stride, count - first, sums_at(col, resume), soon_after(first, col));
+          }
         }
         strip.first += together * static_cast<std::int64_t>(sizeof(U));
       }

@@ -234,6 +234,35 @@ void micro_kernel_in_place(std::int64_t rows, int vectors, std::int64_t steps, s
       });
 }
 
+/// sums(j) += chain over Steps steps of one narrow row times rows as they lie, for columns [first, cols), a whole number of
+/// registers, of which Vectors go together; returns where the rest begins. Such a sweep along few rows is read fastest.
+template <class U, int Steps, int Vectors, class T>
+std::int64_t sweep(strided_rows<U> narrow, rows_in_place<U, T, Vectors> wide, std::int64_t first, std::int64_t cols,
+                   sum_of<U>* sums, bool resume) {
+  using S = sum_of<U>;
+  constexpr int lanes = simd::lanes<U>;
+  constexpr std::size_t deep = Steps, across = Vectors;
+  simd::vec<U> left[deep];
+  for (int k = 0; k < Steps; ++k, narrow.advance()) left[k] = simd::broadcast(narrow.at(0));
+  for (; first + Vectors * lanes <= cols; first += Vectors * lanes) {
+    auto rows = wide;
+    rows.row += first;
+    simd::vec<S> sum[across];
+    MOIETY_UNROLL(2)
+    for (int j = 0; j < Vectors; ++j) sum[j] = resume ? simd::load(sums + first + j * lanes) : simd::zero<S>();
+    MOIETY_UNROLL(8)
+    for (int k = 0; k < Steps; ++k, rows.advance()) {
+      simd::vec<U> right[across];
+      rows.load(right);
+      MOIETY_UNROLL(2)
+      for (int j = 0; j < Vectors; ++j) sum[j] = simd::fma(left[k], right[j], sum[j]);
+    }
+    MOIETY_UNROLL(2)
+    for (int j = 0; j < Vectors; ++j) simd::store(sums + first + j * lanes, sum[j]);
+  }
+  return first;
+}
+
 /// Columns that a transposing kernel will need, one after another in memory. Memory gives more where it is asked for in the
 /// order of its addresses than for a line of every column in turn.
 template <class B> struct upcoming_columns {
