@@ -73,6 +73,6 @@ inline void finish_stores([[maybe_unused]] stores how) {
 }
 
 /// Asks for the line of `address`, to be read soon.
-inline void prefetch(void const* address) { __builtin_prefetch(address, 0, 2); }
+[[gnu::always_inline]] inline void prefetch(void const* address) { __builtin_prefetch(address, 0, 2); }
 
 }  // namespace moiety

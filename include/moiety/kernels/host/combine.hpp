@@ -22,40 +22,41 @@ namespace kernels {
 
 namespace detail {
 
-/// A row that a token sums, and one that the next token will: its lines are asked for in passing.
+/// A row that a token sums.
 template <scalar T> struct summand {
   T const* row = nullptr;
-  T const* later = nullptr;
   sum_t<T> weight = 1;
 };
 
-/// Columns whose sums stay in registers. Few: rows of 4 KiB and more meet in the same lines of the nearest cache.
-template <scalar T> inline constexpr int combine_registers = sizeof(T) == 2 ? 8 : 4;
-template <scalar T> inline constexpr int combine_block = combine_registers<T>* simd::lanes<sum_t<T>>;
+/// Columns whose sums stay in registers.
+inline constexpr int combine_registers = 8;
+template <scalar T> inline constexpr int combine_block = combine_registers* simd::lanes<sum_t<T>>;
 
 /// Columns [first, first + combine_block).
 template <scalar T, class Out>
 void combine_block_of(std::span<summand<T> const> summands, sum_t<T> const* base, std::int64_t first, Out* to) {
   using S = sum_t<T>;
-  constexpr int registers = combine_registers<T>, lanes = simd::lanes<S>;
-  simd::vec<S> sums[static_cast<std::size_t>(registers)] = {};
+  constexpr int lanes = simd::lanes<S>;
+  simd::vec<S> sums[static_cast<std::size_t>(combine_registers)] = {};
   if (base != nullptr) {
     MOIETY_UNROLL(8)
-    for (int i = 0; i < registers; ++i) sums[i] = simd::load(base + first + i * lanes);
+    for (int i = 0; i < combine_registers; ++i) sums[i] = simd::load(base + first + i * lanes);
   }
   for (summand<T> const& from : summands) {
     auto const weight = simd::broadcast(from.weight);
     MOIETY_UNROLL(8)
-    for (int i = 0; i < registers; ++i) {
-      std::int64_t const col = first + i * lanes;
-      sums[i] = simd::fma(weight, simd::load_as<S>(from.row + col), sums[i]);
-      if (static_cast<std::size_t>(i * lanes) * sizeof(T) % line_bytes == 0) prefetch(from.later + col);
-    }
+    for (int i = 0; i < combine_registers; ++i)
+      sums[i] = simd::fma(weight, simd::load_as<S>(from.row + first + i * lanes), sums[i]);
   }
-  alignas(line_bytes) S values[static_cast<std::size_t>(combine_block<T>)];
-  MOIETY_UNROLL(8)
-  for (int i = 0; i < registers; ++i) simd::store(values + i * lanes, sums[i]);
-  for (int i = 0; i < combine_block<T>; ++i) to[i] = static_cast<Out>(values[i]);
+  if constexpr (std::same_as<Out, S>) {
+    MOIETY_UNROLL(8)
+    for (int i = 0; i < combine_registers; ++i) simd::store(to + i * lanes, sums[i]);
+  } else {
+    alignas(line_bytes) S values[static_cast<std::size_t>(combine_block<T>)];
+    MOIETY_UNROLL(8)
+    for (int i = 0; i < combine_registers; ++i) simd::store(values + i * lanes, sums[i]);
+    for (int i = 0; i < combine_block<T>; ++i) to[i] = static_cast<Out>(values[i]);
+  }
 }
 
 /// Fewer columns.
@@ -69,21 +70,13 @@ void combine_rest(std::span<summand<T> const> summands, sum_t<T> const* base, st
   }
 }
 
-/// The row of one token, in blocks that begin with a line of y where there are whole ones.
+/// The row of one token.
 template <scalar T, class Out>
-void combine_row(std::span<summand<T> const> summands, sum_t<T> const* base, std::int64_t cols, Out* y, stores how) {
-  alignas(line_bytes) Out block[static_cast<std::size_t>(combine_block<T>)];
-  auto const head = static_cast<std::int64_t>(to_next_line(y) / sizeof(Out));
-  for (std::int64_t first = 0; first < cols;) {
-    std::int64_t const limit = first == 0 && head != 0 ? head : combine_block<T>;
-    std::int64_t const width = std::min(limit, cols - first);
-    if (width == combine_block<T>)
-      combine_block_of(summands, base, first, block);
-    else
-      combine_rest(summands, base, first, width, block);
-    write_row(y + first, block, width, how);
-    first += width;
-  }
+void combine_row(std::span<summand<T> const> summands, sum_t<T> const* base, std::int64_t cols, Out* to) {
+  std::int64_t first = 0;
+  for (; first + combine_block<T> <= cols; first += combine_block<T>)
+    combine_block_of(summands, base, first, to + first);
+  combine_rest(summands, base, first, cols - first, to + first);
 }
 
 template <scalar T, class Out>
@@ -93,14 +86,17 @@ void combine_rows(host_engine& engine, permutation_view const& order, matrix_vie
   engine.for_blocks(tokens, 16, [&](std::int64_t begin, std::int64_t end, int worker) {
     scratch_memory scratch(engine.scratch(worker));
     auto const summands = scratch.take<summand<T>>(k);
+    // Memory takes a row at once faster than block by block between reads.
+    auto const whole = scratch.take<Out>(how == stores::streamed ? cols : 0);
     for (std::int64_t t = begin; t < end; ++t) {
       std::size_t count = 0;
       for (std::int64_t j = 0; j < k; ++j) {
-        std::int64_t const row = order.row_of(t, j), later = t + 1 < tokens ? order.row_of(t + 1, j) : row;
-        if (row < 0) continue;
-        summands[count++] = {rows.row(row), rows.row(later < 0 ? row : later), weights ? weights[t * k + j] : 1};
+        std::int64_t const row = order.row_of(t, j);
+        if (row >= 0) summands[count++] = {rows.row(row), weights ? weights[t * k + j] : 1};
       }
-      combine_row<T>(summands.first(count), base ? base + t * cols : nullptr, cols, y.row(t), how);
+      Out* const to = how == stores::streamed ? whole.data() : y.row(t);
+      combine_row<T>(summands.first(count), base ? base + t * cols : nullptr, cols, to);
+      if (to != y.row(t)) write_row<Out>(y.row(t), to, cols, how);
     }
     finish_stores(how);
   });

@@ -53,7 +53,7 @@ template <class U, class T> struct row_step {
     else
       return simd::load_as<U>(row + col);
   }
-  void prefetch(std::int64_t col) const {
+  [[gnu::always_inline]] void prefetch(std::int64_t col) const {
     __builtin_prefetch(row + col);
     if constexpr (std::same_as<U, bf16_pair>) __builtin_prefetch(next != nullptr ? next + col : row + col);
   }
@@ -81,7 +81,7 @@ template <class U, class Row> auto step_of(Row const& row, std::int64_t s, std::
 }
 
 /// Steps that packing asks the cache for ahead of time: a block's rows lie in different pages, where no hardware does.
-inline constexpr std::int64_t prefetch_steps = 4;
+template <class U> inline constexpr std::int64_t prefetch_steps = 4 * values_per_unit<U>;
 
 /// row(k) gives the row of k, k in [0, count): `cols` values are packed.
 template <class U, class Row> void pack_across(Row const& row, std::int64_t count, std::int64_t cols, U* to) {
@@ -89,7 +89,8 @@ template <class U, class Row> void pack_across(Row const& row, std::int64_t coun
   panel_cut<U> const cut(cols);
   std::int64_t const steps = steps_of<U>(count);
   for (std::int64_t s = 0; s < steps; ++s) {
-    auto const now = step_of<U>(row, s, count), soon = step_of<U>(row, std::min(s + prefetch_steps, steps - 1), count);
+    auto const now = step_of<U>(row, s, count),
+               soon = step_of<U>(row, std::min(s + prefetch_steps<U>, steps - 1), count);
     for (std::int64_t p = 0; p < cut.count; ++p) {
       U* const out = to + cut.first(p) * steps + s * cut.width(p);
       for (std::int64_t v = 0; v < cut.width(p); v += lanes) {
@@ -140,7 +141,8 @@ template <class U, class Row> void pack_strips(Row const& row, std::int64_t coun
   constexpr std::int64_t lanes = simd::lanes<U>, piece = std::min<std::int64_t>(most_narrow, lanes);
   std::int64_t const steps = steps_of<U>(count);
   for (std::int64_t s = 0; s < steps; ++s) {
-    auto const now = step_of<U>(row, s, count), soon = step_of<U>(row, std::min(s + prefetch_steps, steps - 1), count);
+    auto const now = step_of<U>(row, s, count),
+               soon = step_of<U>(row, std::min(s + prefetch_steps<U>, steps - 1), count);
     for (std::int64_t col = 0; col < round_up(cols, most_narrow); col += lanes) {
       soon.prefetch(std::min(col, cols - 1));
       U run[static_cast<std::size_t>(lanes)];
