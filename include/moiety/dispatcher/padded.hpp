@@ -123,7 +123,7 @@ class padded_exchange : public arrivals {
       to.push_back({in(out) + r * bytes, 1, bytes, bytes, nullptr});
       back.push_back({in(came) + r * bytes, 1, bytes, bytes, nullptr});
     }
-    group.finish(group.start({.name = name, .width = bytes}, to, back));
+    group.finish(group.start({.name = name, .width = bytes, .equal = true}, to, back));
     return came;
   }
 

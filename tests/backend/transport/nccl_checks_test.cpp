@@ -94,7 +94,7 @@ TEST_CASE("blocks that NCCL cannot move are refused before anything is sent") {
   mo::outgoing_rows const out{memory.data(), 2, 8, 8, nullptr};
   mo::incoming_rows const in{memory.data() + 32, 2, 8, 8, nullptr};
   auto check = [](std::vector<mo::outgoing_rows> const& to, std::vector<mo::incoming_rows> const& from) {
-    detail::check_blocks("exchange", 1, 2, to, from);
+    detail::check_blocks({.name = "exchange"}, 1, 2, to, from);
   };
   CHECK_NOTHROW(check({out, out}, {in, in}));
   CHECK_NOTHROW(check({{memory.data(), 0, 8, 16, index}, out}, {{memory.data(), 1, 8, 16, nullptr}, in}));
@@ -105,6 +105,23 @@ TEST_CASE("blocks that NCCL cannot move are refused before anything is sent") {
   CHECK_THROWS_AS(check({out, out}, {in, in, in}), mo::data_error);
   CHECK_THROWS_AS(check({out, out}, {in, {memory.data() + 32, 1, 8, 8, nullptr}}), mo::data_error);
   CHECK_NOTHROW(check({out, out}, {{memory.data() + 32, 1, 8, 8, nullptr}, in}));  // only the sender knows
+}
+
+TEST_CASE("blocks of one size that do not lie side by side are refused") {
+  std::array<std::byte, 64> memory{};
+  auto const blocks = []<class Rows>(auto* first, std::int64_t bytes, std::int64_t apart, std::vector<Rows>) {
+    return std::vector<Rows>{{first, 1, bytes, bytes, nullptr}, {first + apart, 1, bytes, bytes, nullptr}};
+  };
+  auto const check = [&](std::int64_t bytes, std::int64_t apart_out, std::int64_t apart_in, bool equal) {
+    mo::rank_operation const what{.name = "exchange", .width = 8, .equal = equal};
+    detail::check_blocks(what, 0, 2, blocks(memory.data(), bytes, apart_out, std::vector<mo::outgoing_rows>{}),
+                         blocks(memory.data() + 32, bytes, apart_in, std::vector<mo::incoming_rows>{}));
+  };
+  CHECK_NOTHROW(check(8, 8, 8, true));
+  CHECK_THROWS_AS(check(8, 16, 8, true), mo::data_error);
+  CHECK_THROWS_AS(check(8, 8, 16, true), mo::data_error);
+  CHECK_THROWS_AS(check(4, 8, 8, true), mo::data_error);
+  CHECK_NOTHROW(check(8, 16, 16, false));
 }
 
 TEST_CASE("pieces of memory of one size overlap where they share a byte") {

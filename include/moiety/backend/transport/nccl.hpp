@@ -93,17 +93,11 @@ class nccl_communicator : collectives<nccl_communicator> {
   void check_calls(bool yes) { group_->world->checks_calls = yes; }
 
   request start(rank_operation const& what, std::span<outgoing_rows const> to, std::span<incoming_rows const> from) {
-    detail::check_blocks(what.name, rank(), size(), to, from);
+    detail::check_blocks(what, rank(), size(), to, from);
     for (outgoing_rows const& rows : to) check_memory(what.name, rows.data, rows.bytes());
     for (incoming_rows const& rows : from) check_memory(what.name, rows.data, rows.bytes());
     group_->agree(what, to, from);
-    return begin(what.name, [&](calls& all) {
-      for (std::size_t r = 0; r < to.size(); ++r) {
-        if (static_cast<int>(r) == rank() && to[r].data == from[r].data) continue;
-        all.receive(static_cast<int>(r), from[r].data, from[r].bytes());
-        all.send(static_cast<int>(r), to[r].data, to[r].bytes());
-      }
-    });
+    return begin(what.name, [&](calls& all) { all.exchange(what, static_cast<std::size_t>(rank()), to, from); });
   }
 
   void finish(request&& which) {
@@ -159,7 +153,8 @@ class nccl_communicator : collectives<nccl_communicator> {
     check_memory("all_to_all", in.data(), static_cast<std::int64_t>(in.size_bytes()));
     group_->agree({.name = "all_to_all", .width = sizeof(T), .count = static_cast<std::int64_t>(out.size() / ranks)});
     finish(begin("all_to_all", [&](calls& all) {
-      all.keep(ncclAlltoAll(out.data(), in.data(), out.size_bytes() / ranks, ncclUint8, all.comm, all.stream));
+      all.exchange(reinterpret_cast<std::byte const*>(out.data()), reinterpret_cast<std::byte*>(in.data()),
+                   static_cast<std::int64_t>(out.size_bytes() / ranks));
     }));
   }
 

@@ -2,6 +2,7 @@
 // What a group of ranks asks NCCL for at a time.
 #pragma once
 
+#include <moiety/backend/transport/rows.hpp>
 #include <moiety/core/config.hpp>
 
 #include <nccl.h>
@@ -33,6 +34,19 @@ struct nccl_calls {
   }
   void receive(int peer, std::byte* data, std::int64_t bytes) {
     if (bytes > 0) keep(ncclRecv(data, static_cast<std::size_t>(bytes), ncclUint8, peer, comm, stream));
+  }
+  /// Blocks of so many bytes, to and from every rank.
+  void exchange(std::byte const* out, std::byte* in, std::int64_t bytes) {
+    if (bytes > 0) keep(ncclAlltoAll(out, in, static_cast<std::size_t>(bytes), ncclUint8, comm, stream));
+  }
+  void exchange(rank_operation const& what, std::size_t rank, std::span<outgoing_rows const> to,
+                std::span<incoming_rows const> from) {
+    if (what.equal) return exchange(to[0].data, from[0].data, what.width);
+    for (std::size_t r = 0; r < to.size(); ++r) {
+      if (r == rank && to[r].data == from[r].data) continue;
+      receive(static_cast<int>(r), from[r].data, from[r].bytes());
+      send(static_cast<int>(r), to[r].data, to[r].bytes());
+    }
   }
   /// Sums in place: on every rank, or of one part after another on the rank that it belongs to.
   template <class T> void sum(std::span<T> values) {

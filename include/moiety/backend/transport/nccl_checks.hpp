@@ -74,8 +74,9 @@ inline bool overlap(void const* a, void const* b, std::int64_t bytes) {
 }
 
 /// Throws data_error unless the blocks are those of a call that NCCL can make.
-inline void check_blocks(char const* call, int rank, int size, std::span<outgoing_rows const> to,
+inline void check_blocks(rank_operation const& what, int rank, int size, std::span<outgoing_rows const> to,
                          std::span<incoming_rows const> from) {
+  char const* const call = what.name;
   auto const ranks = static_cast<std::size_t>(size);
   require<data_error>(to.size() == ranks && from.size() == ranks, call, " needs rows for ", ranks,
                       " ranks, but was given ", to.size(), " to send and ", from.size(), " to receive.");
@@ -86,6 +87,13 @@ inline void check_blocks(char const* call, int rank, int size, std::span<outgoin
   auto const me = static_cast<std::size_t>(rank);
   require<data_error>(to[me].same_size(from[me]), call, " was given ", to[me].rows, " rows of ", to[me].width,
                       " bytes to send to itself where it expects ", from[me].rows, " of ", from[me].width, '.');
+  if (!what.equal) return;
+  auto const in_place = [&](auto const& rows, std::size_t r) {
+    return rows[r].bytes() == what.width && rows[r].data == rows[0].data + static_cast<std::int64_t>(r) * what.width;
+  };
+  for (std::size_t r = 0; r < ranks; ++r)
+    require<data_error>(in_place(to, r) && in_place(from, r), call, " was to exchange blocks of ", what.width,
+                        " bytes that lie side by side, which those for rank ", r, " do not.");
 }
 
 /// Messages as NCCL, which knows no channels, must be given them: each channel's after those of lower ones.
