@@ -370,6 +370,14 @@ TEST_CASE("matrices side by side may have any number of columns") {
   }
 }
 
+TEST_CASE("tiles of long sums are low and broad, and their sums go on from block to block") {
+  check_nt<float, float, float>({.rows = {300, 20}, .n = 1100, .k = 300});
+  check_nt<float, float, float>({.rows = {140, 9}, .n = 40, .k = 2100, .gathered = true});
+  check_nt<float, mo::bf16, mo::bf16, 2>({.rows = {150}, .n = 530, .k = 1100, .threads = 2});
+  check_nt<float, mo::bf16, mo::bf16>({.rows = {20, 9}, .n = 70, .k = 4201});
+  check_nt<double, double, double>({.rows = {130}, .n = 19, .k = 1030});
+}
+
 TEST_CASE_TEMPLATE("what lies between rows is not read", T, float, mo::bf16) {
   // Odd sums of bf16 end in half a pair; NaN in the other half would show.
   for (int64 const rows : {1, 3, 8, 40})
