@@ -52,8 +52,8 @@ struct rank_operation {
   char const* name = "";
   std::int64_t width = 0, count = -1;
   int root = -1;
-  bool equal =
-      false;  // every pair exchanges one block of the width; all that a rank sends lie side by side, and that it gets
+  /// Every pair exchanges one block of the width, and blocks lie side by side: those that a rank sends, and those that it gets.
+  bool equal = false;
 
   friend bool operator==(rank_operation const& a, rank_operation const& b) {
     return std::string_view(a.name) == b.name && a.width == b.width && a.count == b.count && a.root == b.root;

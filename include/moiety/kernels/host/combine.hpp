@@ -12,7 +12,7 @@
 #include <moiety/kernels/host/scratch.hpp>
 #include <moiety/kernels/host/simd.hpp>
 
-#include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -28,55 +28,47 @@ template <scalar T> struct summand {
   sum_t<T> weight = 1;
 };
 
-/// Columns whose sums stay in registers.
-inline constexpr int combine_registers = 8;
-template <scalar T> inline constexpr int combine_block = combine_registers* simd::lanes<sum_t<T>>;
-
-/// Columns [first, first + combine_block).
-template <scalar T, class Out>
-void combine_block_of(std::span<summand<T> const> summands, sum_t<T> const* base, std::int64_t first, Out* to) {
+/// Columns [first, first + Registers · lanes), whose sums stay in registers; returns where the next begin.
+template <int Registers, scalar T, class Out>
+std::int64_t combine_columns(std::span<summand<T> const> summands, sum_t<T> const* base, std::int64_t first, Out* to) {
   using S = sum_t<T>;
   constexpr int lanes = simd::lanes<S>;
-  simd::vec<S> sums[static_cast<std::size_t>(combine_registers)] = {};
+  simd::vec<S> sums[static_cast<std::size_t>(Registers)] = {};
   if (base != nullptr) {
     MOIETY_UNROLL(8)
-    for (int i = 0; i < combine_registers; ++i) sums[i] = simd::load(base + first + i * lanes);
+    for (int i = 0; i < Registers; ++i) sums[i] = simd::load(base + first + i * lanes);
   }
   for (summand<T> const& from : summands) {
     auto const weight = simd::broadcast(from.weight);
     MOIETY_UNROLL(8)
-    for (int i = 0; i < combine_registers; ++i)
+    for (int i = 0; i < Registers; ++i)
       sums[i] = simd::fma(weight, simd::load_as<S>(from.row + first + i * lanes), sums[i]);
   }
   if constexpr (std::same_as<Out, S>) {
     MOIETY_UNROLL(8)
-    for (int i = 0; i < combine_registers; ++i) simd::store(to + i * lanes, sums[i]);
+    for (int i = 0; i < Registers; ++i) simd::store(to + first + i * lanes, sums[i]);
   } else {
-    alignas(line_bytes) S values[static_cast<std::size_t>(combine_block<T>)];
+    alignas(line_bytes) S values[static_cast<std::size_t>(Registers * lanes)];
     MOIETY_UNROLL(8)
-    for (int i = 0; i < combine_registers; ++i) simd::store(values + i * lanes, sums[i]);
-    for (int i = 0; i < combine_block<T>; ++i) to[i] = static_cast<Out>(values[i]);
+    for (int i = 0; i < Registers; ++i) simd::store(values + i * lanes, sums[i]);
+    for (int i = 0; i < Registers * lanes; ++i) to[first + i] = static_cast<Out>(values[i]);
   }
-}
-
-/// Fewer columns.
-template <scalar T, class Out>
-void combine_rest(std::span<summand<T> const> summands, sum_t<T> const* base, std::int64_t first, std::int64_t count,
-                  Out* to) {
-  for (std::int64_t c = 0; c < count; ++c) {
-    sum_t<T> sum = base != nullptr ? base[first + c] : sum_t<T>{0};
-    for (summand<T> const& from : summands) sum = fma(from.weight, static_cast<sum_t<T>>(from.row[first + c]), sum);
-    to[c] = static_cast<Out>(sum);
-  }
+  return first + Registers * lanes;
 }
 
 /// The row of one token.
 template <scalar T, class Out>
 void combine_row(std::span<summand<T> const> summands, sum_t<T> const* base, std::int64_t cols, Out* to) {
-  std::int64_t first = 0;
-  for (; first + combine_block<T> <= cols; first += combine_block<T>)
-    combine_block_of(summands, base, first, to + first);
-  combine_rest(summands, base, first, cols - first, to + first);
+  using S = sum_t<T>;
+  constexpr std::int64_t lanes = simd::lanes<S>;
+  std::int64_t c = 0;
+  while (c + 8 * lanes <= cols) c = combine_columns<8>(summands, base, c, to);
+  while (c + lanes <= cols) c = combine_columns<1>(summands, base, c, to);
+  for (; c < cols; ++c) {
+    S sum = base != nullptr ? base[c] : S{0};
+    for (summand<T> const& from : summands) sum = fma(from.weight, static_cast<S>(from.row[c]), sum);
+    to[c] = static_cast<Out>(sum);
+  }
 }
 
 template <scalar T, class Out>
