@@ -2,6 +2,7 @@
 // Promise 6 at sizes that grow: the memory of a step is what its costs say, for any number of tokens and experts.
 #include "counting_memory.hpp"
 
+#include <moiety/experts/fp8.hpp>
 #include <moiety/layer/costs.hpp>
 #include <moiety/moiety.hpp>
 
@@ -25,6 +26,11 @@ template <class T, class Layout> struct in : mo::deployment<> {
   using weight_layout = Layout;
 };
 
+template <class T> struct in_fp8 : mo::deployment<> {
+  using element = T;
+  using expert_products = mo::fp8_products;
+};
+
 template <class Spec, class D> void check(std::int64_t count) {
   using T = typename D::element;
   constexpr std::int64_t hidden = mo::spec_of<Spec>::hidden;
@@ -43,6 +49,7 @@ template <class Spec, class D> void check(std::int64_t count) {
   std::vector<std::int64_t> const sequences{0, count / 4, count};
   mo::tokens const size(count, 2);
   std::int64_t const saved = mo::saved_bytes<Spec, D>(size), workspace = mo::workspace_bytes<Spec, D>(size);
+  std::int64_t const shared = mo::shared_workspace<Spec, T>(size) + mo::detail::product_bytes<Spec, D>(size);
 
   // Each call on an arena that holds nothing else.
   ctx.memory().release();
@@ -51,7 +58,7 @@ template <class Spec, class D> void check(std::int64_t count) {
   {
     auto tape = layer.forward(weights, x, y, {.sequences = sequences});
     working = hook.most - kept - saved;
-    CHECK(working == mo::shared_workspace<Spec, T>(size));
+    CHECK(working == shared);
     ctx.memory().release();
     CHECK(hook.live == kept + saved);
     hook.most = hook.live;
@@ -73,7 +80,7 @@ template <class Spec, class D> void check(std::int64_t count) {
     layer.backward(weights, tape, y, dx, gradients);
     if (again == 0) most = hook.most;
     CHECK(hook.most == most);
-    CHECK(most == kept + saved + mo::pending_plan<Spec, T>(size).block.bytes() + mo::shared_workspace<Spec, T>(size));
+    CHECK(most == kept + saved + mo::pending_plan<Spec, T>(size).block.bytes() + shared);
     CHECK(most <= kept + saved + workspace);
   }
 }
@@ -84,6 +91,7 @@ TEST_CASE("memory is what the costs say") {
   for (std::int64_t const count : {0, 1, 64}) {
     check<block<8>, in<float, mo::row_major>>(count);
     check<block<32>, in<mo::bf16, mo::packed>>(count);
+    check<block<8>, in_fp8<mo::bf16>>(count);
   }
 }
 
@@ -92,6 +100,7 @@ TEST_SUITE("long") {
     for (std::int64_t const count : {64, 1024, 16384, 65536}) {
       check<block<32>, in<float, mo::row_major>>(count);
       check<block<32>, in<mo::bf16, mo::packed>>(count);
+      check<block<32>, in_fp8<mo::bf16>>(count);
     }
   }
 

@@ -29,13 +29,14 @@ namespace ranks {
 namespace mo = moiety;
 
 template <class T, class Dispatcher = mo::all_to_all, class Transport = mo::threads, class Backend = mo::host,
-          class Numerics = mo::numerics::invariant>
+          class Numerics = mo::numerics::invariant, class Products = mo::grouped_products>
 struct spread : mo::deployment<mo::dynamic> {
   using backend = Backend;
   using element = T;
   using transport = Transport;
   using dispatcher = Dispatcher;
   using numerics = Numerics;
+  using expert_products = Products;
 };
 
 /// Tokens of each rank.
@@ -143,11 +144,11 @@ template <class Spec, class Deployment> struct micro_batch {
 };
 
 template <class Spec, class T, class Dispatcher = mo::all_to_all, class Transport = mo::threads,
-          class Backend = mo::host, class Numerics = mo::numerics::invariant>
+          class Backend = mo::host, class Numerics = mo::numerics::invariant, class Products = mo::grouped_products>
 outcome<T> step_on(mo::layout const& shape, std::vector<cut> const& micro_batches,
                    mo::layer_options<Spec> const& options, tokens_of_all const& about = {},
                    Backend const& on = of_one_thread<Backend>()) {
-  using deployment = spread<T, Dispatcher, Transport, Backend, Numerics>;
+  using deployment = spread<T, Dispatcher, Transport, Backend, Numerics, Products>;
   using S = mo::sum_t<T>;
   using read = mo::spec_of<Spec>;
   return mo::run<deployment>(

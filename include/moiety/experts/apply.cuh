@@ -2,8 +2,7 @@
 // Expert MLPs on a CUDA device: what apply.hpp states, with the same roundings, as three kinds of grouped product whose
 // epilogues hold the activation and its derivative. Weights are read as they lie.
 //
-// dw is left as one partial sum per tile of cuda_column_tile columns. An engine is whatever grouped_gemm_nt, _nn and _tn take as
-// one: cuda_engine, or that of another precision.
+// dw is left as one partial sum per tile of cuda_column_tile columns.
 #pragma once
 
 #include <moiety/backend/cuda.cuh>

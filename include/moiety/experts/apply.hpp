@@ -22,6 +22,9 @@
 //   grouped_products   the library's own kernels, as here and in apply.cuh
 //   cublas_products    cuBLAS on a CUDA device, see experts/cublas.cuh
 //   tf32_products      those of floats by the tensor cores of a CUDA device, see experts/tf32.cuh
+//   fp8_products, fp8_forward_products    of operands quantised to 8 bits, see experts/fp8.hpp
+//
+// An engine is whatever grouped_gemm_nt, _nn and _tn take as one: that of a back end, or of another precision.
 #pragma once
 
 #include <moiety/backend/backend.hpp>
@@ -72,8 +75,8 @@ template <class Mlp, class Backend = host> struct apply_experts {
         out[c] = static_cast<T>(weight * static_cast<S>(Mlp::value(column(pre, c))));
       for (std::size_t i = 0; z != nullptr && i < inputs; ++i) put_units(pre[i], units, before(z, of, row, i, unit));
     };
-    kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, x, weights.forward_inputs(), products::width(of.ffn),
-                                of.hidden, activate);
+    grouped_gemm_nt<S>(engine, of.experts, of.offsets, x, weights.forward_inputs(), products::width(of.ffn), of.hidden,
+                       activate);
     auto const store = [&](std::int64_t expert, std::int64_t row, std::int64_t col, std::int64_t cols,
                            std::array<S const*, 1> const& sums) {
       T* const to = o + row * of.hidden + col;
@@ -81,8 +84,8 @@ template <class Mlp, class Backend = host> struct apply_experts {
       S const weight = weight_of(row_weights, row);
       for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(bias.added(sums[0][c], c, weight));
     };
-    kernels::grouped_gemm_nt<S>(engine, of.experts, of.offsets, kernels::rows_of<T>{a, of.ffn}, weights.forward_down(),
-                                of.hidden, of.ffn, store);
+    grouped_gemm_nt<S>(engine, of.experts, of.offsets, kernels::rows_of<T>{a, of.ffn}, weights.forward_down(),
+                       of.hidden, of.ffn, store);
   }
 
   /// dy: the gradient of the combined output, gathered by row. row_weights [R] and dweight_parts may be null.
@@ -118,21 +121,20 @@ template <class Mlp, class Backend = host> struct apply_experts {
         for (std::int64_t l = 0; l < half; ++l) inner[l] += inner[l + half];
       if (dweight_parts != nullptr) dweight_parts[row * parts + col / kernels::column_block<S>] = inner[0];
     };
-    kernels::grouped_gemm_nn<S>(engine, of.experts, of.offsets, std::array{dy}, weights.backward_down(), of.ffn,
-                                of.hidden, differentiate);
+    grouped_gemm_nn<S>(engine, of.experts, of.offsets, std::array{dy}, weights.backward_down(), of.ffn, of.hidden,
+                       differentiate);
     if (has_biases<Mlp> && dweight_parts != nullptr)
-      kernels::grouped_gemm_nt<S>(
+      grouped_gemm_nt<S>(
           engine, of.experts, of.offsets, dy, bias_rows(weights.matrices.down_bias, of.hidden), 1, of.hidden,
           [&](std::int64_t, std::int64_t row, std::int64_t, std::int64_t, std::array<S const*, 1> const& sums) {
             dweight_parts[(row + 1) * parts - 1] = sums[0][0];
           });
-    kernels::grouped_gemm_nn<S>(
-        engine, of.experts, of.offsets, rows_before<Mlp, T>(dz, of), weights.backward_inputs(), of.hidden,
-        products::width(of.ffn),
-        [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, S const* sums) {
-          T* const to = dx + row * of.hidden + col;
-          for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(sums[c]);
-        });
+    grouped_gemm_nn<S>(engine, of.experts, of.offsets, rows_before<Mlp, T>(dz, of), weights.backward_inputs(),
+                       of.hidden, products::width(of.ffn),
+                       [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, S const* sums) {
+                         T* const to = dx + row * of.hidden + col;
+                         for (std::int64_t c = 0; c < cols; ++c) to[c] = static_cast<T>(sums[c]);
+                       });
   }
 
   template <class Engine, scalar T>
@@ -143,7 +145,7 @@ template <class Mlp, class Backend = host> struct apply_experts {
     sum_over_rows<Mlp, T>(
         of, x, dy, dz, scaled_a, gradients, factors,
         [&](auto const& a, auto const& b, kernels::grouped_matrix<S> const& to, std::int64_t n, std::int64_t k) {
-          kernels::grouped_gemm_tn<S>(engine, of.experts, of.offsets, a, b, to, n, k, accumulate);
+          grouped_gemm_tn<S>(engine, of.experts, of.offsets, a, b, to, n, k, accumulate);
         });
   }
 
@@ -188,14 +190,21 @@ template <class Mlp, class Backend = host> struct apply_experts {
   }
 };
 
+/// Whether rows are gathered once before the products of a pass read them, where kernels want that.
+struct gathered_rows {
+  bool forward, backward_input, backward_weights;
+};
+
 /// A deployment's choice of what multiplies.
 struct grouped_products {
   static constexpr std::string_view name = "grouped_products";
-  static constexpr bool gathers_first = true;  // where the kernels want that
+  static constexpr gathered_rows gathers_first{true, true, true};
   template <class Backend> static constexpr bool runs_on = true;
   template <class Mlp, class Backend> using apply = apply_experts<Mlp, Backend>;
 };
 struct cublas_products;
 struct tf32_products;
+struct fp8_products;
+struct fp8_forward_products;
 
 }  // namespace moiety

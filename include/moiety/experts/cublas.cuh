@@ -149,7 +149,7 @@ template <class Mlp> struct apply_by_cublas {
 
 struct cublas_products {
   static constexpr std::string_view name = "cublas_products";
-  static constexpr bool gathers_first = false;
+  static constexpr gathered_rows gathers_first{false, false, false};
   template <class Backend> static constexpr bool runs_on = std::same_as<Backend, cuda>;
   template <class Mlp, class Backend> using apply = apply_by_cublas<Mlp>;
 };

@@ -47,7 +47,7 @@ template <class Mlp> struct apply_by_tf32 {
 
 struct tf32_products {
   static constexpr std::string_view name = "tf32_products";
-  static constexpr bool gathers_first = false;
+  static constexpr gathered_rows gathers_first{false, false, false};
   template <class Backend> static constexpr bool runs_on = std::same_as<Backend, cuda>;
   template <class Mlp, class Backend> using apply = apply_by_tf32<Mlp>;
 };

@@ -91,6 +91,20 @@ template <class Spec> constexpr std::int64_t element_parameters(std::int64_t exp
   return shared_parameters<Spec>() + latent_parameters<Spec>() + expert_parameters_of<Spec>(experts);
 }
 
+/// What products hold beside the workspace while they run: those of experts, then those of shared ones, or the other way.
+template <class Spec, class Deployment> constexpr std::int64_t product_bytes(tokens of) {
+  using spec = spec_of<Spec>;
+  using products = typename Deployment::expert_products;
+  if constexpr (requires { products::template room_bytes<typename spec::experts_type>(0, 0, 0); }) {
+    std::int64_t const routed = products::template room_bytes<typename spec::experts_type>(
+        expert_rows_of<Spec>(of), spec::expert_hidden, expert_ffn_of<Spec>(of));
+    if (!spec::has_shared) return routed;
+    return std::max(routed, products::template room_bytes<typename spec::shared_mlp>(spec::shared_rows(of.count),
+                                                                                     spec::hidden, spec::shared_ffn));
+  }
+  return 0;
+}
+
 template <class Spec, class RouterType, class ExpertType> constexpr std::int64_t parameter_bytes() {
   return router_parameters<Spec>() * static_cast<std::int64_t>(sizeof(RouterType)) +
          element_parameters<Spec>(spec_of<Spec>::mlp_experts) * static_cast<std::int64_t>(sizeof(ExpertType));
@@ -114,9 +128,9 @@ template <class Spec> constexpr std::int64_t backward_flops(tokens of) { return 
 template <class Spec, class Deployment = deployment<>, class T = detail::element_t<Deployment>>
 inline constexpr std::int64_t weight_bytes =
     detail::parameter_bytes<Spec, sum_t<T>, T>() + detail::state_bytes<Spec>() +
-    expert_copies<typename spec_of<Spec>::experts_type, T, typename Deployment::weight_layout>::bytes(
+    expert_copies<typename spec_of<Spec>::experts_type, T, detail::weight_layout_t<Deployment>>::bytes(
         detail::expert_sizes_of<Spec>) +
-    expert_copies<typename spec_of<Spec>::shared_mlp, T, typename Deployment::weight_layout>::bytes(
+    expert_copies<typename spec_of<Spec>::shared_mlp, T, detail::weight_layout_t<Deployment>>::bytes(
         detail::shared_sizes_of<Spec>);
 
 template <class Spec, class Deployment = deployment<>, class T = detail::element_t<Deployment>>
@@ -131,7 +145,7 @@ template <class Spec, class Deployment = deployment<>> constexpr std::int64_t wo
   std::int64_t const infer = forward_plan<Spec, T>(of).block.bytes() + tape_plan<Spec, T>(of, false).block.bytes();
   std::int64_t const step =
       pending_plan<Spec, T>(of).block.bytes() + shared_workspace<Spec, T, typename Deployment::backend>(of);
-  return std::max(infer, step);
+  return std::max(infer, step) + detail::product_bytes<Spec, Deployment>(of);
 }
 
 }  // namespace moiety

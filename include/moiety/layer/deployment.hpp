@@ -13,7 +13,8 @@
 //                the layout needs
 //   weight_layout  mo::row_major: products read the weights as they lie; or mo::packed_forward, mo::packed, with mo::host
 //   index_builder  mo::counting_sort: what builds permutations; or mo::radix_sort of CUB, with mo::cuda
-//   expert_products  mo::grouped_products: what multiplies in experts; or mo::cublas_products, mo::tf32_products, with mo::cuda
+//   expert_products  mo::grouped_products: what multiplies in experts; or mo::fp8_products, mo::fp8_forward_products of
+//                <moiety/experts/fp8.hpp>; or mo::cublas_products, mo::tf32_products, with mo::cuda
 //   numerics     mo::numerics::invariant: the order of a sum is a function of type, dims and policy, never of the batch; or
 //                mo::numerics::fastest: sums over ranks in whatever order is fastest, see docs/determinism.md
 #pragma once
@@ -62,18 +63,19 @@ namespace detail {
 template <class Policy, class Backend, class Instead> struct policy_of {
   static constexpr bool known = complete<Policy>;
   static_assert(known,
-                "this deployment names mo::radix_sort, mo::cublas_products or mo::tf32_products: include "
-                "<moiety/kernels/cuda/radix_sort.cuh>, <moiety/experts/cublas.cuh> or <moiety/experts/tf32.cuh>, "
-                "compiled by nvcc.");
+                "this deployment names a policy with a header of its own: include <moiety/experts/fp8.hpp> for "
+                "mo::fp8_products, or, compiled by nvcc, <moiety/kernels/cuda/radix_sort.cuh> for mo::radix_sort, "
+                "<moiety/experts/cublas.cuh> for mo::cublas_products, <moiety/experts/tf32.cuh> for "
+                "mo::tf32_products.");
   static constexpr bool runs() {
     if constexpr (known)
       return Policy::template runs_on<Backend>;
     else
       return true;
   }
-  static_assert(
-      runs(),
-      "mo::radix_sort, mo::cublas_products and mo::tf32_products need 'using backend = mo::cuda' in the deployment.");
+  static_assert(runs(),
+                "mo::radix_sort, mo::cublas_products and mo::tf32_products need 'using backend = mo::cuda' in the "
+                "deployment; mo::fp8_products on mo::cuda need <moiety/experts/fp8.cuh>.");
   using type = std::conditional_t<known && runs(), Policy, Instead>;
 };
 
@@ -139,12 +141,24 @@ template <class Spec, class Deployment> expert_share share_of(layout const& shap
   return {{count * expert, count}, {units * expert_tensor, units}};
 }
 
-/// Packed weights are for the host's products: after the sentence, weights as they lie keep the compiler quiet.
-template <class Layout, class Backend> struct weight_layout_of {
-  static constexpr bool fits = std::is_same_v<Backend, host> || std::is_same_v<Layout, row_major>;
+/// How the weights of a layer lie: as products bring it with them, or as the deployment says. Packed weights are for the host's
+/// products: after the sentence, weights as they lie keep the compiler quiet.
+template <class Deployment> struct weight_layout_of {
+  using named = typename Deployment::weight_layout;
+  using backend = typename Deployment::backend;
+  static constexpr bool as_they_lie = std::is_same_v<named, row_major>,
+                        fits = std::is_same_v<backend, host> || as_they_lie;
   static_assert(fits, "a packed 'using weight_layout' is for mo::host: mo::cuda reads the weights as they lie.");
-  using type = std::conditional_t<fits, Layout, row_major>;
+  using type = std::conditional_t<fits, named, row_major>;
 };
+template <class Deployment>
+requires requires { typename Deployment::expert_products::weight_layout; }
+struct weight_layout_of<Deployment> {
+  static_assert(std::is_same_v<typename Deployment::weight_layout, row_major>,
+                "products of 8 bits read copies of their own: leave 'using weight_layout' at mo::row_major.");
+  using type = typename Deployment::expert_products::weight_layout;
+};
+template <class Deployment> using weight_layout_t = typename weight_layout_of<Deployment>::type;
 
 }  // namespace detail
 

@@ -50,13 +50,13 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
   static constexpr bool travels = dispatcher::travels;
   static constexpr bool keeps_rows = dispatcher::keeps_rows && place != weight_place::input;
   static constexpr bool biased = pending_plan<Spec, T>::biased;
-  static constexpr bool may_gather =
-      !travels && products::gathers_first && kernels::may_want_rows_in_order<T, engine_type>;
+  static constexpr bool may_gather = !travels && kernels::may_want_rows_in_order<T, engine_type>;
+  static constexpr gathered_rows gathers = products::gathers_first;
 
  public:
   using typename travel::links;
   /// Whether the weight half needs the workspace.
-  static constexpr bool needs_work_again = place == weight_place::input || may_gather;
+  static constexpr bool needs_work_again = place == weight_place::input || (may_gather && gathers.backward_weights);
 
   /// `work` is that of forward_plan.
   template <class Weights>
@@ -73,7 +73,7 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
     constexpr auto as = place == weight_place::output ? travel::home::weighted : travel::home::summed;
     typename travel::template result<T, as> results{output, read::expert_hidden, own_rows_of<Spec>(tape.size())};
     travel::visit_experts(
-        ctx, through, tape, in_order(ctx.engine(), tape, own_inputs, tape.expert_x(), output),
+        ctx, through, tape, in_order<gathers.forward>(ctx.engine(), tape, own_inputs, tape.expert_x(), output),
         keep && keeps_rows ? tape.x_rows : arrived,
         [&](expert_rows const& rows, kernels::rows_of<T> const& inputs) {
           apply::forward(ctx.engine(), rows, inputs, weights.operands(), keep ? tape.pre_activation() : nullptr,
@@ -107,7 +107,8 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
                             detail::at<T>(tape.pending, kept.pre_activation),
                             detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
     };
-    kernels::rows_of<T> const read_dy = in_order(ctx.engine(), tape, own_dy, tape.expert_dy(), dx_rows);
+    kernels::rows_of<T> const read_dy =
+        in_order<gathers.backward_input>(ctx.engine(), tape, own_dy, tape.expert_dy(), dx_rows);
     std::int64_t const own_rows = own_rows_of<Spec>(tape.size());
     typename travel::template result<T, travel::home::summed> of_dx{dx_rows, read::expert_hidden, own_rows};
     typename travel::template result<S> of_parts{parts, parts_of_weight(tape), own_rows};
@@ -150,11 +151,11 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
     T* const scaled_a = detail::at<T>(tape.pending, kept.activation);
     kernels::rows_of<T> const x = inputs_again(ctx, through, tape, work, arrived), dy = dy_again(tape);
     expert_rows const rows = travel::rows_of(tape);
-    if constexpr (may_gather) {
+    if constexpr (may_gather && gathers.backward_weights) {
       T* const room = detail::at<T>(work, forward_plan<Spec, T>(tape.size()).output);
-      apply::backward_input_weights(ctx.engine(), rows, in_order(ctx.engine(), tape, x, tape.expert_x(), room), dz,
-                                    gradients.experts(), accumulate, factors);
-      apply::backward_down_weights(ctx.engine(), rows, in_order(ctx.engine(), tape, dy, tape.expert_dy(), room),
+      apply::backward_input_weights(ctx.engine(), rows, in_order<true>(ctx.engine(), tape, x, tape.expert_x(), room),
+                                    dz, gradients.experts(), accumulate, factors);
+      apply::backward_down_weights(ctx.engine(), rows, in_order<true>(ctx.engine(), tape, dy, tape.expert_dy(), room),
                                    scaled_a, gradients.experts(), accumulate, factors);
     } else {
       apply::backward_weights(ctx.engine(), rows, x, dy, dz, scaled_a, gradients.experts(), accumulate, factors);
@@ -167,10 +168,11 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
   }
 
   /// The rows that `rows` gathers of a token's rows `of`, gathered in `room` [own rows x width] if the products want that.
+  template <bool Wanted>
   static kernels::rows_of<T> in_order([[maybe_unused]] engine_type& engine, [[maybe_unused]] tape_type const& tape,
                                       kernels::rows_of<T> const& rows, [[maybe_unused]] matrix_view<T const> of,
                                       [[maybe_unused]] T* room) {
-    if constexpr (may_gather)
+    if constexpr (may_gather && Wanted)
       if (rows.index != nullptr &&
           kernels::wants_rows_in_order<T>(engine, read::mlp_experts, own_rows_of<Spec>(tape.size()))) {
         kernels::gather<T>(engine, tape.permutation(), of, travel::all_rows(room, tape));

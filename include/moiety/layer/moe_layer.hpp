@@ -68,8 +68,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   using spec = Spec;
   using deployment = Deployment;
   using element = T;
-  using weights_type =
-      layer_weights<Spec, T, typename detail::weight_layout_of<typename Deployment::weight_layout, backend>::type>;
+  using weights_type = layer_weights<Spec, T, detail::weight_layout_t<Deployment>>;
   using gradients_type = layer_gradients<Spec, T>;
   using tape_type = layer_tape<Spec, T>;
 

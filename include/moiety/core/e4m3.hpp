@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// e4m3: 8 bits that quantised operands of products hold, as OCP's 8-bit floating point specification has them. Not an element
+// type of a layer: values need a scale beside them, see kernels/quantise.hpp.
+//
+//   sign, 4 bits of exponent (bias 7), 3 of fraction     largest 448, least normal 2⁻⁶, denormals in steps of 2⁻⁹
+//   no infinities; all ones behind the sign is NaN
+//
+// From float: to nearest, ties to even; what is beyond 448, infinities too, becomes ±448, and NaN a NaN. To float: exact.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/numbers.hpp>
+
+#include <cstdint>
+
+namespace moiety::inline MOIETY_ABI {
+
+struct e4m3 {
+  std::uint8_t bits = 0;
+
+  static constexpr float largest = 448;
+
+  e4m3() = default;
+  MOIETY_HD constexpr explicit e4m3(float value) : bits(rounded(value)) {}
+  MOIETY_HD constexpr operator float() const {
+    std::uint32_t const sign = (bits & 0x80u) << 24, exponent = (bits >> 3) & 15u, fraction = bits & 7u;
+    if ((bits & 0x7fu) == 0x7fu) return detail::bit_cast<float>(sign | 0x7fc00000u);
+    if (exponent != 0u) return detail::bit_cast<float>(sign | ((exponent + 120u) << 23) | (fraction << 20));
+    float const magnitude = static_cast<float>(fraction) * 0x1p-9f;
+    return sign != 0u ? -magnitude : magnitude;
+  }
+
+  /// A NaN, which what is not finite becomes where it is quantised.
+  MOIETY_HD static constexpr e4m3 nan() {
+    e4m3 value;
+    value.bits = 0x7f;
+    return value;
+  }
+
+ private:
+  MOIETY_HD static constexpr std::uint8_t rounded(float value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    if (!__builtin_is_constant_evaluated()) {
+      std::uint16_t pair;
+      asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(0.0f), "f"(value));
+      return static_cast<std::uint8_t>(pair);
+    }
+#endif
+    auto const wide = detail::bit_cast<std::uint32_t>(value);
+    std::uint32_t const sign = (wide >> 24) & 0x80u, magnitude = wide & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return static_cast<std::uint8_t>(sign | 0x7fu);
+    if (magnitude > 0x43e00000u) return static_cast<std::uint8_t>(sign | 0x7eu);  // beyond 448
+    if (magnitude < 0x3c800000u) {  // denormal result: adding 2¹⁴ aligns the last bit, and rounds to even
+      float const aligned = detail::bit_cast<float>(magnitude) + 0x1p14f;
+      return static_cast<std::uint8_t>(sign | (detail::bit_cast<std::uint32_t>(aligned) - 0x46800000u));
+    }
+    std::uint32_t const nearest = magnitude + 0x7ffffu + ((magnitude >> 20) & 1u) - (120u << 23);
+    return static_cast<std::uint8_t>(sign | (nearest >> 20));
+  }
+};
+
+}  // namespace moiety

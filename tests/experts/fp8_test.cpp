@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moiety/experts/fp8.hpp>
+
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <ratio>
+#include <vector>
+
+namespace mo = moiety;
+
+namespace {
+
+constexpr std::int64_t hidden = 21, ffn = 270, experts = 3, rows = 14;  // more than one column block of the product
+using silu_mlp = mo::gated_mlp<mo::silu>;
+using both = mo::e4m3_copies<true>;
+
+std::vector<float> normals(std::int64_t count, std::uint64_t number) {
+  std::mt19937_64 words(number);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (float& value : values) value = normal(words);
+  return values;
+}
+
+/// What rows [n × columns] stand for once they are quantised.
+std::vector<float> through_e4m3(std::vector<float> values, std::int64_t columns) {
+  for (auto row = values.begin(); row != values.end(); row += columns) {
+    float largest = 0;
+    for (auto v = row; v != row + columns; ++v) largest = std::max(largest, std::abs(*v));
+    float const scale = mo::kernels::quantising_scale(largest);
+    for (auto v = row; v != row + columns; ++v) *v = static_cast<float>(mo::e4m3(*v / scale)) * scale;
+  }
+  return values;
+}
+
+/// [groups × n × k] as [groups × k × n].
+std::vector<float> turned(std::vector<float> const& of, std::int64_t n, std::int64_t k) {
+  std::vector<float> all(of.size());
+  for (std::size_t i = 0; i < of.size(); ++i) {
+    auto const at = static_cast<std::int64_t>(i), g = at / (n * k), r = at % (n * k) / k, c = at % k;
+    all[static_cast<std::size_t>((g * k + c) * n + r)] = of[i];
+  }
+  return all;
+}
+
+struct problem {
+  mo::host_engine engine{mo::host{.threads = 2}};
+  std::uint64_t number = std::random_device{}();
+  std::vector<std::int64_t> offsets{0, 9, 9, rows};  // the second expert has no row
+  std::vector<float> gate = normals(experts * ffn * hidden, number), up = normals(experts * ffn * hidden, number + 1),
+                     down = normals(experts * ffn * hidden, number + 2), x = normals(rows * hidden, number + 3),
+                     dy = normals(rows * hidden, number + 4), row_weights = normals(rows, number + 5);
+  std::vector<float> z, a, o, dz, scaled, parts, dx;
+
+  mo::expert_rows of() const { return {experts, offsets.data(), hidden, ffn, rows}; }
+  mo::expert_matrices<silu_mlp, float> matrices() {
+    return {{{{gate.data(), ffn * hidden, hidden}, {up.data(), ffn * hidden, hidden}}},
+            {down.data(), ffn * hidden, ffn}};
+  }
+
+  template <bool Backward> void run() {
+    constexpr float poison = std::numeric_limits<float>::quiet_NaN();
+    z.assign(rows * 2 * ffn, poison), a.assign(rows * ffn, poison), o.assign(rows * hidden, poison);
+    dz = z, scaled = a, dx = o, parts.assign(static_cast<std::size_t>(rows * mo::column_blocks<float>(ffn)), poison);
+    using layout = mo::e4m3_copies<Backward>;
+    mo::expert_copies<silu_mlp, float, layout> const copies({experts, hidden, ffn}, engine.memory());
+    copies.pack(engine, matrices());
+    mo::expert_operands<silu_mlp, float, layout> const weights{matrices(), &copies};
+    using apply = mo::apply_by_e4m3<silu_mlp, mo::host, Backward>;
+    apply::forward(engine, of(), mo::kernels::rows_of<float>{x.data(), hidden}, weights, z.data(), a.data(), o.data());
+    apply::backward_input(engine, of(), mo::kernels::rows_of<float>{dy.data(), hidden}, weights,
+                          static_cast<float const*>(z.data()), static_cast<float const*>(row_weights.data()), dz.data(),
+                          scaled.data(), parts.data(), dx.data());
+  }
+
+  /// Rows [rows × k] times matrices [n × k] of floats, as the library multiplies these.
+  std::vector<float> product(std::vector<float> const& left, std::vector<float> const& right, std::int64_t n,
+                             std::int64_t k) {
+    std::vector<float> all(static_cast<std::size_t>(rows * n));
+    mo::kernels::grouped_gemm_nt<float>(
+        engine, experts, offsets.data(), mo::kernels::rows_of<float>{left.data(), k},
+        std::array{mo::kernels::grouped_matrix<float const>{right.data(), n * k, k}}, n, k,
+        [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols,
+            std::array<float const*, 1> const& sums) {
+          std::memcpy(all.data() + row * n + col, sums[0], static_cast<std::size_t>(cols) * sizeof(float));
+        });
+    return all;
+  }
+};
+
+}  // namespace
+
+TEST_CASE_FIXTURE(problem, "each product is that of the values that its operands stand for, bit by bit") {
+  INFO("seed ", number);
+  run<true>();
+  auto const x8 = through_e4m3(x, hidden);
+  auto const g = product(x8, through_e4m3(gate, hidden), ffn, hidden),
+             u = product(x8, through_e4m3(up, hidden), ffn, hidden);
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t i = 0; i < ffn; ++i) {
+      REQUIRE(z[static_cast<std::size_t>(r * 2 * ffn + i)] == g[static_cast<std::size_t>(r * ffn + i)]);
+      REQUIRE(z[static_cast<std::size_t>((r * 2 + 1) * ffn + i)] == u[static_cast<std::size_t>(r * ffn + i)]);
+    }
+  CHECK(o == product(through_e4m3(a, ffn), through_e4m3(down, ffn), hidden, ffn));
+
+  // dw is the sum of dA′ a over a row, so dA′ shows in it; dz and A′ follow from z and dA′ as without quantising.
+  auto const da = product(through_e4m3(dy, hidden), through_e4m3(turned(down, hidden, ffn), hidden), ffn, hidden);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    double wanted = 0, got = 0, size = 0;
+    for (std::int64_t i = 0; i < ffn; ++i) {
+      double const term = static_cast<double>(da[static_cast<std::size_t>(r * ffn + i)]) *
+                          static_cast<double>(a[static_cast<std::size_t>(r * ffn + i)]);
+      wanted += term, size += std::abs(term);
+      float const gate_value = z[static_cast<std::size_t>(r * 2 * ffn + i)];
+      REQUIRE(dz[static_cast<std::size_t>((r * 2 + 1) * ffn + i)] == row_weights[static_cast<std::size_t>(r)] *
+                                                                         da[static_cast<std::size_t>(r * ffn + i)] *
+                                                                         mo::silu::value(gate_value));
+    }
+    for (std::int64_t b = 0; b < mo::column_blocks<float>(ffn); ++b)
+      got += static_cast<double>(parts[static_cast<std::size_t>(r * mo::column_blocks<float>(ffn) + b)]);
+    CHECK(std::abs(got - wanted) <= 1e-5 * size);
+  }
+  std::vector<float> beside;  // of gate and up, [H × 2 I] of each expert
+  auto const gate_t = turned(gate, ffn, hidden), up_t = turned(up, ffn, hidden);
+  for (std::int64_t row = 0; row < experts * hidden; ++row)
+    for (auto const* from : {&gate_t, &up_t})
+      beside.insert(beside.end(), from->begin() + row * ffn, from->begin() + (row + 1) * ffn);
+  CHECK(dx == product(through_e4m3(dz, 2 * ffn), through_e4m3(beside, 2 * ffn), hidden, 2 * ffn));
+}
+
+TEST_CASE_FIXTURE(problem, "what is not finite in a row is NaN in its outputs, and felt in no other row") {
+  INFO("seed ", number);
+  run<true>();
+  auto const finite = o;
+  x[5 * hidden + 3] = std::numeric_limits<float>::infinity();
+  run<true>();
+  for (std::int64_t i = 0; i < rows * hidden; ++i) {
+    auto const at = static_cast<std::size_t>(i);
+    if (i / hidden == 5)
+      CHECK(std::isnan(o[at]));
+    else
+      REQUIRE(o[at] == finite[at]);
+  }
+}
+
+TEST_CASE_FIXTURE(problem, "with a forward of 8 bits alone gradients are the element type's at the same values") {
+  INFO("seed ", number);
+  run<true>();
+  auto const o8 = o, z8 = z, dx8 = dx;
+  run<false>();
+  CHECK(o == o8);
+  CHECK(z == z8);
+  CHECK(dx != dx8);
+  std::vector<float> plain_dz(dz.size()), plain_scaled(scaled.size()), plain_parts(parts.size()), plain_dx(dx.size());
+  mo::apply_experts<silu_mlp>::backward_input(engine, of(), mo::kernels::rows_of<float>{dy.data(), hidden},
+                                              mo::expert_operands<silu_mlp, float>{.matrices = matrices()},
+                                              static_cast<float const*>(z.data()),
+                                              static_cast<float const*>(row_weights.data()), plain_dz.data(),
+                                              plain_scaled.data(), plain_parts.data(), plain_dx.data());
+  CHECK((dz == plain_dz && scaled == plain_scaled && parts == plain_parts && dx == plain_dx));
+}
+
+namespace {
+
+template <class T> struct plain : mo::deployment<> { using element = T; };
+template <class T> struct in_fp8 : plain<T> { using expert_products = mo::fp8_products; };
+template <class T> struct forward_in_fp8 : plain<T> { using expert_products = mo::fp8_forward_products; };
+
+struct gated : mo::layer_spec<mo::dims{.hidden = 72, .ffn = 40, .experts = 6}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+};
+struct odd : mo::layer_spec<mo::dims{.hidden = 37, .ffn = 21, .experts = 5}> {
+  using router = mo::router<mo::sigmoid, mo::top_k<2>, mo::on_activation>;
+  using experts = mo::clamped_swiglu<std::ratio<7>, mo::biased, mo::interleaved>;
+};
+struct in_by_out : gated {
+  using experts = mo::gated_mlp<mo::gelu_tanh, mo::concatenated, mo::in_by_out>;
+};
+struct one_input : gated {
+  using experts = mo::mlp<mo::relu, mo::down_in_by_out>;
+};
+struct with_shared : gated {
+  using shared = mo::shared_experts<2, mo::sigmoid_gated>;
+};
+
+constexpr std::int64_t tokens = 50;
+
+double distance(std::vector<float> const& a, std::vector<float> const& b) {
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    double const v = static_cast<double>(a[i]), w = static_cast<double>(b[i]);
+    error += (v - w) * (v - w), norm += v * v;
+  }
+  return std::sqrt(error / norm);
+}
+
+/// y of infer and forward, dx and all gradients, which are filled twice; and y of the first nine tokens alone.
+template <class Spec, class Deployment> std::vector<std::vector<float>> results(std::uint64_t number, int threads) {
+  using T = typename Deployment::element;
+  constexpr std::int64_t h = mo::spec_of<Spec>::hidden;
+  mo::context<Deployment> ctx{mo::host{.threads = threads}};
+  mo::moe_layer<Spec, Deployment> layer{ctx};
+  auto weights = layer.make_weights(mo::seed{number});
+  auto gradients = layer.make_gradients();
+  mo::matrix<T> x(tokens, h), y(tokens, h), dy(tokens, h), dx(tokens, h);
+  mo::fill_normal(ctx, x, mo::seed{number + 1});
+  mo::fill_normal(ctx, dy, mo::seed{number + 2});
+  std::vector<std::vector<float>> all;
+  auto const keep = [&](auto const* from, std::size_t count) {
+    all.emplace_back();
+    for (std::size_t i = 0; i < count; ++i) all.back().push_back(static_cast<float>(from[i]));
+  };
+  layer.pack(weights);
+  layer.infer(weights, x, y), keep(y.data(), y.size());
+  for (int pass = 0; pass < 2; ++pass) {
+    auto tape = layer.forward(weights, x, y);
+    layer.backward(weights, tape, dy, dx, gradients);
+  }
+  keep(y.data(), y.size()), keep(dx.data(), dx.size());
+  gradients.for_each([&](mo::parameter const&, auto values) { keep(values.data(), values.size()); });
+  mo::matrix<T> few(9, h);
+  layer.infer(weights, x.rows(0, 9), few), keep(few.data(), few.size());
+  return all;
+}
+
+template <class Spec, class T> void compare() {
+  std::uint64_t const number = std::random_device{}();
+  INFO("seed ", number);
+  auto const wanted = results<Spec, plain<T>>(number, 1), got = results<Spec, in_fp8<T>>(number, 3),
+             forward = results<Spec, forward_in_fp8<T>>(number, 1);
+  REQUIRE(wanted.size() == got.size());
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    INFO("result ", i);
+    CHECK(distance(wanted[i], got[i]) <= 0.25);
+    CHECK(distance(wanted[i], forward[i]) <= 0.25);
+  }
+  CHECK(distance(wanted[1], got[1]) > 0.01);  // it is of 8 bits
+  CHECK(got[1] == forward[1]);
+  CHECK(got[2] != forward[2]);
+  CHECK(got[0] == got[1]);
+  CHECK(got.back() ==
+        std::vector<float>(got[0].begin(), got[0].begin() + static_cast<std::ptrdiff_t>(got.back().size())));
+  CHECK(results<Spec, in_fp8<T>>(number, 1) == got);
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("a layer in 8 bits is that without within the rounding of operands, and a token's bits are its own",
+                   Spec, gated, odd, in_by_out, one_input, with_shared) {
+  compare<Spec, float>();
+  compare<Spec, mo::bf16>();
+}
+
+TEST_CASE("copies in 8 bits that are older than the weights are refused") {
+  mo::context<in_fp8<mo::bf16>> ctx{mo::host{.threads = 1}};
+  mo::moe_layer<gated, in_fp8<mo::bf16>> layer{ctx};
+  auto weights = layer.make_weights(mo::seed{1});
+  mo::matrix<mo::bf16> x(3, 72), y(3, 72);
+  mo::fill_normal(ctx, x, mo::seed{2});
+  CHECK_NOTHROW(layer.infer(weights, x, y));
+  weights.for_each([](mo::parameter const&, auto) {});
+  CHECK_THROWS_AS(layer.infer(weights, x, y), mo::state_error);
+  layer.pack(weights);
+  CHECK_NOTHROW(layer.infer(weights, x, y));
+}
