@@ -37,7 +37,7 @@ std::vector<float> through_e4m3(std::vector<float> values, std::int64_t columns)
   for (auto row = values.begin(); row != values.end(); row += columns) {
     float largest = 0;
     for (auto v = row; v != row + columns; ++v) largest = std::max(largest, std::abs(*v));
-    float const scale = mo::kernels::quantising_scale(largest);
+    float const scale = mo::kernels::quantising_scale(mo::kernels::magnitude_bits(largest));
     for (auto v = row; v != row + columns; ++v) *v = static_cast<float>(mo::e4m3(*v / scale)) * scale;
   }
   return values;

@@ -48,14 +48,14 @@ struct e4m3 {
 #endif
     auto const wide = detail::bit_cast<std::uint32_t>(value);
     std::uint32_t const sign = (wide >> 24) & 0x80u, magnitude = wide & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) return static_cast<std::uint8_t>(sign | 0x7fu);
-    if (magnitude > 0x43e00000u) return static_cast<std::uint8_t>(sign | 0x7eu);  // beyond 448
-    if (magnitude < 0x3c800000u) {  // denormal result: adding 2¹⁴ aligns the last bit, and rounds to even
-      float const aligned = detail::bit_cast<float>(magnitude) + 0x1p14f;
-      return static_cast<std::uint8_t>(sign | (detail::bit_cast<std::uint32_t>(aligned) - 0x46800000u));
-    }
-    std::uint32_t const nearest = magnitude + 0x7ffffu + ((magnitude >> 20) & 1u) - (120u << 23);
-    return static_cast<std::uint8_t>(sign | (nearest >> 20));
+    // All cases are computed, so that loops of roundings need no branches. Denormal: adding 2¹⁴ aligns the last bit.
+    std::uint32_t const normal = (magnitude + 0x7ffffu + ((magnitude >> 20) & 1u) - (120u << 23)) >> 20;
+    std::uint32_t const denormal =
+        detail::bit_cast<std::uint32_t>(detail::bit_cast<float>(magnitude) + 0x1p14f) - 0x46800000u;
+    std::uint32_t nearest = magnitude < 0x3c800000u ? denormal : normal;
+    nearest = magnitude > 0x43e00000u ? 0x7eu : nearest;  // beyond 448
+    nearest = magnitude > 0x7f800000u ? 0x7fu : nearest;
+    return static_cast<std::uint8_t>(sign | nearest);
   }
 };
 

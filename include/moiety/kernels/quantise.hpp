@@ -46,10 +46,9 @@ struct quantised_matrix {
   }
 };
 
-/// The scale of a row by its largest finite magnitude.
-MOIETY_HD constexpr float quantising_scale(float largest) {
-  if (largest == 0) return 1;
-  auto const bits = moiety::detail::bit_cast<std::uint32_t>(largest);
+/// The scale of a row by the bits of its largest finite magnitude.
+MOIETY_HD constexpr float quantising_scale(std::uint32_t bits) {
+  if (bits == 0) return 1;
   constexpr std::uint32_t fraction_of_448 = 0x600000u, least = 1u;  // 448 = 1.75 · 2⁸; 2⁻¹²⁶ is the least scale
   std::uint32_t const exponent = (bits >> 23) + ((bits & 0x7fffffu) > fraction_of_448 ? 1u : 0u);
   return moiety::detail::bit_cast<float>((exponent > 8u + least ? exponent - 8u : least) << 23);
@@ -57,14 +56,17 @@ MOIETY_HD constexpr float quantising_scale(float largest) {
 
 /// A value by the inverse of its row's scale.
 MOIETY_HD constexpr e4m3 quantised(float value, float inverse) {
-  if (!(value - value == 0)) return e4m3::nan();
-  return e4m3(value * inverse);
+  return value - value == 0 ? e4m3(value * inverse) : e4m3::nan();
 }
 
-/// The larger of a magnitude and that of a value, if that is finite.
-MOIETY_HD constexpr float larger_magnitude(float largest, float value) {
-  float const magnitude = value < 0 ? -value : value;
-  return magnitude > largest && magnitude - magnitude == 0 ? magnitude : largest;
+/// The bits of a value's magnitude, which order as magnitudes do; 0 where it is not finite.
+MOIETY_HD constexpr std::uint32_t magnitude_bits(float value) {
+  std::uint32_t const bits = moiety::detail::bit_cast<std::uint32_t>(value) & 0x7fffffffu;
+  return bits < 0x7f800000u ? bits : 0u;
+}
+MOIETY_HD constexpr std::uint32_t larger_magnitude(std::uint32_t largest, float value) {
+  std::uint32_t const bits = magnitude_bits(value);
+  return bits > largest ? bits : largest;
 }
 
 template <class T, std::size_t M>

@@ -21,7 +21,7 @@ namespace host_quantise {
 /// One row of values that lie side by side in each of several parts, [n] each.
 template <class T, std::size_t M>
 void quantise_row(std::array<T const*, M> const& parts, std::int64_t n, e4m3* to, float& scale) {
-  float largest = 0;
+  std::uint32_t largest = 0;
   for (T const* part : parts)
     for (std::int64_t i = 0; i < n; ++i) largest = larger_magnitude(largest, static_cast<float>(part[i]));
   scale = quantising_scale(largest);
@@ -36,7 +36,9 @@ inline constexpr std::int64_t columns_of_task = 64;
 template <class T, std::size_t M>
 void quantise_columns(std::array<T const*, M> const& parts, std::array<std::int64_t, M> const& strides, std::int64_t k,
                       std::int64_t count, e4m3* to, std::int64_t stride, float* scales) {
-  float inverse[columns_of_task], largest[columns_of_task] = {};
+  constexpr std::int64_t side = columns_of_task;
+  float inverse[side];
+  std::uint32_t largest[side] = {};
   for (std::size_t m = 0; m < M; ++m)
     for (std::int64_t i = 0; i < k; ++i)
       for (std::int64_t c = 0; c < count; ++c)
@@ -45,10 +47,17 @@ void quantise_columns(std::array<T const*, M> const& parts, std::array<std::int6
     scales[c] = quantising_scale(largest[c]);
     inverse[c] = 1 / scales[c];
   }
+  e4m3 square[side][side];
   for (std::size_t m = 0; m < M; ++m, to += k)
-    for (std::int64_t i = 0; i < k; ++i)
+    for (std::int64_t first = 0; first < k; first += side) {
+      std::int64_t const rows = std::min(side, k - first);
+      for (std::int64_t i = 0; i < rows; ++i) {
+        T const* const from = parts[m] + (first + i) * strides[m];
+        for (std::int64_t c = 0; c < count; ++c) square[i][c] = quantised(static_cast<float>(from[c]), inverse[c]);
+      }
       for (std::int64_t c = 0; c < count; ++c)
-        to[c * stride + i] = quantised(static_cast<float>(parts[m][i * strides[m] + c]), inverse[c]);
+        for (std::int64_t i = 0; i < rows; ++i) to[c * stride + first + i] = square[i][c];
+    }
 }
 
 }  // namespace host_quantise

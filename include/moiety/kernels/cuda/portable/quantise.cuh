@@ -30,15 +30,14 @@ namespace gpu {
 inline constexpr int quantising_threads = 128, turning_threads = 256, turned_side = 64;
 inline constexpr int quantised_together = 16;  // values of a thread: 16 bytes of e4m3
 
-/// Bits of a magnitude order as the magnitudes do.
-__device__ inline float largest_of_block(float value) {
+__device__ inline std::uint32_t largest_of_block(std::uint32_t value) {
   __shared__ unsigned largest;
   __syncthreads();  // that of a call before has been read
   if (threadIdx.x == 0) largest = 0;
   __syncthreads();
-  atomicMax(&largest, __float_as_uint(value));
+  atomicMax(&largest, value);
   __syncthreads();
-  return __uint_as_float(largest);
+  return largest;
 }
 
 /// 16 values of e4m3 as they lie in memory.
@@ -56,7 +55,7 @@ __device__ inline void store_quantised(e4m3* to, int count, quantised_chunk cons
 /// One row of M times n values, part m from at(m) on, by a block of quantising_threads.
 template <class T, int M, class At> __device__ void quantise_row(std::int64_t n, At const& at, e4m3* to, float* scale) {
   constexpr int width = quantised_together;
-  float largest = 0;
+  std::uint32_t largest = 0;
   for (int m = 0; m < M; ++m)
     for (std::int64_t col = std::int64_t{threadIdx.x} * width; col < n; col += quantising_threads * width) {
       float values[width];
@@ -117,7 +116,7 @@ __global__ void __launch_bounds__(turning_threads)
     quantise_columns(array<grouped_matrix<T const>, std::size_t{M}> const from, std::int64_t n, std::int64_t k,
                      quantised_matrix const to) {
   constexpr int side = turned_side, rows_together = turning_threads / side, pitch = side + 4;
-  __shared__ float largest[rows_together][side];
+  __shared__ std::uint32_t largest[rows_together][side];
   __shared__ float inverses[side];
   __shared__ std::uint8_t turned[side * pitch];  // [column][row]
   std::int64_t const blocks = tiles_of(n, side), group = blockIdx.x / blocks, first = blockIdx.x % blocks * side;
@@ -126,14 +125,14 @@ __global__ void __launch_bounds__(turning_threads)
   auto const at = [&](int m, std::int64_t row) {
     return from[m].data + group * from[m].group_stride + row * from[m].row_stride + first + col;
   };
-  float seen = 0;
+  std::uint32_t seen = 0;
   for (int m = 0; m < M; ++m)
     for (std::int64_t row = begin; row < k && exists; row += rows_together)
       seen = larger_magnitude(seen, static_cast<float>(*at(m, row)));
   largest[begin][col] = seen;
   __syncthreads();
   if (begin == 0) {
-    for (int i = 1; i < rows_together; ++i) seen = larger_magnitude(seen, largest[i][col]);
+    for (int i = 1; i < rows_together; ++i) seen = largest[i][col] > seen ? largest[i][col] : seen;
     float const by = quantising_scale(seen);
     inverses[col] = 1 / by;
     if (exists) to.scales[group * n + first + col] = by;
