@@ -22,7 +22,8 @@ namespace {
 
 constexpr std::int64_t hidden = 21, ffn = 270, experts = 3, rows = 14;  // more than one column block of the product
 using silu_mlp = mo::gated_mlp<mo::silu>;
-using both = mo::e4m3_copies<true>;
+using mo::kernels::block_scaled;
+using mo::kernels::row_scaled;
 
 std::vector<float> normals(std::int64_t count, std::uint64_t number) {
   std::mt19937_64 words(number);
@@ -32,15 +33,29 @@ std::vector<float> normals(std::int64_t count, std::uint64_t number) {
   return values;
 }
 
-/// What rows [n × columns] stand for once they are quantised.
-std::vector<float> through_e4m3(std::vector<float> values, std::int64_t columns) {
-  for (auto row = values.begin(); row != values.end(); row += columns) {
-    float largest = 0;
-    for (auto v = row; v != row + columns; ++v) largest = std::max(largest, std::abs(*v));
-    float const scale = mo::kernels::quantising_scale(mo::kernels::magnitude_bits(largest));
-    for (auto v = row; v != row + columns; ++v) *v = static_cast<float>(mo::e4m3(*v / scale)) * scale;
-  }
+/// What values [groups × n × columns] stand for once they are quantised, `outputs` rows and `shared` columns by one scale.
+std::vector<float> through_e4m3(std::vector<float> values, std::int64_t n, std::int64_t columns, std::int64_t outputs,
+                                std::int64_t shared) {
+  for (auto group = values.begin(); group != values.end(); group += n * columns)
+    for (std::int64_t first = 0; first < n; first += outputs)
+      for (std::int64_t begin = 0; begin < columns; begin += shared) {
+        auto const for_all = [&](auto const& f) {
+          for (std::int64_t r = first; r < std::min(n, first + outputs); ++r)
+            for (std::int64_t c = begin; c < std::min(columns, begin + shared); ++c) f(group[r * columns + c]);
+        };
+        float largest = 0;
+        for_all([&](float& v) { largest = std::max(largest, std::abs(v)); });
+        float const scale = mo::kernels::quantising_scale(mo::kernels::magnitude_bits(largest));
+        for_all([&](float& v) { v = static_cast<float>(mo::e4m3(v / scale)) * scale; });
+      }
   return values;
+}
+template <class Scaling> std::vector<float> rows_through(std::vector<float> const& values, std::int64_t columns) {
+  return through_e4m3(values, rows, columns, 1, Scaling::columns == 0 ? columns : Scaling::columns);
+}
+template <class Scaling>
+std::vector<float> matrices_through(std::vector<float> const& values, std::int64_t n, std::int64_t columns) {
+  return through_e4m3(values, n, columns, Scaling::outputs, Scaling::columns == 0 ? columns : Scaling::columns);
 }
 
 /// [groups × n × k] as [groups × k × n].
@@ -68,28 +83,33 @@ struct problem {
             {down.data(), ffn * hidden, ffn}};
   }
 
-  template <bool Backward> void run() {
+  template <class Scaling, bool Backward> void run() {
     constexpr float poison = std::numeric_limits<float>::quiet_NaN();
     z.assign(rows * 2 * ffn, poison), a.assign(rows * ffn, poison), o.assign(rows * hidden, poison);
     dz = z, scaled = a, dx = o, parts.assign(static_cast<std::size_t>(rows * mo::column_blocks<float>(ffn)), poison);
-    using layout = mo::e4m3_copies<Backward>;
+    using layout = mo::e4m3_copies<mo::host, Scaling, Backward>;
     mo::expert_copies<silu_mlp, float, layout> const copies({experts, hidden, ffn}, engine.memory());
     copies.pack(engine, matrices());
     mo::expert_operands<silu_mlp, float, layout> const weights{matrices(), &copies};
-    using apply = mo::apply_by_e4m3<silu_mlp, mo::host, Backward>;
+    using apply = mo::apply_by_e4m3<silu_mlp, mo::host, Scaling, Backward>;
     apply::forward(engine, of(), mo::kernels::rows_of<float>{x.data(), hidden}, weights, z.data(), a.data(), o.data());
     apply::backward_input(engine, of(), mo::kernels::rows_of<float>{dy.data(), hidden}, weights,
                           static_cast<float const*>(z.data()), static_cast<float const*>(row_weights.data()), dz.data(),
                           scaled.data(), parts.data(), dx.data());
   }
 
-  /// Rows [rows × k] times matrices [n × k] of floats, as the library multiplies these.
+  /// Rows [rows × k] times matrices [n × k] as the library multiplies bf16, which these values are.
   std::vector<float> product(std::vector<float> const& left, std::vector<float> const& right, std::int64_t n,
                              std::int64_t k) {
+    std::vector<mo::bf16> a16, b16;
+    for (float const v : left) a16.emplace_back(v);
+    for (float const v : right) b16.emplace_back(v);
+    REQUIRE(std::equal(left.begin(), left.end(), a16.begin()));
+    REQUIRE(std::equal(right.begin(), right.end(), b16.begin()));
     std::vector<float> all(static_cast<std::size_t>(rows * n));
     mo::kernels::grouped_gemm_nt<float>(
-        engine, experts, offsets.data(), mo::kernels::rows_of<float>{left.data(), k},
-        std::array{mo::kernels::grouped_matrix<float const>{right.data(), n * k, k}}, n, k,
+        engine, experts, offsets.data(), mo::kernels::rows_of<mo::bf16>{a16.data(), k},
+        std::array{mo::kernels::grouped_matrix<mo::bf16 const>{b16.data(), n * k, k}}, n, k,
         [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols,
             std::array<float const*, 1> const& sums) {
           std::memcpy(all.data() + row * n + col, sums[0], static_cast<std::size_t>(cols) * sizeof(float));
@@ -100,50 +120,67 @@ struct problem {
 
 }  // namespace
 
-TEST_CASE_FIXTURE(problem, "each product is that of the values that its operands stand for, bit by bit") {
-  INFO("seed ", number);
-  run<true>();
-  auto const x8 = through_e4m3(x, hidden);
-  auto const g = product(x8, through_e4m3(gate, hidden), ffn, hidden),
-             u = product(x8, through_e4m3(up, hidden), ffn, hidden);
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t i = 0; i < ffn; ++i) {
-      REQUIRE(z[static_cast<std::size_t>(r * 2 * ffn + i)] == g[static_cast<std::size_t>(r * ffn + i)]);
-      REQUIRE(z[static_cast<std::size_t>((r * 2 + 1) * ffn + i)] == u[static_cast<std::size_t>(r * ffn + i)]);
-    }
-  CHECK(o == product(through_e4m3(a, ffn), through_e4m3(down, ffn), hidden, ffn));
+namespace {
 
-  // dw is the sum of dA′ a over a row, so dA′ shows in it; dz and A′ follow from z and dA′ as without quantising.
-  auto const da = product(through_e4m3(dy, hidden), through_e4m3(turned(down, hidden, ffn), hidden), ffn, hidden);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    double wanted = 0, got = 0, size = 0;
-    for (std::int64_t i = 0; i < ffn; ++i) {
-      double const term = static_cast<double>(da[static_cast<std::size_t>(r * ffn + i)]) *
-                          static_cast<double>(a[static_cast<std::size_t>(r * ffn + i)]);
-      wanted += term, size += std::abs(term);
-      float const gate_value = z[static_cast<std::size_t>(r * 2 * ffn + i)];
-      REQUIRE(dz[static_cast<std::size_t>((r * 2 + 1) * ffn + i)] == row_weights[static_cast<std::size_t>(r)] *
-                                                                         da[static_cast<std::size_t>(r * ffn + i)] *
-                                                                         mo::silu::value(gate_value));
-    }
-    for (std::int64_t b = 0; b < mo::column_blocks<float>(ffn); ++b)
-      got += static_cast<double>(parts[static_cast<std::size_t>(r * mo::column_blocks<float>(ffn) + b)]);
-    CHECK(std::abs(got - wanted) <= 1e-5 * size);
+template <class Scaling> struct problem_of : problem {
+  void check_forward() {
+    run<Scaling, true>();
+    auto const x8 = rows_through<Scaling>(x, hidden);
+    auto const g = product(x8, matrices_through<Scaling>(gate, ffn, hidden), ffn, hidden),
+               u = product(x8, matrices_through<Scaling>(up, ffn, hidden), ffn, hidden);
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t i = 0; i < ffn; ++i) {
+        REQUIRE(z[static_cast<std::size_t>(r * 2 * ffn + i)] == g[static_cast<std::size_t>(r * ffn + i)]);
+        REQUIRE(z[static_cast<std::size_t>((r * 2 + 1) * ffn + i)] == u[static_cast<std::size_t>(r * ffn + i)]);
+      }
+    CHECK(o == product(rows_through<Scaling>(a, ffn), matrices_through<Scaling>(down, hidden, ffn), hidden, ffn));
   }
-  std::vector<float> beside;  // of gate and up, [H × 2 I] of each expert
-  auto const gate_t = turned(gate, ffn, hidden), up_t = turned(up, ffn, hidden);
-  for (std::int64_t row = 0; row < experts * hidden; ++row)
-    for (auto const* from : {&gate_t, &up_t})
-      beside.insert(beside.end(), from->begin() + row * ffn, from->begin() + (row + 1) * ffn);
-  CHECK(dx == product(through_e4m3(dz, 2 * ffn), through_e4m3(beside, 2 * ffn), hidden, 2 * ffn));
+  void check_backward() {
+    run<Scaling, true>();
+    // dw is the sum of dA′ a over a row, so dA′ shows in it; dz and A′ follow from z and dA′ as without quantising.
+    auto const da = product(rows_through<Scaling>(dy, hidden),
+                            matrices_through<Scaling>(turned(down, hidden, ffn), ffn, hidden), ffn, hidden);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      double wanted = 0, got = 0, size = 0;
+      for (std::int64_t i = 0; i < ffn; ++i) {
+        double const term = static_cast<double>(da[static_cast<std::size_t>(r * ffn + i)]) *
+                            static_cast<double>(a[static_cast<std::size_t>(r * ffn + i)]);
+        wanted += term, size += std::abs(term);
+        float const gate_value = z[static_cast<std::size_t>(r * 2 * ffn + i)];
+        REQUIRE(dz[static_cast<std::size_t>((r * 2 + 1) * ffn + i)] == row_weights[static_cast<std::size_t>(r)] *
+                                                                           da[static_cast<std::size_t>(r * ffn + i)] *
+                                                                           mo::silu::value(gate_value));
+      }
+      for (std::int64_t b = 0; b < mo::column_blocks<float>(ffn); ++b)
+        got += static_cast<double>(parts[static_cast<std::size_t>(r * mo::column_blocks<float>(ffn) + b)]);
+      CHECK(std::abs(got - wanted) <= 1e-5 * size);
+    }
+    std::vector<float> beside;  // of gate and up, [H × 2 I] of each expert
+    auto const gate_t = turned(gate, ffn, hidden), up_t = turned(up, ffn, hidden);
+    for (std::int64_t row = 0; row < experts * hidden; ++row)
+      for (auto const* from : {&gate_t, &up_t})
+        beside.insert(beside.end(), from->begin() + row * ffn, from->begin() + (row + 1) * ffn);
+    CHECK(dx == product(rows_through<Scaling>(dz, 2 * ffn), matrices_through<Scaling>(beside, hidden, 2 * ffn), hidden,
+                        2 * ffn));
+  }
+};
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("each product is that of the values that its operands stand for, bit by bit", Scaling, row_scaled,
+                   block_scaled) {
+  problem_of<Scaling> p;
+  INFO("seed ", p.number);
+  p.check_forward();
+  p.check_backward();
 }
 
 TEST_CASE_FIXTURE(problem, "what is not finite in a row is NaN in its outputs, and felt in no other row") {
   INFO("seed ", number);
-  run<true>();
+  run<row_scaled, true>();
   auto const finite = o;
   x[5 * hidden + 3] = std::numeric_limits<float>::infinity();
-  run<true>();
+  run<row_scaled, true>();
   for (std::int64_t i = 0; i < rows * hidden; ++i) {
     auto const at = static_cast<std::size_t>(i);
     if (i / hidden == 5)
@@ -155,9 +192,9 @@ TEST_CASE_FIXTURE(problem, "what is not finite in a row is NaN in its outputs, a
 
 TEST_CASE_FIXTURE(problem, "with a forward of 8 bits alone gradients are the element type's at the same values") {
   INFO("seed ", number);
-  run<true>();
+  run<row_scaled, true>();
   auto const o8 = o, z8 = z, dx8 = dx;
-  run<false>();
+  run<row_scaled, false>();
   CHECK(o == o8);
   CHECK(z == z8);
   CHECK(dx != dx8);
@@ -175,6 +212,8 @@ namespace {
 template <class T> struct plain : mo::deployment<> { using element = T; };
 template <class T> struct in_fp8 : plain<T> { using expert_products = mo::fp8_products; };
 template <class T> struct forward_in_fp8 : plain<T> { using expert_products = mo::fp8_forward_products; };
+template <class T> struct in_fp8_blocks : plain<T> { using expert_products = mo::fp8_block_products; };
+template <class T> struct forward_in_fp8_blocks : plain<T> { using expert_products = mo::fp8_block_forward_products; };
 
 struct gated : mo::layer_spec<mo::dims{.hidden = 72, .ffn = 40, .experts = 6}> {
   using router = mo::router<mo::softmax, mo::top_k<2>>;
@@ -233,12 +272,12 @@ template <class Spec, class Deployment> std::vector<std::vector<float>> results(
   return all;
 }
 
-template <class Spec, class T> void compare() {
+template <class Spec, class T, template <class> class InFp8, template <class> class ForwardInFp8> void compare() {
   std::uint64_t const number = std::random_device{}();
   INFO("seed ", number);
-  auto const wanted = results<Spec, plain<T>>(number, 1), got = results<Spec, in_fp8<T>>(number, 3),
-             forward = results<Spec, forward_in_fp8<T>>(number, 1);
-  REQUIRE(wanted.size() == got.size());
+  auto const wanted = results<Spec, plain<T>>(number, 1), got = results<Spec, InFp8<T>>(number, 3),
+             forward = results<Spec, ForwardInFp8<T>>(number, 1);
+  REQUIRE((wanted.size() == got.size() && wanted.size() == forward.size()));
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     INFO("result ", i);
     CHECK(distance(wanted[i], got[i]) <= 0.25);
@@ -250,15 +289,15 @@ template <class Spec, class T> void compare() {
   CHECK(got[0] == got[1]);
   CHECK(got.back() ==
         std::vector<float>(got[0].begin(), got[0].begin() + static_cast<std::ptrdiff_t>(got.back().size())));
-  CHECK(results<Spec, in_fp8<T>>(number, 1) == got);
+  CHECK(results<Spec, InFp8<T>>(number, 1) == got);
 }
 
 }  // namespace
 
 TEST_CASE_TEMPLATE("a layer in 8 bits is that without within the rounding of operands, and a token's bits are its own",
                    Spec, gated, odd, in_by_out, one_input, with_shared) {
-  compare<Spec, float>();
-  compare<Spec, mo::bf16>();
+  compare<Spec, float, in_fp8, forward_in_fp8>();
+  compare<Spec, mo::bf16, in_fp8_blocks, forward_in_fp8_blocks>();
 }
 
 TEST_CASE("copies in 8 bits that are older than the weights are refused") {

@@ -14,7 +14,6 @@
 
 namespace mo = moiety;
 using mo::kernels::grouped_matrix;
-using mo::kernels::quantised_matrix;
 using mo::kernels::rows_of;
 
 namespace {
@@ -31,28 +30,27 @@ std::vector<float> exact(std::int64_t count, std::int64_t columns, std::mt19937&
   return all;
 }
 
+template <class Scaling> using operand = mo::kernels::quantised_operand<mo::host_engine, Scaling>;
+
 struct problem {
   mo::host_engine engine{mo::host{.threads = 2}};
   std::mt19937 words{std::random_device{}()};
   std::vector<std::int64_t> offsets{0, 33, 33, rows};
   std::vector<std::int32_t> index;
-  std::vector<mo::e4m3> room_values, copies;
-  std::vector<float> room_scales, copy_scales;
+  std::vector<mo::bf16> room, copies;
 
   problem() {
     for (std::int32_t r = 0; r < rows; ++r) index.push_back(r * 11 % static_cast<std::int32_t>(rows));
   }
-  mo::kernels::e4m3_engine<mo::host_engine> by(std::int64_t widest) {
-    room_values.resize(static_cast<std::size_t>(rows * mo::kernels::quantised_stride(widest)));
-    room_scales.resize(rows);
-    return {engine, {room_values.data(), room_scales.data()}, rows};
+  template <class Scaling> mo::kernels::e4m3_engine<mo::host_engine, Scaling> by(std::int64_t widest) {
+    room.assign(static_cast<std::size_t>(rows * widest), mo::bf16(std::numeric_limits<float>::quiet_NaN()));
+    return {engine, {room.data()}, rows};
   }
   /// Room for `count` quantised matrices [n × columns] of each group.
-  quantised_matrix copy_of(std::int64_t number, std::int64_t count, std::int64_t n, std::int64_t columns) {
-    std::int64_t const values = groups * n * mo::kernels::quantised_stride(columns);
-    copies.resize(static_cast<std::size_t>(count * values));
-    copy_scales.resize(static_cast<std::size_t>(count * groups * n));
-    return {copies.data() + number * values, copy_scales.data() + number * groups * n};
+  template <class Scaling>
+  operand<Scaling> copy_of(std::int64_t number, std::int64_t count, std::int64_t n, std::int64_t columns) {
+    copies.resize(static_cast<std::size_t>(count * groups * n * columns));
+    return {copies.data() + number * groups * n * columns};
   }
   std::int64_t group_of(std::int64_t row) const { return row < 33 ? 0 : 2; }
 };
@@ -63,22 +61,24 @@ void close(float got, double wanted, double size) {
 
 }  // namespace
 
-TEST_CASE_FIXTURE(problem, "rows times several quantised matrices, rows as they lie and gathered") {
+TEST_CASE_TEMPLATE("rows times several quantised matrices, rows as they lie and gathered", Scaling,
+                   mo::kernels::row_scaled, mo::kernels::block_scaled) {
+  problem p;
   for (std::int64_t const k : {1, 40, 300})
     for (std::int64_t const n : {1, 17, 300})
       for (bool const gathered : {false, true}) {
-        auto const a = exact(rows, k, words), w = exact(2 * groups * n, k, words);
-        auto const engine_of = by(k);
-        std::array<quantised_matrix, 2> matrices;
+        auto const a = exact(rows, k, p.words), w = exact(2 * groups * n, k, p.words);
+        auto const engine_of = p.by<Scaling>(k);
+        std::array<operand<Scaling>, 2> matrices;
         for (std::int64_t m = 0; m < 2; ++m) {
-          matrices[static_cast<std::size_t>(m)] = copy_of(m, 2, n, k);
-          mo::kernels::quantise_matrices<float>(
-              engine, groups, std::array{grouped_matrix<float const>{w.data() + m * groups * n * k, n * k, k}}, n, k,
+          matrices[static_cast<std::size_t>(m)] = p.copy_of<Scaling>(m, 2, n, k);
+          mo::kernels::quantise_matrices(
+              p.engine, groups, std::array{grouped_matrix<float const>{w.data() + m * groups * n * k, n * k, k}}, n, k,
               matrices[static_cast<std::size_t>(m)]);
         }
         std::vector<float> y(static_cast<std::size_t>(2 * rows * n), std::numeric_limits<float>::quiet_NaN());
-        rows_of<float> const from{a.data(), k, gathered ? index.data() : nullptr};
-        grouped_gemm_nt<float>(engine_of, groups, offsets.data(), from, matrices, n, k,
+        rows_of<float> const from{a.data(), k, gathered ? p.index.data() : nullptr};
+        grouped_gemm_nt<float>(engine_of, groups, p.offsets.data(), from, matrices, n, k,
                                [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols,
                                    std::array<float const*, 2> const& sums) {
                                  for (std::size_t m = 0; m < 2; ++m)
@@ -92,7 +92,7 @@ TEST_CASE_FIXTURE(problem, "rows times several quantised matrices, rows as they 
               for (std::int64_t i = 0; i < k; ++i) {
                 double const term =
                     static_cast<double>(from.row(r)[i]) *
-                    static_cast<double>(w[static_cast<std::size_t>(((m * groups + group_of(r)) * n + c) * k + i)]);
+                    static_cast<double>(w[static_cast<std::size_t>(((m * groups + p.group_of(r)) * n + c) * k + i)]);
                 sum += term, size += std::abs(term);
               }
               close(y[static_cast<std::size_t>((m * rows + r) * n + c)], sum, size);
@@ -100,14 +100,16 @@ TEST_CASE_FIXTURE(problem, "rows times several quantised matrices, rows as they 
       }
 }
 
-TEST_CASE_FIXTURE(problem, "several operands of rows times one quantised matrix of all their columns") {
+TEST_CASE_TEMPLATE("several operands of rows times one quantised matrix of all their columns", Scaling,
+                   mo::kernels::row_scaled, mo::kernels::block_scaled) {
+  problem p;
   constexpr std::int64_t n = 37, k = 45;
-  auto const a = exact(rows, 2 * k, words), w = exact(groups * n, 2 * k, words);
-  quantised_matrix const matrix = copy_of(0, 1, n, 2 * k);
-  mo::kernels::quantise_matrices<float>(
-      engine, groups, std::array{grouped_matrix<float const>{w.data(), n * 2 * k, 2 * k}}, n, 2 * k, matrix);
+  auto const a = exact(rows, 2 * k, p.words), w = exact(groups * n, 2 * k, p.words);
+  auto const matrix = p.copy_of<Scaling>(0, 1, n, 2 * k);
+  mo::kernels::quantise_matrices(p.engine, groups, std::array{grouped_matrix<float const>{w.data(), n * 2 * k, 2 * k}},
+                                 n, 2 * k, matrix);
   std::vector<float> y(rows * n, std::numeric_limits<float>::quiet_NaN());
-  grouped_gemm_nn<float>(by(2 * k), groups, offsets.data(),
+  grouped_gemm_nn<float>(p.by<Scaling>(2 * k), groups, p.offsets.data(),
                          std::array{rows_of<float>{a.data(), 2 * k}, rows_of<float>{a.data() + k, 2 * k}},
                          std::array{matrix}, n, k,
                          [&](std::int64_t, std::int64_t row, std::int64_t col, std::int64_t cols, float const* sums) {
@@ -118,7 +120,7 @@ TEST_CASE_FIXTURE(problem, "several operands of rows times one quantised matrix 
       double sum = 0, size = 0;
       for (std::int64_t i = 0; i < 2 * k; ++i) {
         double const term = static_cast<double>(a[static_cast<std::size_t>(r * 2 * k + i)]) *
-                            static_cast<double>(w[static_cast<std::size_t>((group_of(r) * n + c) * 2 * k + i)]);
+                            static_cast<double>(w[static_cast<std::size_t>((p.group_of(r) * n + c) * 2 * k + i)]);
         sum += term, size += std::abs(term);
       }
       close(y[static_cast<std::size_t>(r * n + c)], sum, size);
@@ -138,7 +140,7 @@ TEST_CASE_FIXTURE(problem, "matrices that are not quantised are multiplied as th
   std::array const matrices{grouped_matrix<float const>{w.data(), n * k, k}};
   mo::kernels::grouped_gemm_nt<float>(engine, groups, offsets.data(), rows_of<float>{a.data(), k}, matrices, n, k,
                                       into(plain));
-  auto const engine_of = by(k);
+  auto const engine_of = by<mo::kernels::row_scaled>(k);
   grouped_gemm_nt<float>(engine_of, groups, offsets.data(), rows_of<float>{a.data(), k}, matrices, n, k, into(scaled));
   CHECK(plain == scaled);
 }

@@ -46,8 +46,8 @@ def build_and_run(options, include, sources, folder):
     if compiled.returncode != 0:
         raise Broken("does not compile: " + next((l for l in compiled.stderr.splitlines() if "error" in l), ""))
     try:
-        ran = subprocess.run([*launcher, program, "--abort-after=1"], capture_output=True, text=True, timeout=RUN_SECONDS,
-                             env=environment)
+        ran = subprocess.run([*launcher, program, "--abort-after=1"], capture_output=True, text=True, errors="replace",
+                             timeout=RUN_SECONDS, env=environment)
     except subprocess.TimeoutExpired:
         return False, f"ran more than {RUN_SECONDS} s"
     failed = re.findall(r"^(?:.*ERROR: |cuda_on_cpu: )(.*)$", ran.stderr + ran.stdout, re.M)

@@ -26,6 +26,13 @@ namespace moiety::inline MOIETY_ABI {
 inline constexpr std::size_t memory_alignment = 64;
 
 namespace detail {
+
+/// So many bytes, and what is missing to the next block's alignment.
+constexpr std::int64_t whole_blocks(std::int64_t bytes) {
+  constexpr auto alignment = static_cast<std::int64_t>(memory_alignment);
+  return (bytes + alignment - 1) / alignment * alignment;
+}
+
 template <class U, class T>
 concept mutable_version_of = !std::same_as<U, T> && std::same_as<U const, T>;
 

@@ -22,7 +22,7 @@
 //   grouped_products   the library's own kernels, as here and in apply.cuh
 //   cublas_products    cuBLAS on a CUDA device, see experts/cublas.cuh
 //   tf32_products      those of floats by the tensor cores of a CUDA device, see experts/tf32.cuh
-//   fp8_products, fp8_forward_products    of operands quantised to 8 bits, see experts/fp8.hpp
+//   fp8_products and others    of operands quantised to 8 bits, see experts/fp8.hpp
 //
 // An engine is whatever grouped_gemm_nt, _nn and _tn take as one: that of a back end, or of another precision.
 #pragma once
@@ -206,5 +206,7 @@ struct cublas_products;
 struct tf32_products;
 struct fp8_products;
 struct fp8_forward_products;
+struct fp8_block_products;
+struct fp8_block_forward_products;
 
 }  // namespace moiety

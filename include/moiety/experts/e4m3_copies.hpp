@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weight layout that products of 8 bits bring with them: copies of an expert MLP's matrices in e4m3, in the order in which
-// products of experts/fp8.hpp read them, with a scale for each output (kernels/quantise.hpp).
+// The weight layout that products of 8 bits bring with them: copies of an expert MLP's matrices, quantised as an engine holds
+// them (kernels/quantise.hpp), in the order in which products of experts/fp8.hpp read them.
 //
-//   e4m3_copies<false>     W_i [E × I × H] and W_down [E × H × I] of forward
-//   e4m3_copies<true>      those, and of the input gradient W_down as [E × I × H] and all W_i side by side as [E × H × inputs · I]
+//   Backward = false     W_i [E × I × H] and W_down [E × H × I] of forward
+//   Backward = true      those, and of the input gradient W_down as [E × I × H] and all W_i side by side as [E × H × inputs · I]
 //
-// expert_copies and expert_operands are as in experts/matrices.hpp; products read quantised_matrix.
+// expert_copies and expert_operands are as in experts/matrices.hpp; products read a kernels::quantised_operand.
 #pragma once
 
 #include <moiety/core/config.hpp>
-#include <moiety/core/e4m3.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/experts/matrices.hpp>
 #include <moiety/experts/mlp.hpp>
@@ -25,28 +24,12 @@
 
 namespace moiety::inline MOIETY_ABI {
 
-template <bool Backward> struct e4m3_copies {
+template <class Backend, class Scaling, bool Backward> struct e4m3_copies {
   static constexpr std::string_view name = Backward ? "e4m3, forward and backward" : "e4m3, forward";
   static constexpr bool packs_forward = true, packs_backward = Backward;
 };
 
 namespace detail {
-
-constexpr std::int64_t whole_blocks(std::int64_t bytes) {
-  constexpr auto alignment = static_cast<std::int64_t>(memory_alignment);
-  return (bytes + alignment - 1) / alignment * alignment;
-}
-
-/// Rows of `columns` in e4m3, and behind them their scales.
-constexpr std::int64_t quantised_bytes(std::int64_t rows, std::int64_t columns) {
-  return whole_blocks(rows * kernels::quantised_stride(columns)) +
-         whole_blocks(rows * static_cast<std::int64_t>(sizeof(float)));
-}
-template <class Quantised> Quantised quantised_at(void* memory, std::int64_t rows, std::int64_t columns) {
-  auto* const values = static_cast<std::byte*>(memory);
-  return {reinterpret_cast<e4m3*>(values),
-          reinterpret_cast<float*>(values + whole_blocks(rows * kernels::quantised_stride(columns)))};
-}
 
 /// The same matrix, read as the transpose of what it was.
 template <class T> kernels::transposed_matrix<T> turned(kernels::grouped_matrix<T> const& w) {
@@ -56,8 +39,10 @@ template <class T> kernels::grouped_matrix<T> turned(kernels::transposed_matrix<
 
 }  // namespace detail
 
-template <class Mlp, class T, bool Backward> class expert_copies<Mlp, T, e4m3_copies<Backward>> {
+template <class Mlp, class T, class Backend, class Scaling, bool Backward>
+class expert_copies<Mlp, T, e4m3_copies<Backend, Scaling, Backward>> {
   using products = input_products<Mlp>;
+  using operand = kernels::quantised_operand<typename Backend::engine, Scaling>;
   static constexpr auto inputs = static_cast<std::size_t>(products::count);
 
  public:
@@ -78,27 +63,27 @@ template <class Mlp, class T, bool Backward> class expert_copies<Mlp, T, e4m3_co
     for (std::size_t i = 0; i < inputs; ++i) {
       up[i] = read_input<Mlp>(from.inputs[i]);
       turned[i] = detail::turned(up[i]);
-      kernels::quantise_matrices<T>(engine, of_.experts, std::array{up[i]}, width, of_.hidden, forward_inputs()[i]);
+      kernels::quantise_matrices(engine, of_.experts, std::array{up[i]}, width, of_.hidden, forward_inputs()[i]);
     }
-    kernels::quantise_matrices<T>(engine, of_.experts, std::array{w_down}, of_.hidden, of_.ffn, forward_down()[0]);
+    kernels::quantise_matrices(engine, of_.experts, std::array{w_down}, of_.hidden, of_.ffn, forward_down()[0]);
     if constexpr (Backward) {
-      kernels::quantise_matrices<T>(engine, of_.experts, turned, of_.hidden, width, backward_inputs()[0]);
-      kernels::quantise_matrices<T>(engine, of_.experts, std::array{detail::turned(w_down)}, of_.ffn, of_.hidden,
+      kernels::quantise_matrices(engine, of_.experts, turned, of_.hidden, width, backward_inputs()[0]);
+      kernels::quantise_matrices(engine, of_.experts, std::array{detail::turned(w_down)}, of_.ffn, of_.hidden,
                                     backward_down()[0]);
     }
   }
 
-  std::array<kernels::quantised_matrix, inputs> forward_inputs() const {
-    std::array<kernels::quantised_matrix, inputs> all;
+  std::array<operand, inputs> forward_inputs() const {
+    std::array<operand, inputs> all;
     for (std::size_t i = 0; i < inputs; ++i)
       all[i] = at(static_cast<std::int64_t>(i) * bytes_of(of_, up(of_)), up(of_));
     return all;
   }
-  std::array<kernels::quantised_matrix, 1> forward_down() const { return {at(after_inputs(), down(of_))}; }
-  std::array<kernels::quantised_matrix, 1> backward_inputs() const requires Backward {
+  std::array<operand, 1> forward_down() const { return {at(after_inputs(), down(of_))}; }
+  std::array<operand, 1> backward_inputs() const requires Backward {
     return {at(after_inputs() + bytes_of(of_, down(of_)), up_back(of_))};
   }
-  std::array<kernels::quantised_matrix, 1> backward_down() const requires Backward {
+  std::array<operand, 1> backward_down() const requires Backward {
     return {at(after_inputs() + bytes_of(of_, down(of_)) + bytes_of(of_, up_back(of_)), down_back(of_))};
   }
 
@@ -114,22 +99,22 @@ template <class Mlp, class T, bool Backward> class expert_copies<Mlp, T, e4m3_co
   }
   static constexpr extents down_back(expert_sizes const& of) { return {of.ffn, of.hidden}; }
   static constexpr std::int64_t bytes_of(expert_sizes const& of, extents const& e) {
-    return detail::quantised_bytes(of.experts * e.n, e.columns);
+    return operand::matrix_bytes(of.experts, e.n, e.columns);
   }
 
   std::int64_t after_inputs() const { return static_cast<std::int64_t>(inputs) * bytes_of(of_, up(of_)); }
-  kernels::quantised_matrix at(std::int64_t offset, extents const& e) const {
-    return detail::quantised_at<kernels::quantised_matrix>(static_cast<std::byte*>(memory_.data()) + offset,
-                                                           of_.experts * e.n, e.columns);
+  operand at(std::int64_t offset, extents const& e) const {
+    return operand::matrices_at(static_cast<std::byte*>(memory_.data()) + offset, of_.experts, e.n, e.columns);
   }
 
   expert_sizes of_{};
   buffer memory_;
 };
 
-template <class Mlp, class T, bool Backward> struct expert_operands<Mlp, T, e4m3_copies<Backward>> {
+template <class Mlp, class T, class Backend, class Scaling, bool Backward>
+struct expert_operands<Mlp, T, e4m3_copies<Backend, Scaling, Backward>> {
   expert_matrices<Mlp, T> matrices;
-  expert_copies<Mlp, T, e4m3_copies<Backward>> const* copies = nullptr;
+  expert_copies<Mlp, T, e4m3_copies<Backend, Scaling, Backward>> const* copies = nullptr;
 
   auto forward_inputs() const { return copies->forward_inputs(); }
   auto forward_down() const { return copies->forward_down(); }

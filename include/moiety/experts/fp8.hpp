@@ -3,17 +3,19 @@
 //
 //   struct in_fp8 : mo::deployment<> { using element = mo::bf16; using expert_products = mo::fp8_products; };
 //
-//   fp8_forward_products   z_i = x W_iᵀ and o = a W_downᵀ are of 8 bits; gradients are as without it
-//   fp8_products           so are the input gradients, dA′ = dy W_down and dx = Σ dz_i W_i
+//   fp8_forward_products          z_i = x W_iᵀ and o = a W_downᵀ are of 8 bits; gradients are as without it
+//   fp8_products                  so are the input gradients, dA′ = dy W_down and dx = Σ dz_i W_i
+//   fp8_block_forward_products, fp8_block_products     the same, with scales of blocks
 //
-// x, a, dy and dz have a scale for each row, weights one for each output of a product. Weight gradients are sums over rows of
+// x, a, dy and dz have a scale for each row, weights one for each output of a product; or rows have one for each 128 columns,
+// and weights for each 128 × 128, where outliers of some columns would cost the others their last bits. Weight gradients are sums over rows of
 // operands of the element type, and what is saved, stored and exchanged is of the element type too, as are router, shared
 // gate, activations and biases: a gradient is that of the layer without quantising, at the values that 8 bits gave.
 //
 // Quantised weights are copies, as of a packed weight layout: layer.pack(weights) makes them, and is called again after every
-// change. They take (inputs + 1) H I bytes an expert, and as many again for input gradients, with 4 bytes for each output.
-// A call holds the rows of one product at a time, max(H, inputs · I) + 4 bytes each. On mo::host this shows what 8 bits do to a
-// model; it saves no time there. For mo::cuda include <moiety/experts/fp8.cuh>.
+// change. On a device they take (inputs + 1) H I bytes an expert, and as many again for input gradients, and their scales; a call
+// holds the rows of one product at a time, max(H, inputs · I) bytes each and scales. On mo::host all is held in bf16: this shows
+// what 8 bits do to a model, in the time of bf16. For mo::cuda include <moiety/experts/fp8.cuh>.
 #pragma once
 
 #include <moiety/backend/host.hpp>
@@ -36,12 +38,13 @@
 
 namespace moiety::inline MOIETY_ABI {
 
-template <class Mlp, class Backend, bool Backward> struct apply_by_e4m3 {
+template <class Mlp, class Backend, class Scaling, bool Backward> struct apply_by_e4m3 {
   using by_engine = apply_experts<Mlp, Backend>;
+  using operand = kernels::quantised_operand<typename Backend::engine, Scaling>;
 
   /// Bytes of the rows of one product.
   static constexpr std::int64_t room_bytes(std::int64_t rows, std::int64_t hidden, std::int64_t ffn) {
-    return detail::quantised_bytes(rows, widest(hidden, ffn));
+    return operand::row_bytes(rows, widest(hidden, ffn));
   }
 
   template <class Engine, scalar T, class... Operands>
@@ -94,10 +97,9 @@ template <class Mlp, class Backend, bool Backward> struct apply_by_e4m3 {
     template <class Engine>
     room(Engine& engine, expert_rows const& of) : memory_(room_bytes(of.most, of.hidden, of.ffn), engine.memory()) {}
 
-    template <class Engine> kernels::e4m3_engine<Engine> products(Engine& engine, expert_rows const& of) const {
-      auto const rows =
-          detail::quantised_at<kernels::quantised_rows>(memory_.data(), of.most, widest(of.hidden, of.ffn));
-      return {engine, rows, of.most};
+    template <class Engine>
+    kernels::e4m3_engine<Engine, Scaling> products(Engine& engine, expert_rows const& of) const {
+      return {engine, operand::rows_at(memory_.data(), of.most, widest(of.hidden, of.ffn)), of.most};
     }
 
    private:
@@ -110,23 +112,24 @@ namespace detail {
 template <class Backend> inline constexpr bool multiplies_e4m3 = std::same_as<Backend, host>;
 }  // namespace detail
 
-template <bool Backward> struct e4m3_products {
+template <class Scaling, bool Backward> struct e4m3_products {
   static constexpr gathered_rows gathers_first{false, !Backward, true};  // quantising gathers, too
-  using weight_layout = e4m3_copies<Backward>;
+  template <class Backend> using weight_layout = e4m3_copies<Backend, Scaling, Backward>;
   template <class Backend> static constexpr bool runs_on = detail::multiplies_e4m3<Backend>;
-  template <class Mlp, class Backend> using apply = apply_by_e4m3<Mlp, Backend, Backward>;
-  /// Bytes that a call of `rows` rows holds beside its workspace.
-  template <class Mlp>
-  static constexpr std::int64_t room_bytes(std::int64_t rows, std::int64_t hidden, std::int64_t ffn) {
-    return apply_by_e4m3<Mlp, host, Backward>::room_bytes(rows, hidden, ffn);
-  }
+  template <class Mlp, class Backend> using apply = apply_by_e4m3<Mlp, Backend, Scaling, Backward>;
 };
 
-struct fp8_products : e4m3_products<true> {
+struct fp8_products : e4m3_products<kernels::row_scaled, true> {
   static constexpr std::string_view name = "fp8_products";
 };
-struct fp8_forward_products : e4m3_products<false> {
+struct fp8_forward_products : e4m3_products<kernels::row_scaled, false> {
   static constexpr std::string_view name = "fp8_forward_products";
+};
+struct fp8_block_products : e4m3_products<kernels::block_scaled, true> {
+  static constexpr std::string_view name = "fp8_block_products";
+};
+struct fp8_block_forward_products : e4m3_products<kernels::block_scaled, false> {
+  static constexpr std::string_view name = "fp8_block_forward_products";
 };
 
 }  // namespace moiety

@@ -91,16 +91,19 @@ template <class Spec> constexpr std::int64_t element_parameters(std::int64_t exp
   return shared_parameters<Spec>() + latent_parameters<Spec>() + expert_parameters_of<Spec>(experts);
 }
 
-/// What products hold beside the workspace while they run: those of experts, then those of shared ones, or the other way.
+/// What products hold beside the workspace while they run: those of experts, or those of shared ones.
 template <class Spec, class Deployment> constexpr std::int64_t product_bytes(tokens of) {
   using spec = spec_of<Spec>;
   using products = typename Deployment::expert_products;
-  if constexpr (requires { products::template room_bytes<typename spec::experts_type>(0, 0, 0); }) {
-    std::int64_t const routed = products::template room_bytes<typename spec::experts_type>(
-        expert_rows_of<Spec>(of), spec::expert_hidden, expert_ffn_of<Spec>(of));
-    if (!spec::has_shared) return routed;
-    return std::max(routed, products::template room_bytes<typename spec::shared_mlp>(spec::shared_rows(of.count),
-                                                                                     spec::hidden, spec::shared_ffn));
+  using backend = typename Deployment::backend;
+  using experts = typename products::template apply<typename spec::experts_type, backend>;
+  if constexpr (requires { experts::room_bytes(0, 0, 0); }) {
+    using shared = typename products::template apply<typename spec::shared_mlp, backend>;
+    std::int64_t const routed =
+        experts::room_bytes(expert_rows_of<Spec>(of), spec::expert_hidden, expert_ffn_of<Spec>(of));
+    return spec::has_shared
+               ? std::max(routed, shared::room_bytes(spec::shared_rows(of.count), spec::hidden, spec::shared_ffn))
+               : routed;
   }
   return 0;
 }

@@ -13,7 +13,7 @@
 //                the layout needs
 //   weight_layout  mo::row_major: products read the weights as they lie; or mo::packed_forward, mo::packed, with mo::host
 //   index_builder  mo::counting_sort: what builds permutations; or mo::radix_sort of CUB, with mo::cuda
-//   expert_products  mo::grouped_products: what multiplies in experts; or mo::fp8_products, mo::fp8_forward_products of
+//   expert_products  mo::grouped_products: what multiplies in experts; or mo::fp8_products and others of
 //                <moiety/experts/fp8.hpp>; or mo::cublas_products, mo::tf32_products, with mo::cuda
 //   numerics     mo::numerics::invariant: the order of a sum is a function of type, dims and policy, never of the batch; or
 //                mo::numerics::fastest: sums over ranks in whatever order is fastest, see docs/determinism.md
@@ -152,11 +152,11 @@ template <class Deployment> struct weight_layout_of {
   using type = std::conditional_t<fits, named, row_major>;
 };
 template <class Deployment>
-requires requires { typename Deployment::expert_products::weight_layout; }
+requires requires { typename Deployment::expert_products::template weight_layout<typename Deployment::backend>; }
 struct weight_layout_of<Deployment> {
   static_assert(std::is_same_v<typename Deployment::weight_layout, row_major>,
                 "products of 8 bits read copies of their own: leave 'using weight_layout' at mo::row_major.");
-  using type = typename Deployment::expert_products::weight_layout;
+  using type = typename Deployment::expert_products::template weight_layout<typename Deployment::backend>;
 };
 template <class Deployment> using weight_layout_t = typename weight_layout_of<Deployment>::type;
 

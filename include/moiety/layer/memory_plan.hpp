@@ -61,9 +61,8 @@ namespace detail {
 class block_layout {
  public:
   template <class T> constexpr std::int64_t add(std::int64_t count) {
-    constexpr auto alignment = static_cast<std::int64_t>(memory_alignment);
     std::int64_t const offset = bytes_;
-    bytes_ += (count * static_cast<std::int64_t>(sizeof(T)) + alignment - 1) / alignment * alignment;
+    bytes_ += whole_blocks(count * static_cast<std::int64_t>(sizeof(T)));
     return offset;
   }
   /// Room for something that is there before the buffers are.

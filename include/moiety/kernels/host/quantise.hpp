@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host bodies of kernels/quantise.hpp. Of matrices that lie as their transposes a task has 64 of n, whose values lie side
-// by side in every row of k, so that rows are read a cache line at a time.
+// The host bodies of kernels/quantise.hpp. Of matrices that lie as their transposes a task has 128 outputs, whose values lie
+// side by side in every row, so that rows are read a cache line at a time, and turns squares of 128 × 128 values.
 #pragma once
 
 #include <moiety/backend/host.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/e4m3.hpp>
+#include <moiety/core/numbers.hpp>
 #include <moiety/kernels/grouped_gemm.hpp>
 #include <moiety/kernels/quantise.hpp>
 
@@ -18,91 +19,119 @@ namespace moiety::inline MOIETY_ABI::kernels {
 
 namespace host_quantise {
 
-/// One row of values that lie side by side in each of several parts, [n] each.
-template <class T, std::size_t M>
-void quantise_row(std::array<T const*, M> const& parts, std::int64_t n, e4m3* to, float& scale) {
-  std::uint32_t largest = 0;
-  for (T const* part : parts)
-    for (std::int64_t i = 0; i < n; ++i) largest = larger_magnitude(largest, static_cast<float>(part[i]));
-  scale = quantising_scale(largest);
-  float const inverse = 1 / scale;
-  for (T const* part : parts)
-    for (std::int64_t i = 0; i < n; ++i) *to++ = quantised(static_cast<float>(part[i]), inverse);
+inline constexpr std::int64_t side = 128;  // outputs of a task
+
+/// q s of a value.
+inline bf16 rounded(float value, float scale, float inverse) {
+  return bf16(static_cast<float>(quantised(value, inverse)) * scale);
 }
 
-inline constexpr std::int64_t columns_of_task = 64;
+/// The columns of M parts of n side by side, cut into those that share scales: f(first, end).
+template <class Scaling, class Function> void for_scales(std::int64_t columns, Function const& f) {
+  std::int64_t const step = Scaling::columns == 0 ? columns : Scaling::columns;
+  for (std::int64_t first = 0; first < columns; first += step) f(first, std::min(first + step, columns));
+}
 
-/// Outputs first … first + count − 1 of one group, whose values lie in columns of M matrices of k rows.
-template <class T, std::size_t M>
-void quantise_columns(std::array<T const*, M> const& parts, std::array<std::int64_t, M> const& strides, std::int64_t k,
-                      std::int64_t count, e4m3* to, std::int64_t stride, float* scales) {
-  constexpr std::int64_t side = columns_of_task;
-  float inverse[side];
-  std::uint32_t largest[side] = {};
-  for (std::size_t m = 0; m < M; ++m)
-    for (std::int64_t i = 0; i < k; ++i)
-      for (std::int64_t c = 0; c < count; ++c)
-        largest[c] = larger_magnitude(largest[c], static_cast<float>(parts[m][i * strides[m] + c]));
-  for (std::int64_t c = 0; c < count; ++c) {
-    scales[c] = quantising_scale(largest[c]);
-    inverse[c] = 1 / scales[c];
+/// Columns first … end − 1 as pieces of single parts of n: f(part, column of the part, columns, column of all).
+template <class Function> void for_pieces(std::int64_t first, std::int64_t end, std::int64_t n, Function const& f) {
+  while (first < end) {
+    std::int64_t const part = first / n, count = std::min(end, (part + 1) * n) - first;
+    f(static_cast<std::size_t>(part), first - part * n, count, first);
+    first += count;
   }
-  e4m3 square[side][side];
-  for (std::size_t m = 0; m < M; ++m, to += k)
-    for (std::int64_t first = 0; first < k; first += side) {
-      std::int64_t const rows = std::min(side, k - first);
-      for (std::int64_t i = 0; i < rows; ++i) {
-        T const* const from = parts[m] + (first + i) * strides[m];
-        for (std::int64_t c = 0; c < count; ++c) square[i][c] = quantised(static_cast<float>(from[c]), inverse[c]);
-      }
+}
+
+/// `count` rows that share scales, of M parts of n: row(m, i) is where part m of row i begins.
+template <class Scaling, class Row>
+void quantise(Row const& row, std::int64_t count, std::int64_t parts, std::int64_t n, bf16* to) {
+  std::int64_t const columns = parts * n;
+  for_scales<Scaling>(columns, [&](std::int64_t first, std::int64_t end) {
+    std::uint32_t largest = 0;
+    for (std::int64_t i = 0; i < count; ++i)
+      for_pieces(first, end, n, [&](std::size_t part, std::int64_t at, std::int64_t width, std::int64_t) {
+        auto const* const from = row(part, i) + at;
+        for (std::int64_t c = 0; c < width; ++c) largest = larger_magnitude(largest, static_cast<float>(from[c]));
+      });
+    float const scale = quantising_scale(largest), inverse = 1 / scale;
+    for (std::int64_t i = 0; i < count; ++i)
+      for_pieces(first, end, n, [&](std::size_t part, std::int64_t at, std::int64_t width, std::int64_t column) {
+        auto const* const from = row(part, i) + at;
+        bf16* const out = to + i * columns + column;
+        for (std::int64_t c = 0; c < width; ++c) out[c] = rounded(static_cast<float>(from[c]), scale, inverse);
+      });
+  });
+}
+
+/// `count` outputs of matrices that lie as their transposes: row(m, k) is where their values of k begin, in part m.
+template <class Scaling, class Row>
+void quantise_turned(Row const& row, std::int64_t count, std::int64_t parts, std::int64_t n, bf16* to) {
+  std::int64_t const columns = parts * n;
+  bf16 square[side][side];
+  for_scales<Scaling>(columns, [&](std::int64_t first, std::int64_t end) {
+    std::uint32_t largest[side] = {};
+    for_pieces(first, end, n, [&](std::size_t part, std::int64_t at, std::int64_t width, std::int64_t) {
+      for (std::int64_t k = at; k < at + width; ++k)
+        for (std::int64_t c = 0; c < count; ++c)
+          largest[c] = larger_magnitude(largest[c], static_cast<float>(row(part, k)[c]));
+    });
+    if (Scaling::outputs > 1) std::fill_n(largest, count, *std::max_element(largest, largest + count));
+    float scale[side], inverse[side];
+    for (std::int64_t c = 0; c < count; ++c) inverse[c] = 1 / (scale[c] = quantising_scale(largest[c]));
+    for (; first < end; first += side) {
+      std::int64_t const depth = std::min(side, end - first);
+      for_pieces(first, first + depth, n, [&](std::size_t part, std::int64_t at, std::int64_t width, std::int64_t k) {
+        for (std::int64_t i = 0; i < width; ++i) {
+          auto const* const from = row(part, at + i);
+          for (std::int64_t c = 0; c < count; ++c)
+            square[k - first + i][c] = rounded(static_cast<float>(from[c]), scale[c], inverse[c]);
+        }
+      });
       for (std::int64_t c = 0; c < count; ++c)
-        for (std::int64_t i = 0; i < rows; ++i) to[c * stride + first + i] = square[i][c];
+        for (std::int64_t i = 0; i < depth; ++i) to[c * columns + first + i] = square[i][c];
     }
+  });
 }
 
 }  // namespace host_quantise
 
-template <class T, std::size_t M>
+template <class Scaling, class T, std::size_t M>
 void quantise_rows(host_engine& engine, std::int64_t groups, std::int64_t const* offsets, std::int64_t,
-                   std::array<rows_of<T>, M> const& from, std::int64_t n, quantised_rows const& to) {
-  std::int64_t const first = offsets[0], stride = quantised_stride(static_cast<std::int64_t>(M) * n);
-  engine.for_blocks(offsets[groups] - first, 16, [&](std::int64_t row, std::int64_t last, int) {
-    for (row += first, last += first; row < last; ++row) {
-      std::array<T const*, M> parts;
-      for (std::size_t m = 0; m < M; ++m) parts[m] = from[m].row(row);
-      host_quantise::quantise_row(parts, n, to.values + row * stride, to.scales[row]);
-    }
+                   std::array<rows_of<T>, M> const& from, std::int64_t n,
+                   quantised_operand<host_engine, Scaling> const& to) {
+  constexpr auto parts = static_cast<std::int64_t>(M);
+  engine.for_blocks(offsets[groups] - offsets[0], 16, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t r = offsets[0] + begin; r < offsets[0] + end; ++r)
+      host_quantise::quantise<Scaling>([&](std::size_t m, std::int64_t) { return from[m].row(r); }, 1, parts, n,
+                                       to.values + r * parts * n);
   });
 }
 
-template <class T, std::size_t M>
+template <class Scaling, class T, std::size_t M>
 void quantise_matrices(host_engine& engine, std::int64_t groups, std::array<grouped_matrix<T const>, M> const& from,
-                       std::int64_t n, std::int64_t k, quantised_matrix const& to) {
-  std::int64_t const stride = quantised_stride(static_cast<std::int64_t>(M) * k);
-  engine.for_blocks(groups * n, 16, [&](std::int64_t row, std::int64_t last, int) {
-    for (; row < last; ++row) {
-      std::array<T const*, M> parts;
-      for (std::size_t m = 0; m < M; ++m) parts[m] = from[m].group(row / n) + row % n * from[m].row_stride;
-      host_quantise::quantise_row(parts, k, to.values + row * stride, to.scales[row]);
+                       std::int64_t n, std::int64_t k, quantised_operand<host_engine, Scaling> const& to) {
+  constexpr auto parts = static_cast<std::int64_t>(M);
+  std::int64_t const blocks = scale_rows<Scaling>(n);
+  engine.for_blocks(groups * blocks, 16 / Scaling::outputs + 1, [&](std::int64_t task, std::int64_t end, int) {
+    for (; task < end; ++task) {
+      std::int64_t const group = task / blocks, first = task % blocks * Scaling::outputs;
+      host_quantise::quantise<Scaling>(
+          [&](std::size_t m, std::int64_t i) { return from[m].group(group) + (first + i) * from[m].row_stride; },
+          std::min(Scaling::outputs, n - first), parts, k, to.values + (group * n + first) * parts * k);
     }
   });
 }
 
-template <class T, std::size_t M>
+template <class Scaling, class T, std::size_t M>
 void quantise_matrices(host_engine& engine, std::int64_t groups, std::array<transposed_matrix<T const>, M> const& from,
-                       std::int64_t n, std::int64_t k, quantised_matrix const& to) {
-  constexpr std::int64_t most = host_quantise::columns_of_task;
-  std::int64_t const stride = quantised_stride(static_cast<std::int64_t>(M) * k), blocks = (n + most - 1) / most;
+                       std::int64_t n, std::int64_t k, quantised_operand<host_engine, Scaling> const& to) {
+  constexpr auto parts = static_cast<std::int64_t>(M);
+  constexpr std::int64_t side = host_quantise::side;
+  std::int64_t const blocks = (n + side - 1) / side;
   engine.parallel(groups * blocks, [&](std::int64_t task, int) {
-    std::int64_t const group = task / blocks, first = task % blocks * most, row = group * n + first;
-    std::array<T const*, M> parts;
-    std::array<std::int64_t, M> strides;
-    for (std::size_t m = 0; m < M; ++m) {
-      parts[m] = from[m].lying().group(group) + first;
-      strides[m] = from[m].row_stride;
-    }
-    host_quantise::quantise_columns(parts, strides, k, std::min(most, n - first), to.values + row * stride, stride,
-                                    to.scales + row);
+    std::int64_t const group = task / blocks, first = task % blocks * side;
+    host_quantise::quantise_turned<Scaling>(
+        [&](std::size_t m, std::int64_t i) { return from[m].lying().group(group) + i * from[m].row_stride + first; },
+        std::min(side, n - first), parts, k, to.values + (group * n + first) * parts * k);
   });
 }
 

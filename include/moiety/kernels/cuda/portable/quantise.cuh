@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Quantising on a CUDA device, see kernels/quantise.hpp: the bits of the host.
+// Quantising on a CUDA device, see kernels/quantise.hpp: what the host's values stand for, as e4m3 and scales.
 //
-// A block takes one row at a time and reads it twice, the second time from a cache: 16 values a thread, which leave as 16
-// bytes. Of matrices that lie as their transposes a block takes 64 of n, which are adjacent in every row of k, and turns
-// squares of 64 x 64 values in shared memory.
+//   rows            a block of threads takes one row at a time, 16 values a thread, which leave as 16 bytes. One scale: the row is
+//                   read twice, the second time from a cache; blocks of 128 columns: eight threads have one
+//   matrices        the same, output by output; or a block of threads has a block of 128 outputs and 128 columns
+//   as transposes   a block has 64 outputs, or a block of 128, which are adjacent in every row, and turns squares of 64 × 64
+//                   values in shared memory
 #pragma once
 
 #include <moiety/backend/cuda.cuh>
@@ -30,8 +32,11 @@ namespace gpu {
 inline constexpr int quantising_threads = 128, turning_threads = 256, turned_side = 64;
 inline constexpr int quantised_together = 16;  // values of a thread: 16 bytes of e4m3
 
+template <class Scaling> using device_operand = quantised_operand<cuda_engine, Scaling>;
+
+/// All threads of a block together.
 __device__ inline std::uint32_t largest_of_block(std::uint32_t value) {
-  __shared__ unsigned largest;
+  __shared__ std::uint32_t largest;
   __syncthreads();  // that of a call before has been read
   if (threadIdx.x == 0) largest = 0;
   __syncthreads();
@@ -40,115 +45,205 @@ __device__ inline std::uint32_t largest_of_block(std::uint32_t value) {
   return largest;
 }
 
-/// 16 values of e4m3 as they lie in memory.
-struct alignas(16) quantised_chunk {
-  std::uint32_t words[4] = {};
-  __device__ void set(int i, e4m3 value) { words[i / 4] |= std::uint32_t{value.bits} << (i % 4 * 8); }
-};
+/// Columns of M parts of n values side by side, part m from at(m) on, 16 at a time.
+template <class T, int M, class At> struct joined_columns {
+  static constexpr int width = quantised_together;
+  std::int64_t n;
+  At at;
 
-/// Writes the first `count` of 16, to a multiple of 16 bytes.
-__device__ inline void store_quantised(e4m3* to, int count, quantised_chunk const& values) {
-  if (count >= quantised_together) return store_vector(to, values);
-  for (int i = 0; i < count; ++i) to[i].bits = static_cast<std::uint8_t>(values.words[i / 4] >> (i % 4 * 8));
-}
-
-/// One row of M times n values, part m from at(m) on, by a block of quantising_threads.
-template <class T, int M, class At> __device__ void quantise_row(std::int64_t n, At const& at, e4m3* to, float* scale) {
-  constexpr int width = quantised_together;
-  std::uint32_t largest = 0;
-  for (int m = 0; m < M; ++m)
-    for (std::int64_t col = std::int64_t{threadIdx.x} * width; col < n; col += quantising_threads * width) {
-      float values[width];
-      load_columns<width>(at(m) + col, n - col < width ? static_cast<int>(n - col) : width, values);
-      MOIETY_REGISTERS
-      for (float const value : values) largest = larger_magnitude(largest, value);
-    }
-  float const by = quantising_scale(largest_of_block(largest)), inverse = 1 / by;
-  if (threadIdx.x == 0) *scale = by;
-  // A chunk of 16 may hold the end of one part and the beginning of the next.
-  std::int64_t const all = M * n;
-  for (std::int64_t first = std::int64_t{threadIdx.x} * width; first < all; first += quantising_threads * width) {
-    int const count = all - first < width ? static_cast<int>(all - first) : width;
-    int const m = M == 1 ? 0 : static_cast<int>(first / n);
-    std::int64_t const col = first - m * n;
-    quantised_chunk chunk;
-    if (col + width <= n) {
-      float values[width];
-      load_columns<width>(at(m) + col, width, values);
-      MOIETY_REGISTERS
-      for (int i = 0; i < width; ++i) chunk.set(i, quantised(values[i], inverse));
+  __device__ std::int64_t count() const { return M * n; }
+  /// Columns first … first + 15, zeros behind the last.
+  __device__ void load(std::int64_t first, float (&values)[width]) const {
+    if constexpr (M == 1) {
+      load_part(0, first, values);
+    } else if (std::int64_t const part = first / n; first + width <= (part + 1) * n) {
+      load_part(static_cast<int>(part), first - part * n, values);
     } else {
-      for (int i = 0; i < count; ++i) {
-        std::int64_t const place = first + i;
-        int const part = static_cast<int>(place / n);
-        chunk.set(i, quantised(static_cast<float>(at(part)[place - part * n]), inverse));
+      for (int i = 0; i < width; ++i) {  // the end of one part and the beginning of the next
+        std::int64_t const of = (first + i) / n;
+        values[i] = of < M ? static_cast<float>(at(static_cast<int>(of))[first + i - of * n]) : 0.0f;
       }
     }
-    store_quantised(to + first, count, chunk);
+  }
+
+ private:
+  __device__ void load_part(int part, std::int64_t col, float (&values)[width]) const {
+    load_columns<width>(at(part) + col, n - col < width ? static_cast<int>(n - col) : width, values);
+  }
+};
+
+__device__ inline std::uint32_t largest_of(float const (&values)[quantised_together]) {
+  std::uint32_t largest = 0;
+  MOIETY_REGISTERS
+  for (float const value : values) largest = larger_magnitude(largest, value);
+  return largest;
+}
+
+/// Writes the first `count` of 16 values, to a multiple of 16 bytes.
+__device__ inline void store_quantised(e4m3* to, std::int64_t count, float const (&values)[quantised_together],
+                                       float inverse) {
+  struct alignas(16) chunk {
+    std::uint32_t words[4];
+  } bytes{};
+  MOIETY_REGISTERS
+  for (int i = 0; i < quantised_together; ++i)
+    bytes.words[i / 4] |= std::uint32_t{quantised(values[i], inverse).bits} << (i % 4 * 8);
+  if (count >= quantised_together) return store_vector(to, bytes);
+  MOIETY_REGISTERS
+  for (int i = 0; i < quantised_together; ++i)
+    if (i < count) to[i].bits = static_cast<std::uint8_t>(bytes.words[i / 4] >> (i % 4 * 8));
+}
+
+/// One row by a block of quantising_threads.
+template <class Scaling, class Columns> __device__ void quantise_row(Columns const& from, e4m3* to, float* scales) {
+  constexpr int width = quantised_together, step = quantising_threads * width;
+  std::int64_t const begin = std::int64_t{threadIdx.x} * width, count = from.count();
+  float values[width];
+  if constexpr (Scaling::columns == 0) {
+    std::uint32_t largest = 0;
+    for (std::int64_t first = begin; first < count; first += step) {
+      from.load(first, values);
+      std::uint32_t const seen = largest_of(values);
+      largest = seen > largest ? seen : largest;
+    }
+    float const scale = quantising_scale(largest_of_block(largest)), inverse = 1 / scale;
+    if (threadIdx.x == 0) *scales = scale;
+    for (std::int64_t first = begin; first < count; first += step) {
+      from.load(first, values);
+      store_quantised(to + first, count - first, values, inverse);
+    }
+  } else {
+    constexpr int lanes = static_cast<int>(Scaling::columns) / width;
+    // All lanes of a warp make the same number of rounds, as they meet in the largest value of a block.
+    for (std::int64_t start = 0; start < count; start += step) {
+      std::int64_t const first = start + begin;
+      bool const exists = first < count;
+      std::uint32_t largest = 0;
+      if (exists) {
+        from.load(first, values);
+        largest = largest_of(values);
+      }
+      MOIETY_REGISTERS
+      for (int half = lanes / 2; half > 0; half /= 2) {
+        std::uint32_t const other = __shfl_xor_sync(0xffffffffu, largest, half);
+        largest = other > largest ? other : largest;
+      }
+      float const scale = quantising_scale(largest);
+      if (!exists) continue;
+      if (static_cast<int>(threadIdx.x) % lanes == 0) scales[first / Scaling::columns] = scale;
+      store_quantised(to + first, count - first, values, 1 / scale);
+    }
   }
 }
 
-template <class T, int M>
+template <class Scaling, class T, int M>
 __global__ void __launch_bounds__(quantising_threads)
     quantise_rows(ragged_rows const of, array<rows_of<T>, std::size_t{M}> const from, std::int64_t n,
-                  quantised_rows const to) {
+                  device_operand<Scaling> const to) {
   std::int64_t const stride = quantised_stride(M * n), end = of.first(of.groups);
-  for (std::int64_t row = of.first(0) + blockIdx.x; row < end; row += gridDim.x)
-    quantise_row<T, M>(
-        n, [&](int m) { return from[m].data + row_number(from[m], row) * from[m].stride; }, to.values + row * stride,
-        to.scales + row);
+  for (std::int64_t row = of.first(0) + blockIdx.x; row < end; row += gridDim.x) {
+    auto const at = [&](int m) { return from[m].data + row_number(from[m], row) * from[m].stride; };
+    quantise_row<Scaling>(joined_columns<T, M, decltype(at)>{n, at}, to.values + row * stride,
+                          to.scales + row * scales_of_row<Scaling>(M * n));
+  }
 }
 
 template <class T, int M>
 __global__ void __launch_bounds__(quantising_threads)
-    quantise_matrices(std::int64_t rows, array<grouped_matrix<T const>, std::size_t{M}> const from, std::int64_t n,
-                      std::int64_t k, quantised_matrix const to) {
+    quantise_outputs(std::int64_t rows, array<grouped_matrix<T const>, std::size_t{M}> const from, std::int64_t n,
+                     std::int64_t k, device_operand<row_scaled> const to) {
   std::int64_t const stride = quantised_stride(M * k);
-  for (std::int64_t row = blockIdx.x; row < rows; row += gridDim.x)
-    quantise_row<T, M>(
-        k, [&](int m) { return from[m].data + row / n * from[m].group_stride + row % n * from[m].row_stride; },
-        to.values + row * stride, to.scales + row);
+  for (std::int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    auto const at = [&](int m) { return from[m].data + row / n * from[m].group_stride + row % n * from[m].row_stride; };
+    quantise_row<row_scaled>(joined_columns<T, M, decltype(at)>{k, at}, to.values + row * stride, to.scales + row);
+  }
 }
 
-/// A block has columns of one group: a thread reads one of 64 columns in every fourth row.
+/// A block of 128 outputs and 128 columns: eight threads have the columns of one output, 16 outputs at a time.
 template <class T, int M>
-__global__ void __launch_bounds__(turning_threads)
-    quantise_columns(array<grouped_matrix<T const>, std::size_t{M}> const from, std::int64_t n, std::int64_t k,
-                     quantised_matrix const to) {
-  constexpr int side = turned_side, rows_together = turning_threads / side, pitch = side + 4;
-  __shared__ std::uint32_t largest[rows_together][side];
-  __shared__ float inverses[side];
-  __shared__ std::uint8_t turned[side * pitch];  // [column][row]
-  std::int64_t const blocks = tiles_of(n, side), group = blockIdx.x / blocks, first = blockIdx.x % blocks * side;
-  int const col = static_cast<int>(threadIdx.x) % side, begin = static_cast<int>(threadIdx.x) / side;
-  bool const exists = first + col < n;
-  auto const at = [&](int m, std::int64_t row) {
-    return from[m].data + group * from[m].group_stride + row * from[m].row_stride + first + col;
+__global__ void __launch_bounds__(quantising_threads)
+    quantise_blocks(array<grouped_matrix<T const>, std::size_t{M}> const from, std::int64_t n, std::int64_t k,
+                    device_operand<block_scaled> const to) {
+  constexpr int width = quantised_together, side = static_cast<int>(block_scaled::columns), lanes = side / width;
+  std::int64_t const across = scales_of_row<block_scaled>(M * k), down = scale_rows<block_scaled>(n);
+  std::int64_t const group = blockIdx.x / (across * down), block = blockIdx.x % (across * down);
+  std::int64_t const first = block / across * side, stride = quantised_stride(M * k),
+                     column = block % across * side + static_cast<int>(threadIdx.x) % lanes * width;
+  auto const for_outputs = [&](auto const& f) {
+    for (int i = static_cast<int>(threadIdx.x) / lanes; i < side && first + i < n && column < M * k;
+         i += quantising_threads / lanes) {
+      auto const at = [&](int m) {
+        return from[m].data + group * from[m].group_stride + (first + i) * from[m].row_stride;
+      };
+      float values[width];
+      joined_columns<T, M, decltype(at)>{k, at}.load(column, values);
+      f(group * n + first + i, values);
+    }
   };
-  std::uint32_t seen = 0;
-  for (int m = 0; m < M; ++m)
-    for (std::int64_t row = begin; row < k && exists; row += rows_together)
-      seen = larger_magnitude(seen, static_cast<float>(*at(m, row)));
-  largest[begin][col] = seen;
-  __syncthreads();
-  if (begin == 0) {
-    for (int i = 1; i < rows_together; ++i) seen = largest[i][col] > seen ? largest[i][col] : seen;
-    float const by = quantising_scale(seen);
-    inverses[col] = 1 / by;
-    if (exists) to.scales[group * n + first + col] = by;
+  std::uint32_t largest = 0;
+  for_outputs([&](std::int64_t, float const(&values)[width]) {
+    std::uint32_t const seen = largest_of(values);
+    largest = seen > largest ? seen : largest;
+  });
+  float const scale = quantising_scale(largest_of_block(largest)), inverse = 1 / scale;
+  if (threadIdx.x == 0) to.scales[blockIdx.x] = scale;
+  for_outputs([&](std::int64_t row, float const(&values)[width]) {
+    store_quantised(to.values + row * stride + column, M * k - column, values, inverse);
+  });
+}
+
+/// Outputs `first` … of a group whose values of one k are adjacent, and the columns that share their scales. A thread reads one
+/// of 64 outputs in every fourth row.
+template <class Scaling, class T, int M>
+__global__ void __launch_bounds__(turning_threads)
+    quantise_turned(array<grouped_matrix<T const>, std::size_t{M}> const from, std::int64_t n, std::int64_t k,
+                    device_operand<Scaling> const to) {
+  constexpr int side = turned_side, together = turning_threads / side, pitch = side + 4;
+  constexpr int outputs = Scaling::outputs > 1 ? static_cast<int>(Scaling::outputs) : side, halves = outputs / side;
+  __shared__ std::uint32_t largest[together][outputs];
+  __shared__ float inverses[outputs];
+  __shared__ std::uint8_t turned[side * pitch];  // [output][k]
+  std::int64_t const all = M * k, across = scales_of_row<Scaling>(all), down = tiles_of(n, outputs);
+  std::int64_t const group = blockIdx.x / (across * down), block = blockIdx.x % (across * down);
+  std::int64_t const output = block / across * outputs, begin = block % across * Scaling::columns;
+  std::int64_t const end = Scaling::columns == 0 || begin + Scaling::columns > all ? all : begin + Scaling::columns;
+  int const lane = static_cast<int>(threadIdx.x) % side, phase = static_cast<int>(threadIdx.x) / side;
+  auto const at = [&](std::int64_t column, int half) {
+    std::int64_t const part = M == 1 ? 0 : column / k;
+    auto const& of = from[static_cast<std::size_t>(part)];
+    return static_cast<float>(
+        of.data[group * of.group_stride + (column - part * k) * of.row_stride + output + half * side + lane]);
+  };
+  for (int half = 0; half < halves; ++half) {
+    std::uint32_t seen = 0;
+    for (std::int64_t column = begin + phase; column < end && output + half * side + lane < n; column += together)
+      seen = larger_magnitude(seen, at(column, half));
+    largest[phase][half * side + lane] = seen;
   }
   __syncthreads();
-  float const inverse = inverses[col];
-  e4m3* const out = to.values + (group * n + first) * quantised_stride(M * k);
-  for (int m = 0; m < M; ++m)
-    for (std::int64_t row = 0; row < k; row += side) {
-      int const rows = k - row < side ? static_cast<int>(k - row) : side;
-      for (int i = begin; i < rows && exists; i += rows_together)
-        turned[col * pitch + i] = quantised(static_cast<float>(*at(m, row + i)), inverse).bits;
+  std::uint32_t seen = 0;
+  if (static_cast<int>(threadIdx.x) < outputs)
+    for (int i = 0; i < together; ++i) seen = largest[i][threadIdx.x] > seen ? largest[i][threadIdx.x] : seen;
+  if constexpr (Scaling::outputs > 1) seen = largest_of_block(seen);
+  if (static_cast<int>(threadIdx.x) < outputs) {
+    float const scale = quantising_scale(seen);
+    inverses[threadIdx.x] = 1 / scale;
+    if (Scaling::outputs > 1 && threadIdx.x == 0) to.scales[blockIdx.x] = scale;
+    if (Scaling::outputs == 1 && output + threadIdx.x < n) to.scales[group * n + output + threadIdx.x] = scale;
+  }
+  __syncthreads();
+  std::int64_t const stride = quantised_stride(all);
+  for (int half = 0; half < halves; ++half)
+    for (std::int64_t column = begin; column < end; column += side) {
+      std::int64_t const first = output + half * side, left = n - first;
+      int const depth = end - column < side ? static_cast<int>(end - column) : side;
+      for (int i = phase; i < depth && lane < left; i += together)
+        turned[lane * pitch + i] = quantised(at(column + i, half), inverses[half * side + lane]).bits;
       __syncthreads();
       for (int i = static_cast<int>(threadIdx.x); i < side * side; i += turning_threads)
-        if (i % side < rows && first + i / side < n)
-          out[i / side * quantised_stride(M * k) + m * k + row + i % side].bits = turned[i / side * pitch + i % side];
+        if (i % side < depth && i / side < left)
+          to.values[(group * n + first + i / side) * stride + column + i % side].bits =
+              turned[i / side * pitch + i % side];
       __syncthreads();
     }
 }
@@ -167,29 +262,39 @@ template <class Of, std::size_t M> array<Of, M> listed(std::array<Of, M> const& 
 
 }  // namespace gpu
 
-template <class T, std::size_t M>
+template <class Scaling, class T, std::size_t M>
 void quantise_rows(cuda_engine& engine, std::int64_t groups, std::int64_t const* offsets, std::int64_t rows_bound,
-                   std::array<rows_of<T>, M> const& from, std::int64_t n, quantised_rows const& to) {
-  engine.launch("quantise_rows", gpu::quantise_rows<T, static_cast<int>(M)>,
+                   std::array<rows_of<T>, M> const& from, std::int64_t n,
+                   quantised_operand<cuda_engine, Scaling> const& to) {
+  engine.launch("quantise_rows", gpu::quantise_rows<Scaling, T, static_cast<int>(M)>,
                 {gpu::blocks_for_rows(engine, rows_bound), gpu::quantising_threads},
                 gpu::ragged_rows{offsets, groups, rows_bound}, gpu::listed(from), n, to);
 }
 
-template <class T, std::size_t M>
+template <class Scaling, class T, std::size_t M>
 void quantise_matrices(cuda_engine& engine, std::int64_t groups, std::array<grouped_matrix<T const>, M> const& from,
-                       std::int64_t n, std::int64_t k, quantised_matrix const& to) {
-  engine.launch("quantise_matrices", gpu::quantise_matrices<T, static_cast<int>(M)>,
-                {gpu::blocks_for_rows(engine, groups * n), gpu::quantising_threads}, groups * n, gpu::listed(from), n,
-                k, to);
+                       std::int64_t n, std::int64_t k, quantised_operand<cuda_engine, Scaling> const& to) {
+  constexpr int matrices = static_cast<int>(M);
+  if constexpr (Scaling::outputs == 1)
+    engine.launch("quantise_matrices", gpu::quantise_outputs<T, matrices>,
+                  {gpu::blocks_for_rows(engine, groups * n), gpu::quantising_threads}, groups * n, gpu::listed(from), n,
+                  k, to);
+  else
+    engine.launch("quantise_matrices", gpu::quantise_blocks<T, matrices>,
+                  {groups * scale_rows<Scaling>(n) * scales_of_row<Scaling>(matrices * k), gpu::quantising_threads},
+                  gpu::listed(from), n, k, to);
 }
 
-template <class T, std::size_t M>
+template <class Scaling, class T, std::size_t M>
 void quantise_matrices(cuda_engine& engine, std::int64_t groups, std::array<transposed_matrix<T const>, M> const& from,
-                       std::int64_t n, std::int64_t k, quantised_matrix const& to) {
+                       std::int64_t n, std::int64_t k, quantised_operand<cuda_engine, Scaling> const& to) {
+  constexpr int matrices = static_cast<int>(M);
   std::array<grouped_matrix<T const>, M> lying;
   for (std::size_t m = 0; m < M; ++m) lying[m] = from[m].lying();
-  engine.launch("quantise_matrices", gpu::quantise_columns<T, static_cast<int>(M)>,
-                {groups * gpu::tiles_of(n, gpu::turned_side), gpu::turning_threads}, gpu::listed(lying), n, k, to);
+  std::int64_t const down = Scaling::outputs > 1 ? scale_rows<Scaling>(n) : gpu::tiles_of(n, gpu::turned_side);
+  engine.launch("quantise_matrices", gpu::quantise_turned<Scaling, T, matrices>,
+                {groups * down * scales_of_row<Scaling>(matrices * k), gpu::turning_threads}, gpu::listed(lying), n, k,
+                to);
 }
 
 }  // namespace moiety::inline MOIETY_ABI::kernels
