@@ -63,7 +63,9 @@ TEST_CASE("gathered rows, strides, partial chunks of wide rows, rows that begin 
   check_all_of({.rows = {13, 5}, .n = 24, .k = 72, .gathered = true, .pad = 8, .shift = 4});
   check_all_of({.rows = {35, 6}, .n = 65, .k = 67, .gathered = true, .pad = 3});
   check_all_of({.rows = {35, 0, 6}, .n = 37, .k = 71});
-  check_all_of({.rows = {35, 6}, .n = 1, .k = 1, .gathered = true});
+  setting const narrow{.rows = {35, 6}, .n = 1, .k = 1, .gathered = true};
+  check_nt<1>(narrow), check_nt<2>(narrow), check_nn<1>(narrow), check_nn<2>(narrow);
+  check_tn({.rows = {35, 6}, .n = 9, .k = 7, .gathered = true});  // of fewer sums, all may cancel
 }
 
 TEST_CASE("bits depend neither on the tile's height nor on rows of other groups") {
