@@ -26,7 +26,7 @@ def shares(result):
     for row in result["rows"]:
         model, tokens, routing, stage, *kind = row["name"].split("/")
         case = f"{model}/{tokens}/{routing}"
-        drawn = routing == "uniform" and stage in STAGES and not model.startswith("sonic_")
+        drawn = routing == "uniform" and stage in STAGES and not model.startswith("sonic_") and not (kind and kind[0].startswith("fp8"))
         if not drawn or row["peer"] == "dense" or "dense_ratio" not in row:
             continue
         who = "_".join(["moiety", *kind]) if row["peer"] == "ours" else row["peer"]

@@ -9,6 +9,7 @@
 
 #include <moiety/cuda.cuh>
 #include <moiety/experts/cublas_handle.cuh>
+#include <moiety/experts/fp8.cuh>
 
 #include <dlfcn.h>
 #include <algorithm>

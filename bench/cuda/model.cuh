@@ -5,8 +5,8 @@
 //   uniform   none        zipf   −log(1 + e)        one_hot   a large one for the first k experts
 //
 // Products read rows as those of a layer do: what row `gather` left where that pays, else they gather themselves. Evenly
-// routed, they are measured by portable kernels too, beside those that the library chooses. Beside a layer run
-// its products as dense ones. A row `shape` holds the sizes, and how many rows each expert had in each set of inputs; a row
+// routed, they are measured by portable kernels too, beside those that the library chooses; and those of forward in 8 bits, on
+// rows that `quantise` left, with a layer in fp8. Beside a layer run its products as dense ones, of bf16 for fp8 too. A row `shape` holds the sizes, and how many rows each expert had in each set of inputs; a row
 // `memory` what a step of a layer took at most beside weights, gradients and its operands, what describe says of it, and what
 // it keeps for backward, x too, beside the least: x and pre-activations.
 #pragma once
@@ -68,6 +68,8 @@ template <class T> struct one_gpu : mo::deployment<> {
   using backend = mo::cuda;
   using element = T;
 };
+template <class T> struct one_gpu_in_fp8 : one_gpu<T> { using expert_products = mo::fp8_products; };
+template <class T> struct one_gpu_in_fp8_blocks : one_gpu<T> { using expert_products = mo::fp8_block_products; };
 
 template <class Spec> class model {
   using T = mo::bf16;
@@ -139,7 +141,8 @@ template <class Spec> class model {
           auto in = inputs_of(weights, tokens, routing);
           outputs out(tokens, memory());
           stages(prefix, weights, in, out, routing == "uniform");
-          layers(prefix, weights, in, out);
+          layers(layer_, "", prefix, weights, weights, in, out);
+          if (routing == "uniform" && engine().compute_capability() >= 89) in_fp8(prefix, weights, in, out);
           if (!run_.out_of_time()) run_.write(prefix + "done", {});
         } catch (std::exception const& e) {  // memory, as a rule: said, and left out
           if (std::string_view(e.what()).find("out of memory") == std::string_view::npos) throw;
@@ -356,30 +359,91 @@ template <class Spec> class model {
     multiply.template tn<T>({H, I, r}, {out.rows.data(), H}, {out.a.data(), I}, {out.gradient.data(), I}, false);
   }
 
-  void layers(std::string const& prefix, typename layer_type::weights_type& weights, std::vector<inputs>& in,
+  /// The products of forward in 8 bits, what quantises their rows and weights, and a layer of such products.
+  void in_fp8(std::string const& prefix, typename layer_type::weights_type& dense, std::vector<inputs>& in,
               outputs& out) {
+    mo::context<one_gpu_in_fp8<T>> ctx{mo::cuda{.stream = engine().stream()}};
+    mo::moe_layer<Spec, one_gpu_in_fp8<T>> const layer(ctx);
+    auto weights = layer.make_weights(mo::seed{17});
+    auto const starts = in[0].starts.host();
+    auto const r = static_cast<double>(starts(0, E));
+    std::int64_t const most = in[0].x.rows() * K;
+    using operand = mo::kernels::quantised_operand<mo::cuda_engine, mo::kernels::row_scaled>;
+    mo::buffer const x_memory(operand::row_bytes(most, H), memory()), a_memory(operand::row_bytes(most, I), memory());
+    auto const x8 = operand::rows_at(x_memory.data(), most, H), a8 = operand::rows_at(a_memory.data(), most, I);
+    auto const quantise = [&](int s, mo::kernels::rows_of<T> const& rows, std::int64_t width, operand const& to) {
+      mo::kernels::quantise_rows(engine(), E, in[static_cast<std::size_t>(s)].starts.data(), most, std::array{rows},
+                                 width, to);
+    };
+    run_.measure({prefix + "quantise", 0, r * H * 3, false, 64,
+                  [&](int s) {
+                    auto& of = in[static_cast<std::size_t>(s)];
+                    quantise(s, {of.x.data(), H, of.sources.data()}, H, x8);
+                  },
+                  nullptr});
+    quantise(0, {out.a.data(), I}, I, a8);
+    run_.measure(
+        {prefix + "quantise_weights", 0, E * 3.0 * H * I * 4, false, 4, [&](int) { layer.pack(weights); }, nullptr});
+    auto const operands = weights.operands();
+    auto const up = operands.forward_inputs();
+    auto const down = operands.forward_down();
+    auto const plain = dense.operands();
+    auto const multiply_rows = [&](int s, operand const& rows, std::int64_t n, std::int64_t k, auto const& w,
+                                   auto const& epilogue) {
+      mo::kernels::multiply_scaled(engine(), E, in[static_cast<std::size_t>(s)].starts.data(), most, rows, w, n, k,
+                                   epilogue);
+    };
     mo::detail::cublas_stream const multiply(engine());
-    auto gradients = layer_.make_gradients();
+    run_.measure(
+        {prefix + "gemm_up/fp8", 4 * r * H * I, r * H + E * 2.0 * H * I + 6 * r * I, true, 64,
+         [&](int s) {
+           multiply_rows(s, x8, I, H, up, mo::detail::activate<mlp, T>{out.z.data(), out.a.data(), I, nullptr, {}});
+         },
+         [&](int) {
+           multiply.template nt<T, T>({starts(0, E), 2 * I, H}, {out.rows.data(), H},
+                                      {plain.forward_inputs()[0].data, H}, {out.dz.data(), 2 * I});
+         }});
+    run_.measure({prefix + "gemm_down/fp8", 2 * r * H * I, r * I + E * 1.0 * H * I + 2 * r * H, true, 64,
+                  [&](int s) {
+                    multiply_rows(s, a8, H, I, down, mo::kernels::gpu::store_rows<T, S>{out.o.data(), H});
+                  },
+                  [&](int) {
+                    multiply.template nt<T, T>({starts(0, E), H, I}, {out.a.data(), I},
+                                               {plain.forward_down()[0].data, I}, {out.dx.data(), H});
+                  }});
+    layers(layer, "/fp8", prefix, weights, dense, in, out);
+    mo::context<one_gpu_in_fp8_blocks<T>> block_ctx{mo::cuda{.stream = engine().stream()}};
+    mo::moe_layer<Spec, one_gpu_in_fp8_blocks<T>> const blocks(block_ctx);
+    layers(blocks, "/fp8_blocks", prefix, blocks.make_weights(mo::seed{17}), dense, in, out);
+  }
+
+  /// `kind` ends the names of rows; `dense` are weights whose products stand beside.
+  template <class Layer>
+  void layers(Layer const& layer, std::string const& kind, std::string const& prefix,
+              typename Layer::weights_type const& weights, typename layer_type::weights_type& dense,
+              std::vector<inputs>& in, outputs& out) {
+    mo::detail::cublas_stream const multiply(engine());
+    auto gradients = layer.make_gradients();
     std::int64_t const tokens = in[0].x.rows();
     mo::device_matrix<T> dx(tokens, H, memory());
     auto const at = [](int set) { return static_cast<std::size_t>(set); };
     auto const t = static_cast<double>(tokens), r = t * K;
     double const touched = std::min<double>(E, r), weight_bytes = 2 * touched * 3 * H * I;
-    run_.measure({prefix + "layer_infer", 6 * r * H * I + 2 * t * H * E, 2 * (2 * t * H) + weight_bytes, true, 8,
-                  [&](int s) { layer_.infer(weights, in[at(s)].x, out.y); },
-                  [&](int) { dense_layer(multiply, weights, out, false); }});
-    run_.measure({prefix + "layer_forward", 6 * r * H * I + 2 * t * H * E,
+    run_.measure({prefix + "layer_infer" + kind, 6 * r * H * I + 2 * t * H * E, 2 * (2 * t * H) + weight_bytes, true, 8,
+                  [&](int s) { layer.infer(weights, in[at(s)].x, out.y); },
+                  [&](int) { dense_layer(multiply, dense, out, false); }});
+    run_.measure({prefix + "layer_forward" + kind, 6 * r * H * I + 2 * t * H * E,
                   2 * (2 * t * H + 2 * r * I) + weight_bytes + 4 * t * E, true, 8,
-                  [&](int s) { layer_.forward(weights, in[at(s)].x, out.y); },
-                  [&](int) { dense_layer(multiply, weights, out, false); }});
-    run_.measure({prefix + "layer_step", 18 * r * H * I + 6 * t * H * E,
+                  [&](int s) { layer.forward(weights, in[at(s)].x, out.y); },
+                  [&](int) { dense_layer(multiply, dense, out, false); }});
+    run_.measure({prefix + "layer_step" + kind, 18 * r * H * I + 6 * t * H * E,
                   2 * (5 * t * H + 4 * r * I) + 2 * weight_bytes + 12.0 * E * H * I, true, 1,
                   [&](int s) {
-                    auto tape = layer_.forward(weights, in[at(s)].x, out.y);
+                    auto tape = layer.forward(weights, in[at(s)].x, out.y);
                     gradients.reset();
-                    layer_.backward(weights, tape, in[at(s)].dy, dx, gradients);
+                    layer.backward(weights, tape, in[at(s)].dy, dx, gradients);
                   },
-                  [&](int) { dense_layer(multiply, weights, out, true); }});
+                  [&](int) { dense_layer(multiply, dense, out, true); }});
   }
 
   /// On a context of its own, whose arena holds nothing else.

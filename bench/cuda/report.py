@@ -6,7 +6,7 @@ report.py OUT.json ROWS.jsonl... [key=value ...]   writes OUT.json (key=value: d
 report.py --self                                   the same from rows made up
 
 The floor of a row is the larger of its bytes at the rate of the copy and its FLOPs at the best rate of cuBLAS in the same
-run: bf16, or float for products without tensor cores. `of floor` is floor / time; `of dense` is the time of cuBLAS's dense
+run: bf16, for rows of fp8 too, or float for products without tensor cores. `of floor` is floor / time; `of dense` is the time of cuBLAS's dense
 product of equal size, or of those of a layer, replayed between ours, over ours: the number to judge by, as clocks move
 both. `shapes` says how many rows each expert had, for peers.py.
 """

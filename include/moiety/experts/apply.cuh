@@ -27,9 +27,10 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
   static constexpr bool fits = !products::transposed || products::count == 1;
 
   /// z may be null.
-  template <scalar T, class Engine>
+  template <scalar T, class Engine, class Layout>
   static void forward(Engine&& engine, expert_rows const& of, kernels::rows_of<T> x,
-                      expert_operands<Mlp, T> const& weights, T* z, T* a, T* o, sum_t<T> const* row_weights = nullptr) {
+                      expert_operands<Mlp, T, Layout> const& weights, T* z, T* a, T* o,
+                      sum_t<T> const* row_weights = nullptr) {
     static_assert(fits, "on mo::cuda a gated MLP that is stored mo::in_by_out must be mo::interleaved too.");
     using S = sum_t<T>;
     detail::activate<Mlp, T> activate{z, a, of.ffn, row_weights, {}};
@@ -48,10 +49,10 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
   }
 
   /// row_weights and dweight_parts may be null.
-  template <scalar T, class Engine>
+  template <scalar T, class Engine, class Layout>
   static void backward_input(Engine&& engine, expert_rows const& of, kernels::rows_of<T> dy,
-                             expert_operands<Mlp, T> const& weights, T const* z, sum_t<T> const* row_weights, T* dz,
-                             T* scaled_a, sum_t<T>* dweight_parts, T* dx) {
+                             expert_operands<Mlp, T, Layout> const& weights, T const* z, sum_t<T> const* row_weights,
+                             T* dz, T* scaled_a, sum_t<T>* dweight_parts, T* dx) {
     using S = sum_t<T>;
     grouped_gemm_nn<S>(engine, of.experts, of.offsets, of.most, std::array{dy}, weights.backward_down(), of.ffn,
                        of.hidden, detail::differentiate<Mlp, T>{z, row_weights, dz, scaled_a, dweight_parts, of.ffn});

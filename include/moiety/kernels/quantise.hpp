@@ -44,7 +44,7 @@ template <class Scaling> MOIETY_HD constexpr std::int64_t scales_of_row(std::int
   return Scaling::columns == 0 ? 1 : (columns + Scaling::columns - 1) / (Scaling::columns == 0 ? 1 : Scaling::columns);
 }
 /// Rows of scales of a matrix of n outputs.
-template <class Scaling> MOIETY_HD constexpr std::int64_t scale_rows(std::int64_t n) {
+template <class Scaling> MOIETY_HD constexpr std::int64_t rows_of_scales(std::int64_t n) {
   return (n + Scaling::outputs - 1) / Scaling::outputs;
 }
 
@@ -75,14 +75,14 @@ template <class Scaling> struct quantised_operand<host_engine, Scaling> {
 };
 
 template <class Scaling> struct quantised_operand<cuda_engine, Scaling> {
-  e4m3* values = nullptr;   // [rows × quantised_stride(columns)], or [groups × n × quantised_stride(columns)]
-  float* scales = nullptr;  // [rows × scales_of_row(columns)], or [groups × scale_rows(n) × scales_of_row(columns)]
+  e4m3* values = nullptr;  // [rows × quantised_stride(columns)], or [groups × n × quantised_stride(columns)]
+  float* scales = nullptr;  // [rows × scales_of_row(columns)], or [groups × rows_of_scales(n) × scales_of_row(columns)]
 
   static constexpr std::int64_t row_bytes(std::int64_t rows, std::int64_t columns) {
     return value_bytes(rows, columns) + scale_bytes(rows, columns);
   }
   static constexpr std::int64_t matrix_bytes(std::int64_t groups, std::int64_t n, std::int64_t columns) {
-    return value_bytes(groups * n, columns) + scale_bytes(groups * scale_rows<Scaling>(n), columns);
+    return value_bytes(groups * n, columns) + scale_bytes(groups * rows_of_scales<Scaling>(n), columns);
   }
   static quantised_operand rows_at(void* memory, std::int64_t rows, std::int64_t columns) {
     auto* const values = static_cast<std::byte*>(memory);

@@ -25,6 +25,7 @@ struct settings {
   unsigned driver_version = 13000;
   std::size_t shared_limit = 232448;  // dynamic shared bytes of one block, with cudaFuncSetAttribute
   int kernel_threads = 1024;          // most threads of a block, as kernels say themselves
+  int kernel_capability = 90;         // for what kernels were compiled, as they say themselves
   std::size_t device_bytes = std::size_t{4} << 30;
   std::uint64_t seed = default_seed();  // of the order of lanes, warps and blocks; 0 is the natural order
   // Errors to come, as cudaError_t:

@@ -88,7 +88,7 @@ enum cudaDeviceAttr {
   cudaDevAttrMemoryPoolsSupported = 115 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
                          cudaFuncAttributePreferredSharedMemoryCarveout = 9 };
-struct cudaFuncAttributes { std::size_t sharedSizeBytes; int maxThreadsPerBlock; int numRegs; };
+struct cudaFuncAttributes { std::size_t sharedSizeBytes; int maxThreadsPerBlock; int numRegs; int ptxVersion; };
 enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal,
                              cudaStreamCaptureModeRelaxed };
@@ -495,7 +495,7 @@ template <class T> cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute
 }
 
 template <class T> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, T* /*kernel*/) {
-  return call([&] { return *attributes = {0, knobs.kernel_threads, 32}, cudaSuccess; });
+  return call([&] { return *attributes = {0, knobs.kernel_threads, 32, knobs.kernel_capability}, cudaSuccess; });
 }
 
 template <class... P, class... A>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensor maps of 16-bit elements as the driver makes them, as strict as its documentation, and the copies of their boxes.
-// A box arrives late, in rows of 128 bytes with the swizzle of the address where each chunk comes to lie.
+// Tensor maps of elements of 16 and 8 bits as the driver makes them, as strict as its documentation, and the copies of
+// their boxes. A box arrives late, in rows of 128 bytes with the swizzle of the address where each chunk comes to lie.
 #pragma once
 
 #include <limits>
@@ -36,7 +36,7 @@ struct encoded_map {
   std::uint64_t mark;
   std::byte const* data;
   std::uint64_t extents[3], strides[2];
-  std::uint32_t rank, box[3];
+  std::uint32_t rank, box[3], element_bytes;
 };
 static_assert(sizeof(encoded_map) <= sizeof(CUtensorMap));
 inline constexpr std::uint64_t map_mark = 0x3a9b0c5;
@@ -45,21 +45,22 @@ struct box_place {
   std::int64_t x, y, z;
 };
 
-/// One row of a box, 64 elements.
+/// One row of a box, 128 bytes.
 inline void copy_box_row(thread const& by, encoded_map const& map, box_place const& at, unsigned address) {
-  std::uint16_t row[64] = {};
+  std::byte row[128] = {};
+  auto const size = static_cast<std::int64_t>(map.element_bytes);
   auto const extent = [&](int i) { return static_cast<std::int64_t>(map.extents[i]); };
-  std::int64_t const first = std::max(at.x, std::int64_t{0}), last = std::min(at.x + 64, extent(0));
+  std::int64_t const first = std::max(at.x, std::int64_t{0}), last = std::min(at.x + 128 / size, extent(0));
   if (first < last && at.y >= 0 && at.y < extent(1) && at.z >= 0 && at.z < extent(2)) {
     auto const stride = [&](int i) { return static_cast<std::int64_t>(map.strides[i]); };
-    std::byte const* const from = map.data + first * 2 + at.y * stride(0) + at.z * stride(1);
-    auto const bytes = static_cast<std::size_t>(last - first) * 2;
+    std::byte const* const from = map.data + first * size + at.y * stride(0) + at.z * stride(1);
+    auto const bytes = static_cast<std::size_t>((last - first) * size);
     if (the_device.memory.find(from, bytes) == nullptr) fail(by, "it copies a box of what is not device memory");
-    std::memcpy(row + (first - at.x), from, bytes);
+    std::memcpy(row + (first - at.x) * size, from, bytes);
   }
   for (unsigned chunk = 0; chunk < 8; ++chunk) {
     unsigned const unswizzled = address + chunk * 16;
-    std::memcpy(block::running.shared_at(unswizzled ^ (unswizzled >> 3 & 0x70), 16), row + chunk * 8, 16);
+    std::memcpy(block::running.shared_at(unswizzled ^ (unswizzled >> 3 & 0x70), 16), row + chunk * 16, 16);
   }
 }
 
@@ -97,10 +98,10 @@ inline CUresult cuTensorMapEncodeTiled(CUtensorMap* made, CUtensorMapDataType ty
                                        cuuint64_t const* extents, cuuint64_t const* strides, cuuint32_t const* box,
                                        cuuint32_t const* every, CUtensorMapInterleave, CUtensorMapSwizzle swizzle,
                                        CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
-  if (type == CU_TENSOR_MAP_DATA_TYPE_UINT8 || rank < 2 || rank > 3 || swizzle != CU_TENSOR_MAP_SWIZZLE_128B ||
-      box[0] != 64)
+  std::uint32_t const size = type == CU_TENSOR_MAP_DATA_TYPE_UINT8 ? 1 : 2;
+  if (rank < 2 || rank > 3 || swizzle != CU_TENSOR_MAP_SWIZZLE_128B || box[0] * size != 128)
     return CUDA_ERROR_NOT_SUPPORTED;
-  encoded_map map{map_mark, static_cast<std::byte const*>(data), {1, 1, 1}, {}, rank, {1, 1, 1}};
+  encoded_map map{map_mark, static_cast<std::byte const*>(data), {1, 1, 1}, {}, rank, {1, 1, 1}, size};
   bool valid = data != nullptr && reinterpret_cast<std::uintptr_t>(data) % 16 == 0 &&
                reinterpret_cast<std::uintptr_t>(made) % 64 == 0;
   for (unsigned i = 0; i < rank; ++i) {
@@ -109,7 +110,7 @@ inline CUresult cuTensorMapEncodeTiled(CUtensorMap* made, CUtensorMapDataType ty
     map.extents[i] = extents[i], map.box[i] = box[i];
   }
   for (unsigned i = 0; i + 1 < rank; ++i) {
-    valid = valid && strides[i] % 16 == 0 && strides[i] < std::uint64_t{1} << 40 && strides[i] >= extents[i] * 2;
+    valid = valid && strides[i] % 16 == 0 && strides[i] < std::uint64_t{1} << 40 && strides[i] >= extents[i] * size;
     map.strides[i] = strides[i];
   }
   if (rank == 3) valid = valid && strides[1] % strides[0] == 0 && strides[1] / strides[0] >= extents[1];

@@ -79,6 +79,31 @@ template <tile_order Order> void check_operands() {
 
 }  // namespace
 
+TEST_CASE("every e4m3 of a fragment has one place, as PTX documents it") {
+  CHECK(covers(16, 32, 16, [](int lane, int i) { return e4m3_a_element(lane, i / 4, i % 4); }));
+  CHECK(covers(32, 8, 8, [](int lane, int i) { return e4m3_b_element(lane, i / 4, i % 4); }));
+  static_assert(e4m3_a_element(5, 0, 1) == element{1, 5});
+  static_assert(e4m3_a_element(5, 1, 0) == element{9, 4});
+  static_assert(e4m3_a_element(5, 2, 3) == element{1, 23});
+  static_assert(e4m3_a_element(31, 3, 3) == element{15, 31});
+  static_assert(e4m3_b_element(5, 0, 0) == element{4, 1});
+  static_assert(e4m3_b_element(5, 1, 2) == element{22, 1});
+}
+
+TEST_CASE("two e4m3 lie where one element of 16 bits does, so ldmatrix and tiles serve both") {
+  for (int lane = 0; lane < 32; ++lane)
+    for (int byte = 0; byte < 4; ++byte) {
+      for (int reg = 0; reg < 4; ++reg) {
+        element const pair = a_element(lane, reg, byte / 2);
+        CHECK(e4m3_a_element(lane, reg, byte) == element{pair.row, 2 * pair.col + byte % 2});
+      }
+      for (int reg = 0; reg < 2; ++reg) {
+        element const pair = b_element(lane, reg, byte / 2);
+        CHECK(e4m3_b_element(lane, reg, byte) == element{2 * pair.row + byte % 2, pair.col});
+      }
+    }
+}
+
 TEST_CASE("every float of a fragment has one place, as PTX documents it") {
   CHECK(covers(16, 8, 4, [](int lane, int i) { return tf32_a_element(lane, i); }));
   CHECK(covers(8, 8, 2, [](int lane, int i) { return tf32_b_element(lane, i); }));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/kernels/cuda/instructions.cuh>
 
+#include <moiety/core/e4m3.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/kernels/cuda/fragments.hpp>
 
@@ -22,10 +23,6 @@ using testing::device_values;
 
 namespace {
 
-template <class T> std::uint32_t bits_of(T low, T high) {
-  return std::uint32_t{low.bits} | std::uint32_t{high.bits} << 16;
-}
-
 template <class T> __global__ void one_mma(std::uint32_t const* a, std::uint32_t const* b, float* c) {
   std::uint32_t left[4];
   float sums[4];
@@ -35,21 +32,25 @@ template <class T> __global__ void one_mma(std::uint32_t const* a, std::uint32_t
   for (int i = 0; i < 4; ++i) c[threadIdx.x * 4 + static_cast<unsigned>(i)] = sums[i];
 }
 
-/// Where the elements of a register lie, and its bits: two of 16 bits, or a float.
+/// Where the elements of a register lie, and its bits: four of 8 bits, two of 16 bits, or a float.
 template <class T> struct registers {
-  static constexpr int depth = sizeof(T) == 4 ? 8 : 16;
+  static constexpr int size = static_cast<int>(sizeof(T)), depth = 32 / size;
   template <class At> static std::uint32_t of(At const& at, gpu::element (*element)(int, int, int), int lane, int reg) {
-    gpu::element const low = element(lane, reg, 0), high = element(lane, reg, 1);
-    if constexpr (sizeof(T) == 4)
-      return mo::detail::bit_cast<std::uint32_t>(at(low));
-    else
-      return bits_of(T(at(low)), T(at(high)));
+    if constexpr (size == 4) {
+      return mo::detail::bit_cast<std::uint32_t>(at(element(lane, reg, 0)));
+    } else {
+      std::uint32_t bits = 0;
+      for (int i = 0; i < 4 / size; ++i) bits |= std::uint32_t{T(at(element(lane, reg, i))).bits} << (i * size * 8);
+      return bits;
+    }
   }
-  static gpu::element a(int lane, int reg, int half) {
-    return sizeof(T) == 4 ? gpu::tf32_a_element(lane, reg) : gpu::a_element(lane, reg, half);
+  static gpu::element a(int lane, int reg, int i) {
+    if (size == 1) return gpu::e4m3_a_element(lane, reg, i);
+    return size == 4 ? gpu::tf32_a_element(lane, reg) : gpu::a_element(lane, reg, i);
   }
-  static gpu::element b(int lane, int reg, int half) {
-    return sizeof(T) == 4 ? gpu::tf32_b_element(lane, reg) : gpu::b_element(lane, reg, half);
+  static gpu::element b(int lane, int reg, int i) {
+    if (size == 1) return gpu::e4m3_b_element(lane, reg, i);
+    return size == 4 ? gpu::tf32_b_element(lane, reg) : gpu::b_element(lane, reg, i);
   }
 };
 
@@ -58,7 +59,7 @@ template <class T> void check_mma(unsigned seed) {
   using held = registers<T>;
   std::mt19937 random(seed);
   auto const value = [&] { return static_cast<float>(static_cast<int>(random() % 17) - 8); };
-  float a[16][16], b[16][8], c[16][8];
+  float a[16][32], b[32][8], c[16][8];
   for (auto& row : a)
     for (float& x : row) x = value();
   for (auto& row : b)
@@ -186,6 +187,14 @@ TEST_CASE("asynchronous copies arrive whole, with zeros behind what exists") {
 
 TEST_CASE("mma of floats as tf32 multiplies them") {
   for (unsigned seed = 1; seed < 6; ++seed) check_mma<float>(seed);
+}
+
+TEST_CASE("mma of e4m3 multiplies them") {
+  int major = 0, minor = 0;
+  testing::succeed(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+  testing::succeed(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0));
+  if (major * 10 + minor < 89) return;
+  for (unsigned seed = 1; seed < 6; ++seed) check_mma<mo::e4m3>(seed);
 }
 
 TEST_CASE("floats are rounded to the nearest tf32, halves away from 0") {

@@ -13,6 +13,13 @@
 //   ldmatrix         a matrix is 8 rows of 4 floats, which come to the lanes as they are
 //   outer first      one tile row of 512 bytes for each k, with the 128 outer elements; nothing transposes these on the way
 //
+// e4m3 lies k first only, in tiles of 128 k:
+//
+//   mma m16n8k32     C [16 x 8] += A [16 x 32] B [32 x 8]: e4m3_a_element, e4m3_b_element(lane, register, byte); C as
+//                    above
+//   ldmatrix, tiles  byte by byte as of 16 bits: two neighbours along k lie where one element of 16 bits does. So
+//                    addresses and offsets below hold with half of k, k even
+//
 // A tile of an operand holds 64 k, of elements of 16 bits. It lies k first (an outer row or column is a tile row of 64 k) or outer first (panels
 // of 64 outer elements, one tile row for each k).
 #pragma once
@@ -80,6 +87,15 @@ template <tile_order Order> MOIETY_HD constexpr int block_offset(int outer, int 
   }
   int const row = at.col * tile_row_bytes, chunk = (at.row / 8) ^ (at.col & 7);
   return outer / 64 * panel_bytes + k * tile_row_bytes + row + (((outer % 64 / 8) ^ chunk) * 16);
+}
+
+// e4m3: a register holds four neighbours along k, `byte` 0 in the low bits.
+
+MOIETY_HD constexpr element e4m3_a_element(int lane, int reg, int byte) {
+  return {lane / 4 + 8 * (reg % 2), lane % 4 * 4 + byte + 16 * (reg / 2)};
+}
+MOIETY_HD constexpr element e4m3_b_element(int lane, int reg, int byte) {
+  return {lane % 4 * 4 + byte + 16 * reg, lane / 4};
 }
 
 // Floats.

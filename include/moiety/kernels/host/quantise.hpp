@@ -110,7 +110,7 @@ template <class Scaling, class T, std::size_t M>
 void quantise_matrices(host_engine& engine, std::int64_t groups, std::array<grouped_matrix<T const>, M> const& from,
                        std::int64_t n, std::int64_t k, quantised_operand<host_engine, Scaling> const& to) {
   constexpr auto parts = static_cast<std::int64_t>(M);
-  std::int64_t const blocks = scale_rows<Scaling>(n);
+  std::int64_t const blocks = rows_of_scales<Scaling>(n);
   engine.for_blocks(groups * blocks, 16 / Scaling::outputs + 1, [&](std::int64_t task, std::int64_t end, int) {
     for (; task < end; ++task) {
       std::int64_t const group = task / blocks, first = task % blocks * Scaling::outputs;

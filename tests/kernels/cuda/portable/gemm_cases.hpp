@@ -6,6 +6,7 @@
 
 #include <moiety/backend/cuda.cuh>
 #include <moiety/backend/host.hpp>
+#include <moiety/core/e4m3.hpp>
 #include <moiety/core/math.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/kernels/cuda/portable/grouped_gemm.cuh>
@@ -17,10 +18,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
 #include <random>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -129,7 +132,9 @@ template <class T> struct weights {
 
   weights(setting const& s, int64 rows, int64 cols)
       : shift(s.shift),
-        group_stride((rows + (s.mapped ? 1 : 0)) * (cols + s.pad) + (s.mapped ? 0 : 8)),
+        group_stride((rows + (s.mapped ? 1 : 0)) * (cols + s.pad) + (s.mapped         ? 0
+                                                                     : sizeof(T) == 1 ? 16
+                                                                                      : 8)),
         row_stride(cols + s.pad),
         values(static_cast<std::size_t>(shift + s.groups() * group_stride), poison<T>()),
         there(int64{0}) {
@@ -217,11 +222,18 @@ inline constexpr bool host_rounds_alike = false;
 
 template <class T> double as_it_is(T value) { return static_cast<double>(value); }
 
+/// How far tensor cores are from double: those of e4m3 need not keep all bits of a sum.
+#if defined(CUDA_ON_CPU)
+template <class T> inline constexpr double of_tensor_cores = 1e-5;
+#else
+template <class T> inline constexpr double of_tensor_cores = std::same_as<T, mo::e4m3> ? 1e-3 : 1e-5;
+#endif
+
 /// Chains are compared bit by bit with the host's; tensor cores with double. Returns what came out.
 template <class S, class A, class B, class Case> std::vector<S> compare(Case const& of) {
   auto got = of.run();
-  if constexpr (gpu::on_tensor_cores<S, A, B> || !host_rounds_alike)
-    CHECK(difference(got, of.exact([](auto v) { return as_it_is(v); })) < 1e-5);
+  if constexpr (gpu::on_tensor_cores<S, A, B> || std::same_as<A, mo::e4m3> || !host_rounds_alike)
+    CHECK(difference(got, of.exact([](auto v) { return as_it_is(v); })) < of_tensor_cores<A>);
   else
     CHECK(same_bits(got, of.on_host()));
   return got;
@@ -415,6 +427,72 @@ template <class S, class T> void check_row_sums(setting const& s) {
                      weigh<S>{scale_there.data(), parts.data(), calls.data(), tiles});
   CHECK(same_bits(parts.host(), expected));
   CHECK(calls.host() == std::vector<int>(static_cast<std::size_t>(s.total() * tiles), 1));
+}
+
+/// Rows of one operand begin at multiples of `bytes`, as does the first; `more` times that lie between.
+template <class T> setting aligned(setting s, int64 bytes = 16, int64 more = 0) {
+  int64 const elements = bytes / static_cast<int64>(sizeof(T));
+  s.pad = (elements - s.k % elements) % elements + more * elements;
+  s.shift = more * elements;
+  return s;
+}
+
+/// Integers of -4 ... 4 in the place of all operands of an nt, whose sums are exact in any order.
+template <class Case> void draw_integers(Case& of) {
+  auto const draw = [](auto& values) {
+    for (auto& value : values)
+      if (!std::isnan(static_cast<float>(value)))
+        value = std::decay_t<decltype(value)>(static_cast<float>(static_cast<int>(random_bits() % 9) - 4));
+  };
+  draw(of.a.values), of.a.upload();
+  for (auto& w : of.w) draw(w.values), w.there = std::decay_t<decltype(w.there)>(w.values);
+}
+
+/// Integers with powers of two as scales of blocks of 128 k, and of 128 columns of matrices: sums are exact in any order.
+template <class T, std::size_t M> void check_block_scales(setting const& s) {
+  nt_case<float, T, T, M> of(s);
+  draw_integers(of);
+  int64 const across = (s.k + 127) / 128, down = (s.n + 127) / 128;
+  auto const powers = [](int64 count) {
+    std::vector<float> all(static_cast<std::size_t>(count));
+    for (float& v : all) v = std::ldexp(1.0f, static_cast<int>(random_bits() % 7) - 3);
+    return all;
+  };
+  auto const rows = powers(s.total() * across);
+  std::vector<std::vector<float>> blocks;
+  device_values<float> const d_rows(rows);
+  std::vector<device_values<float>> d_blocks;
+  gpu::block_scales<static_cast<int>(M)> scales{d_rows.data(), {}, across, down};
+  std::array<grouped_matrix<T const>, M> views;
+  for (std::size_t m = 0; m < M; ++m) {
+    blocks.push_back(powers(s.groups() * down * across));
+    d_blocks.emplace_back(blocks[m]);
+    scales.by_block[m] = d_blocks[m].data(), views[m] = of.w[m].view();
+  }
+  auto const got = collected<float, M>(s, [&](auto const& epilogue) {
+    grouped_gemm_nt<float>(engine(), s.groups(), of.offsets.get(), s.bound(), of.a.view(), views, scales, s.n, s.k,
+                           epilogue);
+  });
+  auto const wanted = expected_sums<double, static_cast<int>(M)>(s, [&](int m, int64 g, int64 r, int64 c) {
+    double sum = 0;
+    for (int64 i = 0; i < s.k; ++i)
+      sum += as_it_is(of.a(r, i)) * as_it_is(of.w[static_cast<std::size_t>(m)](g, c, i)) *
+             static_cast<double>(at(rows, r * across + i / 128)) *
+             static_cast<double>(at(blocks[static_cast<std::size_t>(m)], (g * down + c / 128) * across + i / 128));
+    return sum;
+  });
+  CHECK(difference(got, wanted) == 0);
+}
+
+/// 2^16 from the first 128 k of e4m3, and from the next four times 2^-9, each of which would be lost beside it.
+template <class T> void check_steps_apart() {
+  nt_case<float, T, T, 1> nt({.rows = {1}, .n = 1, .k = 256, .mapped = true});
+  for (int64 c = 0; c < nt.s.k; ++c) nt.a(0, c) = at(nt.w[0].values, c) = T(0.0f);
+  nt.a(0, 0) = at(nt.w[0].values, 0) = T(256.0f);
+  for (int64 c = 130; c < nt.s.k; c += 32) nt.a(0, c) = T(0x1p-9f), at(nt.w[0].values, c) = T(1.0f);
+  nt.a.upload();
+  nt.w[0].there = device_values<T>(nt.w[0].values);
+  CHECK(at(nt.run(), 0) == 0x1p16f + 0x1p-7f);
 }
 
 template <class S, class A, class B = A> void check_nt(setting const& s) {

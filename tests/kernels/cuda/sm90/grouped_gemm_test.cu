@@ -4,7 +4,9 @@
 #endif
 #include <moiety/kernels/cuda/sm90/grouped_gemm.cuh>
 
+#include <moiety/core/e4m3.hpp>
 #include <moiety/experts/apply.cuh>
+#include <moiety/kernels/cuda/portable/e4m3_gemm.cuh>
 
 #include <kernels/cuda/portable/gemm_cases.hpp>
 #include <kernels/cuda/sm90/cases.hpp>
@@ -157,6 +159,100 @@ TEST_CASE_TEMPLATE("widths at the edges of tiles, many steps", T, mo::bf16, mo::
   // Elements that no chunk of 16 bytes ends with.
   nt<T>({.rows = {35, 6}, .n = 67, .k = 131, .gathered = true, .pad = 5});
   nn<T>({.rows = {35, 6}, .n = 67, .k = 131, .gathered = true, .pad = 5 + 64});
+}
+
+TEST_CASE("e4m3: groups of every height, gathered or not") {
+  INFO("seed ", seed);
+  using T = mo::e4m3;
+  nt<T>(aligned<T>({.rows = {0, 129, 0, 1, 64, 65, 0}, .n = 72, .k = 136}));
+  nt<T, 2>(aligned<T>({.rows = {127, 128}, .n = 40, .k = 64, .gathered = true}, 16, 1));
+  nt<T>(aligned<T>({.rows = {0, 0, 0, 140, 0}, .n = 136, .k = 72}));
+  nt<T>(aligned<T>({.rows = {0, 0, 0}, .n = 136, .k = 72, .slack = 9}));
+  nt<T>(aligned<T>({.rows = {77}, .n = 136, .k = 72, .offsets = false}));
+  nt<T, 2>(aligned<T>({.rows = std::vector<int64>(70, 1), .n = 8, .k = 8, .gathered = true}));
+}
+
+TEST_CASE("e4m3: widths at the edges of tiles, sums at those of steps") {
+  INFO("seed ", seed);
+  using T = mo::e4m3;
+  for (int64 const n : {1, 8, 64, 67, 127, 128, 129, 264}) {
+    nt<T>(aligned<T>({.rows = {3, 20}, .n = n, .k = 80}));
+    nt<T, 2>(aligned<T>({.rows = {3, 20}, .n = n, .k = 80}));
+  }
+  for (int64 const k : {1, 15, 16, 17, 127, 128, 129, 257, 640, 1100})
+    for (bool const gathered : {false, true})
+      nt<T>(aligned<T>({.rows = {35, 6}, .n = 40, .k = k, .gathered = gathered}));
+  nt<T, 3>(aligned<T>({.rows = {20, 33}, .n = 71, .k = 150}));
+  nt<T, 4>(aligned<T>({.rows = {20, 33}, .n = 71, .k = 150}));
+}
+
+TEST_CASE("e4m3: sums of small integers are exact, each 128 k are summed apart, and tiles come in any order") {
+  INFO("seed ", seed);
+  using T = mo::e4m3;
+  for (bool const gathered : {false, true}) {
+    on_sm90a const here(3);
+    nt_case<float, T, T, 2> of(
+        aligned<T>({.rows = {133, 0, 290, 5}, .n = 203, .k = 710, .gathered = gathered, .mapped = true}));
+    draw_integers(of);
+    auto const got = of.run();
+    CHECK(difference(got, of.exact(as_it_is<T>)) == 0);
+    for (int i = 0; i < 2; ++i) CHECK(same_bits(of.run(), got));
+  }
+  on_sm90a const here(1);
+  check_steps_apart<T>();
+}
+
+TEST_CASE("e4m3: bits depend neither on other rows, nor on how rows are read, nor on the bound") {
+  INFO("seed ", seed);
+  using T = mo::e4m3;
+  setting s = aligned<T>({.rows = {17, 0, 140, 20, 5}, .n = 136, .k = 300, .slack = 300, .mapped = true});
+  nt_case<float, T, T, 2> of(s);
+#if defined(CUDA_ON_CPU)
+  auto const portable = of.run();  // a device's instructions differ
+#endif
+  on_sm90a const here(3);
+  auto const before = of.run();
+#if defined(CUDA_ON_CPU)
+  CHECK(same_bits(before, portable));
+#endif
+  CHECK(same_bits(before, of.run(-s.slack)));
+  for (int64 r = 0; r < s.total(); ++r)
+    if (r < 17 || r >= 157)
+      for (int64 c = 0; c < s.k; ++c) of.a(r, c) = poison<T>();
+  of.a.upload();
+  auto const beside = of.run();
+  bool same = true;
+  for (int64 m = 0; m < 2; ++m)
+    for (int64 r = 17; r < 157; ++r)
+      for (int64 c = 0; c < s.n; ++c) {
+        int64 const place = (m * (s.bound() + 1) + r) * s.n + c;
+        same = same && at(beside, place) == at(before, place);
+      }
+  CHECK(same);
+}
+
+TEST_CASE("e4m3: scales of blocks of rows and of matrices") {
+  INFO("seed ", seed);
+  using T = mo::e4m3;
+  for (bool const gathered : {false, true}) {
+    on_sm90a const here(3);
+    setting const s = aligned<T>({.rows = {140, 0, 33, 64}, .n = 203, .k = 310, .gathered = gathered, .mapped = true});
+    check_block_scales<T, 1>(s), check_block_scales<T, 2>(s), check_block_scales<T, 3>(s);
+  }
+}
+
+TEST_CASE("e4m3: few rows take these kernels too; what the copy engine cannot address takes the portable ones") {
+  INFO("seed ", seed);
+  using T = mo::e4m3;
+  mo::cuda_engine usual{mo::cuda{}};
+  for (auto const& [rows, launches] : {std::pair<int64, int64>{1, 1}, {32, 1}, {33, 1}}) {
+    nt_case<float, T, T, 1> const of(aligned<T>({.rows = {rows, rows}, .n = 136, .k = 72, .mapped = true}));
+    on_sm90a const here(launches);
+    static_cast<void>(of.run_on(usual));
+  }
+  on_sm90a const here(0);
+  check_nt<float, T>(aligned<T>({.rows = {35, 6}, .n = 136, .k = 72}));  // matrices lie no whole number of rows apart
+  check_nt<float, T>(aligned<T>({.rows = {9, 2}, .n = 16, .k = 0, .mapped = true}, 16, 1));
 }
 
 TEST_CASE("three and four matrices side by side, or in one sum") {

@@ -3,6 +3,7 @@
 // hides. What matrices.hpp leaves to a device to confirm is confirmed where this passes on one.
 #include <moiety/kernels/cuda/sm90/instructions.cuh>
 
+#include <moiety/core/e4m3.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/kernels/cuda/fragments.hpp>
 #include <moiety/kernels/cuda/sm90/tensor_map.cuh>
@@ -63,13 +64,17 @@ __global__ void __launch_bounds__(256, 1)
   }
 }
 
-/// f(outer, k) for every element of a tile, as it lies.
+template <class T> inline constexpr int depth = gpu::tile_row_bytes / static_cast<int>(sizeof(T));
+
+/// f(outer, k) for every element of a tile, as it lies: in 16 bits one, or of e4m3 two neighbours along k.
 template <class T, class F> std::vector<std::uint16_t> tile_of(tile_order order, int outer, F const& f) {
   std::vector<std::uint16_t> tile(static_cast<std::size_t>(panels(outer) * gpu::panel_bytes / 2), 0xffff);
+  auto const bits = [&](int o, int k) { return unsigned{T(static_cast<float>(f(o, k))).bits}; };
   for (int o = 0; o < outer; ++o)
     for (int k = 0; k < gpu::tile_depth; ++k) {
       int const offset = order == k_first ? gpu::element_offset<k_first>(o, k) : gpu::element_offset<outer_first>(o, k);
-      tile[static_cast<std::size_t>(offset / 2)] = T(static_cast<float>(f(o, k))).bits;
+      tile[static_cast<std::size_t>(offset / 2)] =
+          static_cast<std::uint16_t>(sizeof(T) == 1 ? bits(o, 2 * k) | bits(o, 2 * k + 1) << 8 : bits(o, k));
     }
   return tile;
 }
@@ -88,8 +93,7 @@ std::string first_wrong(int rows, Left const& a, Right const& b, bool add) {
     for (int col = 0; col < N; ++col) {
       auto const i = static_cast<std::size_t>(row * N + col);
       float expected = add ? start[i] : 0;
-      for (int k = 0; k < gpu::tile_depth; ++k)
-        expected += static_cast<float>(a(row, k)) * static_cast<float>(b(col, k));
+      for (int k = 0; k < depth<T>; ++k) expected += static_cast<float>(a(row, k)) * static_cast<float>(b(col, k));
       if (got[i] != expected)
         return "(" + std::to_string(row) + ", " + std::to_string(col) + ") is " + std::to_string(got[i]) +
                " and should be " + std::to_string(expected);
@@ -109,6 +113,29 @@ template <class T, int N, tile_order A, tile_order B> void check_tile() {
   CHECK(first_wrong<T, N, A, B>(64, by_k, identity, false) == "none");
   auto const drawn = [](int outer, int k) { return (outer * 131 + k * 71 + outer * k * 29) % 17 - 8; };
   CHECK(first_wrong<T, N, A, B>(128, drawn, drawn, true) == "none");
+}
+
+/// The same of what e4m3 holds exactly; one or two k meet the identity's ones.
+template <int N> void check_tile_of_e4m3() {
+  INFO("N ", N);
+  auto const check = [](auto const& a, auto const& b) {
+    return first_wrong<mo::e4m3, N, k_first, k_first>(64, a, b, false);
+  };
+  auto const identity = [](int outer, int k) { return outer % 64 == k % 64 ? 1 : 0; };
+  auto const by_outer = [](int outer, int) { return outer % 16; };
+  auto const by_outer_16 = [](int outer, int) { return outer / 16; };
+  auto const by_k = [](int, int k) { return k % 16; };
+  auto const by_k_16 = [](int, int k) { return k / 16; };
+  CHECK(check(identity, by_outer) == "none");
+  CHECK(check(identity, by_outer_16) == "none");
+  CHECK(check(identity, by_k) == "none");
+  CHECK(check(identity, by_k_16) == "none");
+  CHECK(check(by_outer, identity) == "none");
+  CHECK(check(by_outer_16, identity) == "none");
+  CHECK(check(by_k, identity) == "none");
+  CHECK(check(by_k_16, identity) == "none");
+  auto const drawn = [](int outer, int k) { return (outer * 131 + k * 71 + outer * k * 29) % 17 - 8; };
+  CHECK(first_wrong<mo::e4m3, N, k_first, k_first>(128, drawn, drawn, true) == "none");
 }
 
 template <class T, int N> void check_orders() {
@@ -226,6 +253,16 @@ TEST_CASE("products of fp16") {
   check_tile<mo::fp16, 128, outer_first, outer_first>();
   check_tile<mo::fp16, 192, k_first, outer_first>();
   check_tile<mo::fp16, 256, k_first, k_first>();
+}
+
+TEST_CASE("products of e4m3") {
+  if (!testing::on_sm90()) return;
+  check_tile_of_e4m3<32>();
+  check_tile_of_e4m3<64>();
+  check_tile_of_e4m3<96>();
+  check_tile_of_e4m3<128>();
+  check_tile_of_e4m3<192>();
+  check_tile_of_e4m3<256>();
 }
 
 TEST_CASE("a group of products is done while the next is under way") {

@@ -33,6 +33,24 @@ TEST_CASE("rows that the engine can be told of") {
   CHECK_FALSE(mappable(mapped_rows{nullptr, 5, 8, 8, 64}));
 }
 
+TEST_CASE("rows of bytes begin at multiples of 16 of them") {
+  auto const bytes = [](std::int64_t columns, std::int64_t stride) {
+    return mapped_rows{memory, 5, columns, stride, 64, 1};
+  };
+  CHECK(mappable(bytes(1, 16)));
+  CHECK(mappable(bytes(121, 128)));
+  CHECK_FALSE(mappable(bytes(8, 8)));
+  CHECK_FALSE(mappable(bytes(120, 120)));
+  CHECK(mappable(bytes(8, (std::int64_t{1} << 40) - 16)));
+  CHECK_FALSE(mappable(bytes(8, std::int64_t{1} << 40)));
+  CHECK(mappable(mapped_groups{memory, 3, 5, 9, 80, 16, 64, 1}));
+  CHECK(mappable(mapped_groups{memory, 3, 5, 9, 96, 16, 64, 1}));
+  CHECK_FALSE(mappable(mapped_groups{memory, 3, 5, 9, 40, 8, 64, 1}));
+  CHECK(mappable(mapped_groups{memory, 3, 5, 8, 40, 8, 64, 2}));
+  CHECK_FALSE(mappable(mapped_rows{memory, 5, 8, 16, 64, 0}));
+  CHECK_FALSE(mappable(mapped_rows{memory, 5, 8, 16, 64, 4}));
+}
+
 TEST_CASE("boxes and strides at their limits") {
   CHECK(mappable(mapped_rows{memory, 5, 8, 8, 1}));
   CHECK(mappable(mapped_rows{memory, 5, 8, 8, 256}));
@@ -55,5 +73,6 @@ TEST_CASE("groups are a whole number of rows apart") {
 
 TEST_CASE("a box brings all of its bytes, inside or not") {
   CHECK(box_bytes(rows(1, 8)) == 64 * 128);
+  CHECK(box_bytes(mapped_rows{memory, 5, 8, 16, 64, 1}) == 64 * 128);
   CHECK(box_bytes(mapped_groups{memory, 3, 5, 9, 80, 16, 256}) == 256 * 128);
 }

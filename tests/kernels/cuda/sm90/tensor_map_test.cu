@@ -48,14 +48,16 @@ struct matrices {
 };
 
 /// Every box of some around the edges must have the elements where fragments.hpp has those of a k-first tile.
-template <int Rank> void check_boxes(matrices const& of, int box_rows, std::vector<corner> const& corners) {
-  std::vector<std::uint16_t> elements(static_cast<std::size_t>(of.groups * of.group_stride()));
+template <int Rank, class Element = std::uint16_t>
+void check_boxes(matrices const& of, int box_rows, std::vector<corner> const& corners) {
+  constexpr int size = static_cast<int>(sizeof(Element));
+  std::vector<Element> elements(static_cast<std::size_t>(of.groups * of.group_stride()));
   std::mt19937 random(7);
-  for (auto& element : elements) element = static_cast<std::uint16_t>(random() % 65535 + 1);
-  device_values<std::uint16_t> const there(elements);
-  mapped_rows const rows{there.data(), of.rows, of.columns, of.row_stride(), box_rows};
-  mapped_groups const groups{there.data(),      of.groups,       of.rows, of.columns,
-                             of.group_stride(), of.row_stride(), box_rows};
+  for (auto& element : elements) element = static_cast<Element>(random() % ((1u << (8 * size)) - 1) + 1);
+  device_values<Element> const there(elements);
+  mapped_rows const rows{there.data(), of.rows, of.columns, of.row_stride(), box_rows, size};
+  mapped_groups const groups{there.data(),      of.groups,       of.rows,  of.columns,
+                             of.group_stride(), of.row_stride(), box_rows, size};
   tensor_map const map = Rank == 2 ? make_tensor_map(rows) : make_tensor_map(groups);
   unsigned const bytes = Rank == 2 ? box_bytes(rows) : box_bytes(groups);
   for (corner const& at : corners) {
@@ -65,12 +67,13 @@ template <int Rank> void check_boxes(matrices const& of, int box_rows, std::vect
     auto const got = out.host();
     int wrong = 0;
     for (int row = 0; row < box_rows; ++row)
-      for (int col = 0; col < box_columns; ++col) {
+      for (int col = 0; col < box_row_bytes / size; ++col) {
         int const x = at.x + col, y = at.y + row;
         bool const inside = x >= 0 && x < of.columns && y >= 0 && y < of.rows && at.z >= 0 && at.z < of.groups;
         int const from = at.z * of.group_stride() + y * of.row_stride() + x;
-        auto const offset = static_cast<std::size_t>(gpu::element_offset<tile_order::k_first>(row, col));
-        int const value = got[offset] + 256 * got[offset + 1];
+        int const pair = gpu::element_offset<tile_order::k_first>(row, col * size / 2);
+        auto const offset = static_cast<std::size_t>(pair + col * size % 2);
+        int const value = size == 1 ? got[offset] : got[offset] + 256 * got[offset + 1];
         wrong += value != (inside ? elements[static_cast<std::size_t>(from)] : 0);
       }
     INFO("box at ", at.x, ", ", at.y, ", ", at.z);
@@ -96,6 +99,15 @@ TEST_CASE("boxes of groups end with their group") {
   check_boxes<3>({3, 70, 72, 0}, 64, corners);
   check_boxes<3>({3, 70, 77, 3}, 128, corners);
   check_boxes<3>({1, 9, 64, 0}, 8, {{0, 0, 0}, {0, 4, 0}, {0, 0, 1}});
+}
+
+TEST_CASE("boxes of bytes are 128 columns wide") {
+  if (!testing::on_sm90()) return;
+  check_boxes<2, std::uint8_t>({1, 100, 272, 0}, 64,
+                               {{0, 0, 0}, {128, 40, 0}, {-16, -7, 0}, {176, 96, 0}, {256, 0, 0}});
+  check_boxes<2, std::uint8_t>({1, 100, 267, 5}, 64, {{0, 3, 0}, {128, 40, 0}, {256, 50, 0}});
+  check_boxes<2, std::uint8_t>({1, 1, 1, 15}, 1, {{0, 0, 0}, {16, 0, 0}});
+  check_boxes<3, std::uint8_t>({3, 70, 141, 3}, 128, {{0, 0, 0}, {128, 30, 2}, {0, 69, 1}, {0, 0, 3}});
 }
 
 TEST_CASE("what cannot be mapped is refused") {

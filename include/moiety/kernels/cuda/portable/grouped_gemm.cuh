@@ -51,8 +51,8 @@ rows_product<A, B, static_cast<int>(L), static_cast<int>(R)> describe(ragged_row
   return of;
 }
 
-template <class A, class B, int L, int R>
-wide_loads rows_aligned(rows_product<A, B, L, R> const& of, std::int64_t a_bytes, std::int64_t b_bytes) {
+template <class A, class B, int L, int R, class Scales>
+wide_loads rows_aligned(rows_product<A, B, L, R, Scales> const& of, std::int64_t a_bytes, std::int64_t b_bytes) {
   wide_loads wide{true, true};
   for (auto const& a : of.a) wide.a = wide.a && gpu::rows_aligned(a, a_bytes);
   for (auto const& w : of.w) wide.b = wide.b && gpu::rows_aligned(w, b_bytes);

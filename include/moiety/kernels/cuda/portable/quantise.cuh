@@ -54,21 +54,26 @@ template <class T, int M, class At> struct joined_columns {
   __device__ std::int64_t count() const { return M * n; }
   /// Columns first … first + 15, zeros behind the last.
   __device__ void load(std::int64_t first, float (&values)[width]) const {
-    if constexpr (M == 1) {
-      load_part(0, first, values);
-    } else if (std::int64_t const part = first / n; first + width <= (part + 1) * n) {
-      load_part(static_cast<int>(part), first - part * n, values);
-    } else {
-      for (int i = 0; i < width; ++i) {  // the end of one part and the beginning of the next
-        std::int64_t const of = (first + i) / n;
-        values[i] = of < M ? static_cast<float>(at(static_cast<int>(of))[first + i - of * n]) : 0.0f;
-      }
-    }
+    int const part = part_of(first);
+    if constexpr (M > 1)
+      if (first + width > (part + 1) * n) return load_each(first, values);
+    load_columns<width>(at(part) + (first - part * n),
+                        first + width > count() ? static_cast<int>(count() - first) : width, values);
   }
 
  private:
-  __device__ void load_part(int part, std::int64_t col, float (&values)[width]) const {
-    load_columns<width>(at(part) + col, n - col < width ? static_cast<int>(n - col) : width, values);
+  __device__ int part_of(std::int64_t column) const {
+    int part = 0;
+    MOIETY_REGISTERS
+    for (int m = 1; m < M; ++m) part += column >= m * n ? 1 : 0;
+    return part;
+  }
+  /// The end of one part and the beginning of the next.
+  __device__ void load_each(std::int64_t first, float (&values)[width]) const {
+    for (int i = 0; i < width; ++i) {
+      int const part = part_of(first + i);
+      values[i] = first + i < count() ? static_cast<float>(at(part)[first + i - part * n]) : 0.0f;
+    }
   }
 };
 
@@ -165,7 +170,7 @@ __global__ void __launch_bounds__(quantising_threads)
     quantise_blocks(array<grouped_matrix<T const>, std::size_t{M}> const from, std::int64_t n, std::int64_t k,
                     device_operand<block_scaled> const to) {
   constexpr int width = quantised_together, side = static_cast<int>(block_scaled::columns), lanes = side / width;
-  std::int64_t const across = scales_of_row<block_scaled>(M * k), down = scale_rows<block_scaled>(n);
+  std::int64_t const across = scales_of_row<block_scaled>(M * k), down = rows_of_scales<block_scaled>(n);
   std::int64_t const group = blockIdx.x / (across * down), block = blockIdx.x % (across * down);
   std::int64_t const first = block / across * side, stride = quantised_stride(M * k),
                      column = block % across * side + static_cast<int>(threadIdx.x) % lanes * width;
@@ -209,7 +214,9 @@ __global__ void __launch_bounds__(turning_threads)
   std::int64_t const end = Scaling::columns == 0 || begin + Scaling::columns > all ? all : begin + Scaling::columns;
   int const lane = static_cast<int>(threadIdx.x) % side, phase = static_cast<int>(threadIdx.x) / side;
   auto const at = [&](std::int64_t column, int half) {
-    std::int64_t const part = M == 1 ? 0 : column / k;
+    int part = 0;
+    MOIETY_REGISTERS
+    for (int m = 1; m < M; ++m) part += column >= m * k ? 1 : 0;
     auto const& of = from[static_cast<std::size_t>(part)];
     return static_cast<float>(
         of.data[group * of.group_stride + (column - part * k) * of.row_stride + output + half * side + lane]);
@@ -281,7 +288,7 @@ void quantise_matrices(cuda_engine& engine, std::int64_t groups, std::array<grou
                   k, to);
   else
     engine.launch("quantise_matrices", gpu::quantise_blocks<T, matrices>,
-                  {groups * scale_rows<Scaling>(n) * scales_of_row<Scaling>(matrices * k), gpu::quantising_threads},
+                  {groups * rows_of_scales<Scaling>(n) * scales_of_row<Scaling>(matrices * k), gpu::quantising_threads},
                   gpu::listed(from), n, k, to);
 }
 
@@ -291,7 +298,7 @@ void quantise_matrices(cuda_engine& engine, std::int64_t groups, std::array<tran
   constexpr int matrices = static_cast<int>(M);
   std::array<grouped_matrix<T const>, M> lying;
   for (std::size_t m = 0; m < M; ++m) lying[m] = from[m].lying();
-  std::int64_t const down = Scaling::outputs > 1 ? scale_rows<Scaling>(n) : gpu::tiles_of(n, gpu::turned_side);
+  std::int64_t const down = Scaling::outputs > 1 ? rows_of_scales<Scaling>(n) : gpu::tiles_of(n, gpu::turned_side);
   engine.launch("quantise_matrices", gpu::quantise_turned<Scaling, T, matrices>,
                 {groups * down * scales_of_row<Scaling>(matrices * k), gpu::turning_threads}, gpu::listed(lying), n, k,
                 to);

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Grouped products of bf16, fp16, or float in tf32, by mma.sync, with float sums.
+// Grouped products of bf16, fp16, float in tf32, or e4m3 (nt only), by mma.sync, with float sums.
 //
-// A block makes a tile of 128 or 32 rows and 128 columns (of M matrices side by side) by steps of 64 k, of floats 32. Copies into a ring
-// of three stages run two steps ahead; stages are swizzled tiles of fragments.hpp, filled from the operands as they lie,
-// gathered and transposed on the way. An output is summed by m16n8k16, of floats m16n8k8, in ascending k (m first, then k; in tn over the rows
-// of the group), the rest of the last step being zeros, so its bits depend neither on the tile's height nor on other rows.
+// A block makes a tile of 128 or 32 rows and 128 columns (of M matrices side by side) by steps of 64 k, of floats 32,
+// of e4m3 128. Copies into a ring of three stages run two steps ahead; stages are swizzled tiles of fragments.hpp,
+// filled from the operands as they lie, gathered and transposed on the way. An output is summed by m16n8k16, of floats
+// m16n8k8, in ascending k (m first, then k; in tn over the rows of the group), the rest of the last step being zeros,
+// so its bits depend neither on the tile's height nor on other rows. Of e4m3, m16n8k32 sums each step from zero, and
+// what it makes is added in float: not all tensor cores keep enough bits of such sums for many steps.
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/core/e4m3.hpp>
 #include <moiety/kernels/cuda/fragments.hpp>
 #include <moiety/kernels/cuda/instructions.cuh>
 #include <moiety/kernels/cuda/portable/find_tile.cuh>
@@ -17,6 +20,7 @@
 
 #include <cuda_runtime.h>
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 
@@ -47,6 +51,12 @@ template <int Rows> struct tensor_tile {
 template <class T> inline constexpr int chunk_of = 16 / static_cast<int>(sizeof(T));
 template <class T> inline constexpr int depth_of = tile_row_bytes / static_cast<int>(sizeof(T));
 static_assert(chunk_of<bf16> == chunk_elements && depth_of<bf16> == tile_depth);
+
+/// Whether a tile's depth is summed from zero, and then added to the sums in float.
+template <class T> inline constexpr bool sums_steps_apart = std::same_as<T, e4m3>;
+/// Sums of a step want registers of their own, and so do operands where the compiler makes fp16 of e4m3, as for sm_90
+/// and 100.
+template <class T> inline constexpr int tensor_blocks_of = sums_steps_apart<T> ? 1 : tensor_blocks;
 
 /// The first `count` elements into a chunk of shared memory, zeros behind them. Wide: from a multiple of 16 bytes.
 template <bool Wide, class T> __device__ inline void copy_chunk(std::byte* to, T const* from, int count) {
@@ -168,9 +178,9 @@ __device__ inline void aim_at_rows(k_first_tile<T, Rows, Threads>& to, rows_of<T
 }
 
 /// Operands of rows times stored matrices [n x k].
-template <class T, int Rows, int M> struct tensor_nt {
+template <class T, int Rows, int M, class Scales> struct scaled_tensor_nt {
   using shape = tensor_tile<Rows>;
-  using product = rows_product<T, T, 1, M>;
+  using product = rows_product<T, T, 1, M, Scales>;
   static constexpr int matrices = M, width = matrix_columns(shape::columns, M);
   static constexpr tile_order a_order = tile_order::k_first, b_order = tile_order::k_first;
 
@@ -179,7 +189,11 @@ template <class T, int Rows, int M> struct tensor_nt {
   std::int64_t k, k0 = 0;
   std::int64_t steps;
 
-  __device__ tensor_nt(product const& of, tile const& at) : k(of.k), steps(tiles_of(of.k, depth_of<T>)) {
+  product const& given;
+  tile const& where;
+
+  __device__ scaled_tensor_nt(product const& of, tile const& at)
+      : k(of.k), steps(tiles_of(of.k, depth_of<T>)), given(of), where(at) {
     static_assert(width % decltype(b)::step == 0);
     aim_at_rows(a, of.a[0], at);
     b.aim(of.w[0].data, [&](int row, int first) -> T const* {
@@ -194,7 +208,18 @@ template <class T, int Rows, int M> struct tensor_nt {
     b.template fill<Wide>(stage + shape::a_bytes, k0, k);
     k0 += depth_of<T>;
   }
+  /// What the sum of a step is multiplied with, of a row and a column of the tile.
+  __device__ float factor(int row, int col, int step) const {
+    if constexpr (Scales::any)
+      return row < where.rows ? given.scales.of_row(where.first_row + row, step) *
+                                    given.scales.of_columns(where.group, where.column_tile, width, col, step)
+                              : 0.0f;
+    else
+      return 1;
+  }
 };
+
+template <class T, int Rows, int M> using tensor_nt = scaled_tensor_nt<T, Rows, M, no_scales>;
 
 /// Operands of M times rows times matrices [k x n], in one sum.
 template <class T, int Rows, int M> struct tensor_nn {
@@ -263,8 +288,8 @@ template <class T> struct tensor_tn {
   }
 };
 
-/// What a lane has of A [16 x 16], or of two B [16 x 8] side by side, of floats with half as many k. Corners are {outer, k} from
-/// that of the warp's part of the tile, k counted in elements of 16 bits.
+/// What a lane has of A [16 x 16], or of two B [16 x 8] side by side, of floats with half as many k, of e4m3 with twice
+/// as many. Corners are {outer, k} from that of the warp's part of the tile, k counted in elements of 16 bits.
 template <class T, tile_order Order, bool OfA> struct fragment_source {
   int corner;
   element at;
@@ -345,6 +370,34 @@ template <class Shape> struct warp_sums {
     }
   }
 
+  /// The same, each block of rows summed from zero before it is added: so only one block's sums take registers twice. Factors of
+  /// a row of the tile and of the warp's columns are those of operands that have scales.
+  template <class T, tile_order A, tile_order B, class Factors>
+  __device__ void add_apart(std::byte const* stage, Factors const& factors) {
+    fragment_source<T, A, true> const a_from(lane, row);
+    fragment_source<T, B, false> const b_from(lane, col);
+    MOIETY_REGISTERS
+    for (int i = 0; i < Shape::row_blocks; ++i) {
+      several<float[4], Shape::column_blocks> part = {};
+      float const factor[2] = {factors(row + i * 16 + lane / 4, col), factors(row + i * 16 + lane / 4 + 8, col)};
+#pragma unroll 2  // written out, all operands come to registers at once
+      for (int k = 0; k < tile_depth; k += 16) {
+        std::uint32_t a[4];
+        several<std::uint32_t[4], Shape::column_blocks / 2> b;
+        a_from.load(a, stage, i * 16, k);
+        MOIETY_REGISTERS
+        for (int j = 0; j < Shape::column_blocks / 2; ++j) b_from.load(b[j], stage + Shape::a_bytes, j * 16, k);
+        MOIETY_REGISTERS
+        for (int j = 0; j < Shape::column_blocks; ++j) mma<T>(part[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+      }
+      MOIETY_REGISTERS
+      for (int j = 0; j < Shape::column_blocks; ++j) {
+        MOIETY_REGISTERS
+        for (int c = 0; c < 4; ++c) values[i][j][c] = fmaf(part[j][c], factor[c / 2], values[i][j][c]);
+      }
+    }
+  }
+
   __device__ void store(typename Shape::staged const& staged) const {
     struct alignas(8) pair {
       float values[2];
@@ -380,7 +433,12 @@ __device__ typename Operands::shape::staged tensor_sums(Operands& operands, std:
     __syncthreads();  // this step's copies are there, and the stage of the last step has been read
     if (step + shape::stages - 1 < steps) operands.template fill<Wide>(shared + write * shape::stage_bytes);
     commit_copies();
-    sums.template add<T, Operands::a_order, Operands::b_order>(shared + read * shape::stage_bytes);
+    std::byte const* const stage = shared + read * shape::stage_bytes;
+    if constexpr (sums_steps_apart<T>)
+      sums.template add_apart<T, Operands::a_order, Operands::b_order>(
+          stage, [&](int row, int col) { return operands.factor(row, col, static_cast<int>(step)); });
+    else
+      sums.template add<T, Operands::a_order, Operands::b_order>(stage);
     read = read + 1 == shape::stages ? 0 : read + 1;
     write = write + 1 == shape::stages ? 0 : write + 1;
   }
@@ -393,7 +451,7 @@ __device__ typename Operands::shape::staged tensor_sums(Operands& operands, std:
 
 /// One tile of grouped_gemm_nt or _nn.
 template <class T, class Operands, bool Wide, class Epilogue>
-__global__ void __launch_bounds__(Operands::shape::threads, Wide ? tensor_blocks : 1)
+__global__ void __launch_bounds__(Operands::shape::threads, Wide ? tensor_blocks_of<T> : 1)
     tensor_rows(typename Operands::product const __grid_constant__ of, Epilogue const __grid_constant__ epilogue) {
   using shape = typename Operands::shape;
   tile const at = warp_find_tile(of.rows, blockIdx.x, shape::rows, tiles_of(of.n, Operands::width));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Grouped products of bf16 or fp16 by wgmma, with float sums: what portable/grouped_gemm.cuh hands over to where it can.
+// Grouped products of bf16, fp16, or e4m3 (nt only) by wgmma, with float sums: what portable/grouped_gemm.cuh and
+// e4m3_gemm.cuh hand over to where they can.
 //
 //   multiply_nt, multiply_nn, multiply_tn    true if the product was put into the stream, false if it is not for here
 //
@@ -15,11 +16,12 @@
 //   staged     the phase ends when a tile's sums are staged, and its task with them
 //   handed     the phase ends when they are handed over
 //
-// Stored matrices come by the copy engine, in boxes; so do rows that lie one after another, of which rows_bound lie in memory
-// (the last tile of a group reads some of the next, and hands nothing over of them; in tn the last stage's are zeroed). Rows
-// that are gathered come by cp.async, with zeros where there is none, published to the products by the threads that waited
-// for them: slower, so that it pays to gather them once before. An output is summed in ascending k, 16 at a time (m first,
-// then k; in tn over the rows of the group), the rest of the last 64 being zeros.
+// Stored matrices come by the copy engine, in boxes; so do rows that lie one after another, of which rows_bound lie in
+// memory (the last tile of a group reads some of the next, and hands nothing over of them; in tn the last stage's are
+// zeroed). Rows that are gathered come by cp.async, with zeros where there is none, published to the products by the
+// threads that waited for them: slower, so that it pays to gather them once before. An output is summed in ascending k,
+// 16 at a time (m first, then k; in tn over the rows of the group), the rest of the last 64 being zeros. Of e4m3, each
+// 128 k are summed from zero, 32 at a time, and added in float, while the other warpgroup's products are made.
 #pragma once
 
 #include <moiety/backend/device_memory.cuh>
@@ -62,9 +64,13 @@ template <class S> struct staging<gpu::store_matrix<S>> { using type = void; };
 template <class Epilogue> inline constexpr bool stages_sums = !std::same_as<typename staging<Epilogue>::type, void>;
 template <class Epilogue> inline constexpr bool stages_floats = std::same_as<typename staging<Epilogue>::type, float>;
 
-/// Columns of tiles: so many that there is room for sums that are staged as float.
+/// Columns of tiles: so many that there is room for sums that are staged as float; and in registers for those of a step
+/// apart.
 template <class Epilogue> inline constexpr int tile_columns = stages_floats<Epilogue> ? 128 : 256;
-template <class Epilogue> using block_of = block_shape<stages_floats<Epilogue> ? 2 : stages_sums<Epilogue> ? 1 : 0>;
+template <class T, class Epilogue>
+using block_of = block_shape<stages_floats<Epilogue> && !gpu::sums_steps_apart<T> ? 2
+                             : stages_sums<Epilogue>                              ? 1
+                                                                                  : 0>;
 /// Of one instruction: its sums have to fit into the registers that a thread of the block starts with.
 template <class Epilogue>
 inline constexpr int instruction_columns = stages_sums<Epilogue> ? 128 : tile_columns<Epilogue>;
@@ -76,9 +82,9 @@ using shape_of = tile_shape<tile_columns<Epilogue>, sum_bytes<typename staging<E
 
 // Other architectures get a kernel that no block of so many threads can be launched of: runs_here() asks for that.
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
-template <class Epilogue> inline constexpr int launchable_threads = 1;
+template <class T, class Epilogue> inline constexpr int launchable_threads = 1;
 #else
-template <class Epilogue> inline constexpr int launchable_threads = block_of<Epilogue>::threads;
+template <class T, class Epilogue> inline constexpr int launchable_threads = block_of<T, Epilogue>::threads;
 #endif
 
 /// Whether this source is compiled for devices of compute capability 9.0 among others; if not, kernels are not made.
@@ -152,10 +158,10 @@ template <class Product>
 __device__ inline tile_task find_rows(Product const& of, std::int64_t number, int width, int terms) {
   gpu::tile const at = gpu::warp_find_tile(of.rows, number, tile_rows, gpu::tiles_of(of.n, width));
   return {static_cast<int>(at.group), static_cast<int>(at.first_row), at.rows, static_cast<int>(at.column_tile),
-          terms * static_cast<int>(gpu::tiles_of(of.k, gpu::tile_depth))};
+          terms * static_cast<int>(gpu::tiles_of(of.k, gpu::depth_of<typename Product::A>))};
 }
 
-/// The rows of a tile on their way by cp.async: of each of 8 rows, a thread copies one of the 8 chunks of 64 k.
+/// The rows of a tile on their way by cp.async: of each of 8 rows, a thread copies one of the 8 chunks of a stage.
 template <class T> struct copied_rows {
   static constexpr int count = tile_rows * 8 / warpgroup_threads, step = warpgroup_threads / 8;
   gpu::several<int, count> numbers;  // -1 where there is none
@@ -168,8 +174,8 @@ template <class T> struct copied_rows {
   }
   __device__ void copy(std::byte* to, rows_of<T> const& of, int k0, std::int64_t k) const {
     int const chunk = static_cast<int>(threadIdx.x) % 8;
-    std::int64_t const first = k0 + chunk * gpu::chunk_elements;
-    int const bytes = gpu::chunk_count<T>(k - first) * 2;
+    std::int64_t const first = k0 + chunk * gpu::chunk_of<T>;
+    int const bytes = gpu::chunk_count<T>(k - first) * static_cast<int>(sizeof(T));
     MOIETY_REGISTERS
     for (int i = 0; i < count; ++i)
       copy_async_16(to + gpu::chunk_offset(row(), chunk) + i * step * gpu::tile_row_bytes,
@@ -178,9 +184,9 @@ template <class T> struct copied_rows {
 };
 
 /// Rows times stored matrices [n x k]: M of them side by side.
-template <class T_, class Shape, int M, bool Mapped> struct rows_nt {
+template <class T_, class Shape, int M, bool Mapped, class Scales> struct rows_nt {
   using T = T_;
-  using product = gpu::rows_product<T, T, 1, M>;
+  using product = gpu::rows_product<T, T, 1, M, Scales>;
   using maps = product_maps<1, M>;
   using shape = Shape;
   static constexpr int matrices = M, width = gpu::matrix_columns(Shape::columns, M);
@@ -209,7 +215,7 @@ template <class T_, class Shape, int M, bool Mapped> struct rows_nt {
   }
   /// All threads of the warpgroup.
   __device__ void copy(std::byte* stage) const { a.copy(stage, of.a[0], k0, of.k); }
-  __device__ void advance() { k0 += gpu::tile_depth; }
+  __device__ void advance() { k0 += gpu::depth_of<T>; }
 };
 
 /// M times rows times stored matrices [k x n], in one sum.
@@ -437,6 +443,64 @@ __device__ inline void sum_stages(ring<typename Operands::shape>& from, int firs
   arrive_together(read);
 }
 
+/// What the sums of a step are multiplied with where operands have scales: those of a thread's two rows, from row `first` of
+/// the tile on, and of the columns of each matrix.
+template <int M, int Width> struct step_factors {
+  float of_row[2], of_columns[static_cast<std::size_t>(M)];
+
+  __device__ step_factors(gpu::block_scales<M> const& scales, tile_task const& what, int first, int step) {
+    int const thread = static_cast<int>(threadIdx.x) % warpgroup_threads, row = first + sum_element(thread, 0).row;
+    MOIETY_REGISTERS
+    for (int i = 0; i < 2; ++i)
+      of_row[i] = row + 8 * i < what.rows ? scales.of_row(what.first_row + row + 8 * i, step) : 0.0f;
+    MOIETY_REGISTERS
+    for (int m = 0; m < M; ++m)
+      of_columns[m] = scales.of_columns(what.group, what.column_tile, gpu::matrix_columns(Width, M),
+                                        m * gpu::matrix_columns(Width, M), step);
+  }
+  /// Of the i-th sum of the thread; i is known at compile time.
+  __device__ float at(int i) const {
+    int const m = i / 4 * 8 / gpu::matrix_columns(Width, M);
+    return m < M ? of_row[i % 4 / 2] * of_columns[m] : 0.0f;
+  }
+};
+template <int Width> struct no_factors {
+  __device__ no_factors(gpu::no_scales const&, tile_task const&, int, int) {}
+  __device__ float at(int) const { return 1; }
+};
+template <class Scales, int Width> struct factors_of { using type = no_factors<Width>; };
+template <int M, int Width> struct factors_of<gpu::block_scales<M>, Width> { using type = step_factors<M, Width>; };
+
+/// The same, the products of each step summed from zero and added then. The other warpgroup's hide the wait.
+template <class Operands, int Width, class Scales>
+__device__ inline void sum_stages_apart(ring<typename Operands::shape>& from, int first, tile_task const& what,
+                                        Scales const& scales, float (&sums)[Operands::shape::columns / 2]) {
+  static_assert(Width == Operands::shape::columns);
+  MOIETY_REGISTERS
+  for (float& sum : sums) sum = 0;
+  for (int step = 0; step < what.steps; ++step) {
+    typename factors_of<Scales, Width>::type const factors(scales, what, first, step);
+    from.wait_full();
+    std::uint32_t const a = shared_address(from.stage()) + static_cast<std::uint32_t>(outer_offset(first));
+    std::uint32_t const b = shared_address(from.stage()) + std::uint32_t{tile_a_bytes};
+    float part[Width / 2];
+    hold(part);
+    begin_products();
+    MOIETY_REGISTERS
+    for (int i = 0; i < gpu::tile_depth / step_depth; ++i)
+      multiply_async<typename Operands::T, Width, Operands::a_order, Operands::b_order>(
+          part, operand<Operands::a_order>(a, i), operand<Operands::b_order>(b, i), i > 0);
+    commit_products();
+    hold(part);
+    wait_products<0>();
+    hold(part);
+    arrive_together(from.empty());
+    from.advance();
+    MOIETY_REGISTERS
+    for (int i = 0; i < Width / 2; ++i) sums[i] = fmaf(part[i], factors.at(i), sums[i]);
+  }
+}
+
 /// Lets the stages of a tile pass in which this warpgroup has no rows.
 template <class Shape> __device__ inline void skip_stages(ring<Shape>& from, int steps) {
   for (int step = 0; step < steps; ++step) {
@@ -448,7 +512,8 @@ template <class Shape> __device__ inline void skip_stages(ring<Shape>& from, int
 
 /// What a warpgroup that multiplies does.
 template <class Operands, class Epilogue>
-__device__ inline void sum_tiles(ring<typename Operands::shape> from, std::int64_t columns, Epilogue const& epilogue) {
+__device__ inline void sum_tiles(ring<typename Operands::shape> from, typename Operands::product const& of,
+                                 Epilogue const& epilogue) {
   using shape = typename Operands::shape;
   int const first = (static_cast<int>(threadIdx.x) / warpgroup_threads - 1) * warpgroup_rows;
   [[maybe_unused]] auto* const control = from.control();
@@ -458,10 +523,15 @@ __device__ inline void sum_tiles(ring<typename Operands::shape> from, std::int64
     tile_task const what = from.told();
     if (!stages_sums<Epilogue> && what.rows == 0) return;
     float sums[shape::columns / 2];
-    if (first < what.rows || (zeroes_rows<Operands> && what.rows > 0))
-      sum_stages<Operands, instruction_columns<Epilogue>>(from, first, what, zeroed, sums);
-    else if (what.rows > 0)
+    constexpr int at_once = instruction_columns<Epilogue>;
+    if (first < what.rows || (zeroes_rows<Operands> && what.rows > 0)) {
+      if constexpr (gpu::sums_steps_apart<typename Operands::T>)
+        sum_stages_apart<Operands, at_once>(from, first, what, of.scales, sums);
+      else
+        sum_stages<Operands, at_once>(from, first, what, zeroed, sums);
+    } else if (what.rows > 0) {
       skip_stages(from, what.steps);
+    }
     if constexpr (stages_sums<Epilogue>) {
       wait_phase(&control->handed, parity);
       if (first < what.rows)
@@ -470,7 +540,7 @@ __device__ inline void sum_tiles(ring<typename Operands::shape> from, std::int64
       arrive_together(&control->staged);
       if (what.rows == 0) return;
     } else if (first < what.rows) {
-      store_pairs<shape::columns>(sums, first, what, columns, epilogue);
+      store_pairs<shape::columns>(sums, first, what, Operands::columns(of), epilogue);
     }
   }
 }
@@ -486,7 +556,7 @@ __device__ inline void hand_tiles_over(ring<typename Operands::shape> const& fro
     tile_task const what = control->staged_task;
     if (what.rows == 0) return;
     constexpr int others = (1 + multiplying_warpgroups) * warpgroup_threads;
-    gpu::hand_over<Operands::matrices, block_of<Epilogue>::threads - others>(
+    gpu::hand_over<Operands::matrices, block_of<typename Operands::T, Epilogue>::threads - others>(
         sums, gpu::tile{what.group, what.first_row, what.rows, what.column_tile}, columns, epilogue,
         static_cast<int>(threadIdx.x) - others);
     arrive_together(&control->handed);
@@ -494,11 +564,13 @@ __device__ inline void hand_tiles_over(ring<typename Operands::shape> const& fro
 }
 
 template <class Operands, class Epilogue>
-__global__ void __launch_bounds__(launchable_threads<Epilogue>, 1)
+__global__ void __launch_bounds__(launchable_threads<typename Operands::T, Epilogue>, 1)
     wgmma_tiles(typename Operands::product const __grid_constant__ of,
                 typename Operands::maps const __grid_constant__ maps, Epilogue const __grid_constant__ epilogue) {
-  using block = block_of<Epilogue>;
-  if constexpr (launchable_threads<Epilogue> != block::threads) {
+  using T = typename Operands::T;
+  using block = block_of<T, Epilogue>;
+  static_assert(!gpu::sums_steps_apart<T> || stages_floats<Epilogue>, "sums of e4m3 are handed over as floats");
+  if constexpr (launchable_threads<T, Epilogue> != block::threads) {
     __trap();
   } else {
     ring<typename Operands::shape> const stages(dynamic_shared());
@@ -510,7 +582,7 @@ __global__ void __launch_bounds__(launchable_threads<Epilogue>, 1)
       fill_stages<Operands>(stages, of, maps);
     } else if (warpgroup <= multiplying_warpgroups) {
       take_registers<block::multiplying_registers(Operands::copying_registers)>();
-      sum_tiles<Operands>(stages, Operands::columns(of), epilogue);
+      sum_tiles<Operands>(stages, of, epilogue);
     } else if constexpr (stages_sums<Epilogue>) {
       if constexpr (block::handing_registers < block::starting_registers)
         give_registers<block::handing_registers>();
@@ -526,15 +598,15 @@ template <class Operands, class Epilogue, class Engine> bool runs_here(Engine co
   moiety::detail::device_scope const scope(engine.device());
   cudaFuncAttributes about{};
   moiety::detail::expect(cudaFuncGetAttributes(&about, &wgmma_tiles<Operands, Epilogue>), name);
-  return about.maxThreadsPerBlock >= block_of<Epilogue>::threads;
+  return about.maxThreadsPerBlock >= block_of<typename Operands::T, Epilogue>::threads;
 }
 
 template <class Operands, class Engine, class Epilogue>
 void launch_tiles(Engine& engine, char const* name, typename Operands::product const& of,
                   typename Operands::maps const& maps, std::int64_t tiles, Epilogue const& epilogue) {
   engine.launch(name, &wgmma_tiles<Operands, Epilogue>,
-                {std::min<std::int64_t>(tiles, engine.multiprocessors()), block_of<Epilogue>::threads,
-                 Operands::shape::shared_bytes},
+                {std::min<std::int64_t>(tiles, engine.multiprocessors()),
+                 block_of<typename Operands::T, Epilogue>::threads, Operands::shape::shared_bytes},
                 of, maps, epilogue);
 }
 
@@ -542,12 +614,12 @@ void launch_tiles(Engine& engine, char const* name, typename Operands::product c
 template <class T>
 mapped_groups as_mapped(gpu::ragged_rows const& of, grouped_matrix<T const> const& w, std::int64_t rows,
                         std::int64_t columns, int box_rows) {
-  return {w.data,       of.groups, rows, columns, of.groups == 1 ? rows * w.row_stride : w.group_stride,
-          w.row_stride, box_rows};
+  return {w.data,       of.groups, rows,          columns, of.groups == 1 ? rows * w.row_stride : w.group_stride,
+          w.row_stride, box_rows,  int{sizeof(T)}};
 }
 template <class T>
 mapped_rows as_mapped(gpu::ragged_rows const& of, rows_of<T> const& a, std::int64_t columns, int box_rows = tile_rows) {
-  return {a.data, of.rows_bound, columns, a.stride, box_rows};
+  return {a.data, of.rows_bound, columns, a.stride, box_rows, int{sizeof(T)}};
 }
 
 /// Operands is rows_nt or rows_nn, of stored matrices [rows x columns].
@@ -583,10 +655,14 @@ bool choose_rows(Engine& engine, char const* name, Product const& of, std::int64
                 : launch_rows<Operands<T, shape, M, false>>(engine, name, of, rows, columns, epilogue);
 }
 
-template <class Engine, class T, int M, class Epilogue>
-bool multiply_nt(Engine& engine, gpu::rows_product<T, T, 1, M> const& of, Epilogue const& epilogue) {
+template <class Scales> struct scaled_rows {
+  template <class T, class Shape, int M, bool Mapped> using nt = rows_nt<T, Shape, M, Mapped, Scales>;
+};
+
+template <class Engine, class T, int M, class Scales, class Epilogue>
+bool multiply_nt(Engine& engine, gpu::rows_product<T, T, 1, M, Scales> const& of, Epilogue const& epilogue) {
   if constexpr (compiled_for_90())
-    return choose_rows<rows_nt, T, M>(engine, "grouped_gemm_nt", of, of.n, of.k, epilogue);
+    return choose_rows<scaled_rows<Scales>::template nt, T, M>(engine, "grouped_gemm_nt", of, of.n, of.k, epilogue);
   else
     return false;
 }

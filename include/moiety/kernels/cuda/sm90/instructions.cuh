@@ -6,11 +6,13 @@
 //   arrive             what a thread wrote and read before is done when a waiting thread goes on
 //   arrive_expecting   the same, and the phase does not complete before copies have brought that many bytes more
 //   wait_phase         until the phase of that parity is complete; so before any phase is, parity 1 is
-//   load_box           one thread: the box whose first element is column x, a multiple of 8, of row y (of group z), into a
-//                      swizzled tile at a multiple of 1024 bytes. Its bytes are counted by the barrier, those outside, which become 0, too
+//   load_box           one thread: the box whose first element is column x, a multiple of 16 bytes, of row y (of group
+//                      z), into a swizzled tile at a multiple of 1024 bytes. Its bytes are counted by the barrier, those
+//                      outside, which become 0, too
 //   publish_writes     a thread's own writes, to operands that it or a barrier's waiters multiply
 //   multiply_async     sums [64 x N] of a warpgroup (+)= A [64 x 16] B [16 x N] of the described tiles (matrices.hpp); without
-//                      `add` the sums begin anew. All four warps, the first a multiple of four, N of 32, 64, 96, 128, 192, 256
+//                      `add` the sums begin anew. All four warps, the first a multiple of four, N of 32, 64, 96, 128,
+//                      192, 256. Of e4m3, k first only, A [64 x 32] B [32 x N]; sums keep about 14 bits
 //   begin_products     before the first product of sums that were touched; then products; then commit_products
 //   wait_products<N>   until all but the N youngest groups of products are done: sums may be read, operands overwritten
 //   hold               the compiler moves no use of these registers across
@@ -20,6 +22,7 @@
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/core/e4m3.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/kernels/cuda/instructions.cuh>
 #include <moiety/kernels/cuda/sm90/matrices.hpp>
@@ -111,21 +114,25 @@ __device__ inline void load_box(void* shared, tensor_map const& map, barrier* b,
 #define MOIETY_NAMES_OF_256 MOIETY_NAMES_0 ", " MOIETY_NAMES_1 ", " MOIETY_NAMES_2 ", " MOIETY_NAMES_3 ", " MOIETY_NAMES_4 ", " MOIETY_NAMES_5 ", " MOIETY_NAMES_6 ", " MOIETY_NAMES_7
 #define MOIETY_SUMS_OF_256 MOIETY_SUMS(0), MOIETY_SUMS(16), MOIETY_SUMS(32), MOIETY_SUMS(48), MOIETY_SUMS(64), MOIETY_SUMS(80), MOIETY_SUMS(96), MOIETY_SUMS(112)
 // The operands behind the sums are numbered from N / 2 on.
-#define MOIETY_WGMMA(N, type, a, b, add, a_order, b_order)                                                       \
+#define MOIETY_WGMMA(N, depth_and_type, a, b, add, orders)                                                       \
   asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %" #add ", 0;\n"                                            \
-               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." type "." type " {" MOIETY_NAMES_OF_##N "}, "       \
-               "%" #a ", %" #b ", add, 1, 1, %" #a_order ", %" #b_order ";\n}\n"                                  \
+               "wgmma.mma_async.sync.aligned.m64n" #N depth_and_type " {" MOIETY_NAMES_OF_##N "}, "                \
+               "%" #a ", %" #b ", add, 1, 1" orders ";\n}\n"                                                      \
                : MOIETY_SUMS_OF_##N                                                                              \
                : "l"(a_descriptor), "l"(b_descriptor), "r"(adds), "n"(a_outer_first), "n"(b_outer_first))
 #define MOIETY_WGMMA_OF(N, a, b, add, a_order, b_order)                                                          \
-  if constexpr (columns == N && std::same_as<T, bf16>) MOIETY_WGMMA(N, "bf16", a, b, add, a_order, b_order);     \
-  if constexpr (columns == N && std::same_as<T, fp16>) MOIETY_WGMMA(N, "f16", a, b, add, a_order, b_order)
+  if constexpr (columns == N && std::same_as<T, bf16>)                                                           \
+    MOIETY_WGMMA(N, "k16.f32.bf16.bf16", a, b, add, ", %" #a_order ", %" #b_order);                              \
+  if constexpr (columns == N && std::same_as<T, fp16>)                                                           \
+    MOIETY_WGMMA(N, "k16.f32.f16.f16", a, b, add, ", %" #a_order ", %" #b_order);                                \
+  if constexpr (columns == N && std::same_as<T, e4m3>) MOIETY_WGMMA(N, "k32.f32.e4m3.e4m3", a, b, add, "")
 // clang-format on
 
 template <class T, int N, tile_order A, tile_order B>
 __device__ inline void multiply_async([[maybe_unused]] float (&sums)[N / 2], [[maybe_unused]] std::uint64_t a,
                                       [[maybe_unused]] std::uint64_t b, [[maybe_unused]] bool add) {
-  static_assert(std::same_as<T, bf16> || std::same_as<T, fp16>);
+  static_assert(std::same_as<T, bf16> || std::same_as<T, fp16> ||
+                (std::same_as<T, e4m3> && A == tile_order::k_first && B == tile_order::k_first));
   static_assert(N == 32 || N == 64 || N == 96 || N == 128 || N == 192 || N == 256);
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int columns = N, a_outer_first = A == tile_order::outer_first, b_outer_first = B == tile_order::outer_first;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // How the matrix instructions of sm_90a (wgmma) see their operands in shared memory and their sums in registers.
 //
-//   sums [64 x N] += A [64 x 16] B [16 x N]    of a warpgroup of 128 threads; elements of A and B have 16 bits
+//   sums [64 x N] += A [64 x 16] B [16 x N]    of a warpgroup of 128 threads; elements of A and B have 16 bits.
+//             Of e4m3, which lies k first only, twice as many k: two neighbours lie where one element of 16 bits does
 //   tile      64 k of an operand, as fragments.hpp lays it out and as a tensor map fills it: rows of 128 bytes whose chunks
 //             of 16 bytes are exchanged by an XOR with the row. k first: a row is an outer element (a row of A, a column
 //             of B). Outer first: panels of 64 outer elements, a row for each k

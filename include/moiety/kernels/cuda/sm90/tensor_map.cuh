@@ -35,18 +35,21 @@ inline encode_tiled find_encode_tiled() {
 /// Extents and strides from the innermost dimension on; strides in bytes, of all but that one.
 template <unsigned Rank>
 tensor_map encode_map(void const* data, cuuint64_t const (&extents)[Rank], cuuint64_t const (&strides)[Rank],
-                      int box_rows) {
+                      int box_rows, int element_bytes) {
   static encode_tiled const encode = find_encode_tiled();
   cuuint32_t box[Rank], every[Rank];
   for (unsigned i = 0; i < Rank; ++i) {
-    box[i] = i == 0 ? box_columns : i == 1 ? static_cast<cuuint32_t>(box_rows) : 1;
+    box[i] = i == 0   ? static_cast<cuuint32_t>(box_row_bytes / element_bytes)
+             : i == 1 ? static_cast<cuuint32_t>(box_rows)
+                      : 1;
     every[i] = 1;
   }
   CUtensorMap made{};
-  // The type does not matter to a copy whose outside is zero.
-  CUresult const result = encode(&made, CU_TENSOR_MAP_DATA_TYPE_UINT16, Rank, const_cast<void*>(data), extents, strides,
-                                 box, every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  // Of the type, only the size matters to a copy whose outside is zero.
+  auto const type = element_bytes == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_UINT16;
+  CUresult const result =
+      encode(&made, type, Rank, const_cast<void*>(data), extents, strides, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   moiety::detail::require<cuda_error>(result == CUDA_SUCCESS, "the driver refused a tensor map of ", extents[1],
                                       " rows of ", extents[0], " elements: CUresult ", static_cast<int>(result), '.');
   tensor_map map;
@@ -56,7 +59,9 @@ tensor_map encode_map(void const* data, cuuint64_t const (&extents)[Rank], cuuin
 }
 
 constexpr cuuint64_t extent(std::int64_t elements) { return static_cast<cuuint64_t>(elements); }
-constexpr cuuint64_t stride(std::int64_t elements) { return static_cast<cuuint64_t>(elements) * 2; }
+constexpr cuuint64_t stride(std::int64_t elements, int element_bytes) {
+  return static_cast<cuuint64_t>(elements * element_bytes);
+}
 
 }  // namespace driver
 
@@ -64,16 +69,17 @@ inline tensor_map make_tensor_map(mapped_rows const& of) {
   moiety::detail::require<config_error>(mappable(of), "a tensor map cannot describe ", of.rows, " rows of ", of.columns,
                                         " elements, ", of.stride, " apart, in boxes of ", of.box_rows, '.');
   return driver::encode_map<2>(of.data, {driver::extent(of.columns), driver::extent(of.rows)},
-                               {driver::stride(of.stride), 0}, of.box_rows);
+                               {driver::stride(of.stride, of.element_bytes), 0}, of.box_rows, of.element_bytes);
 }
 
 inline tensor_map make_tensor_map(mapped_groups const& of) {
   moiety::detail::require<config_error>(mappable(of), "a tensor map cannot describe ", of.groups, " groups, ",
                                         of.group_stride, " apart, of ", of.rows, " rows of ", of.columns, " elements, ",
                                         of.row_stride, " apart, in boxes of ", of.box_rows, '.');
-  return driver::encode_map<3>(of.data,
-                               {driver::extent(of.columns), driver::extent(of.rows), driver::extent(of.groups)},
-                               {driver::stride(of.row_stride), driver::stride(of.group_stride), 0}, of.box_rows);
+  return driver::encode_map<3>(
+      of.data, {driver::extent(of.columns), driver::extent(of.rows), driver::extent(of.groups)},
+      {driver::stride(of.row_stride, of.element_bytes), driver::stride(of.group_stride, of.element_bytes), 0},
+      of.box_rows, of.element_bytes);
 }
 
 }  // namespace moiety::inline MOIETY_ABI::kernels::sm90

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands before the library's header of this name in the CPU run of the tests: the same functions, made of what the lanes
-// of a warp bring together. Stricter than the instructions: an asynchronous copy leaves NaN until it is waited for, and
-// addresses must be aligned. mma adds 16 exact products and the sum so far in double, and rounds once.
+// Stands before the library's header of this name in the CPU run of the tests: the same functions, made of what the
+// lanes of a warp bring together. Stricter than the instructions: an asynchronous copy leaves NaN until it is waited
+// for, and addresses must be aligned. mma adds 16 exact products (of tf32 8, of e4m3 32) and the sum so far in double,
+// and rounds once.
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/core/e4m3.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/kernels/cuda/fragments.hpp>
 
@@ -25,14 +27,15 @@ inline void require_aligned(void const* address, char const* what) {
   if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0) cuda_on_cpu::fail(cuda_on_cpu::block::running.self(), what);
 }
 
-/// The 65536 values of a type of 16 bits: looking one up is faster than asking it, where the compiler does not optimise.
+/// All values of a type of 16 or 8 bits: looking one up is faster than asking it, where the compiler does not optimise.
 template <class T> float value_of(std::uint16_t bits) {
+  constexpr unsigned count = 1u << (8 * sizeof(T));
   struct table {
-    float values[1 << 16];
+    float values[count];
     table() {
-      for (unsigned i = 0; i < 1u << 16; ++i) {
+      for (unsigned i = 0; i < count; ++i) {
         T value;
-        value.bits = static_cast<std::uint16_t>(i);
+        value.bits = static_cast<decltype(value.bits)>(i);
         values[i] = value;
       }
     }
@@ -121,6 +124,35 @@ inline void multiply_tf32(products* const (&lanes)[32]) {
     }
 }
 
+/// The same of 32 products of e4m3.
+inline void multiply_e4m3(products* const (&lanes)[32]) {
+  double a[16][32];
+  row_of_8 b[32], c[16];
+  auto const value = [](std::uint32_t bits, int byte) { return value_of<e4m3>(bits >> (8 * byte) & 0xffu); };
+  for (int lane = 0; lane < 32; ++lane) {
+    products const& of = *lanes[lane];
+    for (int i = 0; i < 16; ++i) {
+      gpu::element const at = gpu::e4m3_a_element(lane, i / 4, i % 4);
+      a[at.row][at.col] = value(of.a[i / 4], i % 4);
+    }
+    for (int i = 0; i < 8; ++i) {
+      gpu::element const at = gpu::e4m3_b_element(lane, i / 4, i % 4);
+      b[at.row][at.col] = value(of.b[i / 4], i % 4);
+    }
+    for (int i = 0; i < 4; ++i) {
+      gpu::element const at = places_of_mma.c[lane][i];
+      c[at.row][at.col] = of.c[i];
+    }
+  }
+  for (int i = 0; i < 16; ++i)
+    for (int k = 0; k < 32; ++k) c[i] += a[i][k] * b[k];
+  for (int lane = 0; lane < 32; ++lane)
+    for (int i = 0; i < 4; ++i) {
+      gpu::element const at = places_of_mma.c[lane][i];
+      lanes[lane]->c[i] = static_cast<float>(c[at.row][at.col]);
+    }
+}
+
 /// What a lane brings to ldmatrix: an address, and where its registers are.
 struct matrix_load {
   std::byte const* from;
@@ -185,6 +217,8 @@ template <class T> void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uin
   cuda_on_cpu::warp_together(emulated::whole_warp, mine, [](auto const& lanes) {
     if constexpr (sizeof(T) == 4)
       emulated::multiply_tf32(lanes);
+    else if constexpr (sizeof(T) == 1)
+      emulated::multiply_e4m3(lanes);
     else
       emulated::multiply<T>(lanes);
   });

@@ -5,13 +5,15 @@
 //   products   are made at the wait that covers them, warp by warp, of operands that are found by decoding the descriptors
 //              and must not have changed since the product was asked for; the sums are NaN until then, and must not have
 //              been touched. A warp knows of its own 16 of the 64 rows only: what other warps read may be overwritten once
-//              they have waited too. 16 exact products and the sum so far are added in double, and rounded once
+//              they have waited too. 16 exact products (of e4m3 32) and the sum so far are added in double, and
+//              rounded once
 //   registers  are not counted
 //
 // Not seen: plain stores into operands that were not published (those of cp.async are seen).
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/core/e4m3.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/kernels/cuda/instructions.cuh>
 #include <moiety/kernels/cuda/sm90/matrices.hpp>
@@ -50,7 +52,7 @@ struct sums_in_flight {
   }
 };
 
-/// Rows of 16 k of both operands: a warp's 16 rows of A, then N columns of B.
+/// Rows of 16 k of both operands: a warp's 16 rows of A, then N columns of B. Of e4m3, two k in 16 bits.
 using operand_rows = std::vector<std::uint16_t>;
 
 /// A product as a lane asks for it.
@@ -67,8 +69,17 @@ struct product {
   operand_rows operands;  // as they were when it was asked for
   sums_in_flight* sums;
   operand_rows (*read)(std::uint64_t a, std::uint64_t b);
-  float (*value)(std::uint16_t bits);
+  int depth;
+  float (*value)(std::uint16_t const* row, int k);
 };
+
+/// Element k of a row of operand_rows.
+template <class T> float element_of(std::uint16_t const* row, int k) {
+  if constexpr (sizeof(T) == 1)
+    return value_of<T>(static_cast<std::uint16_t>(row[k / 2] >> (k % 2 * 8) & 0xff));
+  else
+    return value_of<T>(row[k]);
+}
 
 template <tile_order Order> void read_rows(std::uint64_t bits, unsigned first, unsigned count, std::uint16_t* to) {
   descriptor const of = decode(bits);
@@ -94,13 +105,14 @@ template <int N, tile_order A, tile_order B> operand_rows read_operands(std::uin
 }
 
 inline void multiply(product const& of) {
-  double b[16][256], c[256];
+  double b[32][256], c[256];
+  auto const row_at = [&](int row) { return &of.operands[static_cast<std::size_t>(row * 16)]; };
   for (int col = 0; col < of.columns; ++col)
-    for (int k = 0; k < 16; ++k) b[k][col] = of.value(of.operands[static_cast<std::size_t>((16 + col) * 16 + k)]);
+    for (int k = 0; k < of.depth; ++k) b[k][col] = of.value(row_at(16 + col), k);
   for (int row = 0; row < 16; ++row) {
     for (int col = 0; col < of.columns; ++col) c[col] = of.add ? of.sums->at(row, col) : 0.0;
-    for (int k = 0; k < 16; ++k) {
-      double const a = of.value(of.operands[static_cast<std::size_t>(row * 16 + k)]);
+    for (int k = 0; k < of.depth; ++k) {
+      double const a = of.value(row_at(row), k);
       for (int col = 0; col < of.columns; ++col) c[col] += a * b[k][col];
     }
     for (int col = 0; col < of.columns; ++col) of.sums->at(row, col) = static_cast<float>(c[col]);
@@ -133,7 +145,7 @@ class warp_products {
     ++sums.products;
     ++asked_;
     open_.push_back({first.a, first.b, first.add, N, read_operands<N, A, B>(first.a, first.b), &sums,
-                     &read_operands<N, A, B>, &value_of<T>});
+                     &read_operands<N, A, B>, 32 / static_cast<int>(sizeof(T)), &element_of<T>});
   }
 
   void commit() {
@@ -226,7 +238,8 @@ inline void load_box(void* shared, tensor_map const& map, barrier* b, int x, int
 
 template <class T, int N, tile_order A, tile_order B>
 void multiply_async(float (&sums)[N / 2], std::uint64_t a, std::uint64_t b, bool add) {
-  static_assert(std::same_as<T, bf16> || std::same_as<T, fp16>);
+  static_assert(std::same_as<T, bf16> || std::same_as<T, fp16> ||
+                (std::same_as<T, e4m3> && A == tile_order::k_first && B == tile_order::k_first));
   static_assert(N == 32 || N == 64 || N == 96 || N == 128 || N == 192 || N == 256);
   auto& running = cuda_on_cpu::block::running;
   if (running.self().number / 128 * 128 + 128 > running.threads())
