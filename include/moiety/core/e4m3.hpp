@@ -24,10 +24,10 @@ struct e4m3 {
   MOIETY_HD constexpr explicit e4m3(float value) : bits(rounded(value)) {}
   MOIETY_HD constexpr operator float() const {
     std::uint32_t const sign = (bits & 0x80u) << 24, exponent = (bits >> 3) & 15u, fraction = bits & 7u;
-    if ((bits & 0x7fu) == 0x7fu) return detail::bit_cast<float>(sign | 0x7fc00000u);
-    if (exponent != 0u) return detail::bit_cast<float>(sign | ((exponent + 120u) << 23) | (fraction << 20));
-    float const magnitude = static_cast<float>(fraction) * 0x1p-9f;
-    return sign != 0u ? -magnitude : magnitude;
+    std::uint32_t const normal = ((exponent + 120u) << 23) | (fraction << 20);
+    auto const denormal = detail::bit_cast<std::uint32_t>(static_cast<float>(static_cast<int>(fraction)) * 0x1p-9f);
+    std::uint32_t const finite = exponent != 0u ? normal : denormal;
+    return detail::bit_cast<float>(sign | ((bits & 0x7fu) == 0x7fu ? 0x7fc00000u : finite));
   }
 
   /// A NaN, which what is not finite becomes where it is quantised.

@@ -5,15 +5,16 @@
 
 #include <moiety/backend/host.hpp>
 #include <moiety/core/config.hpp>
-#include <moiety/core/e4m3.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/kernels/grouped_gemm.hpp>
+#include <moiety/kernels/host/simd.hpp>
 #include <moiety/kernels/quantise.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace moiety::inline MOIETY_ABI::kernels {
 
@@ -21,9 +22,40 @@ namespace host_quantise {
 
 inline constexpr std::int64_t side = 128;  // outputs of a task
 
-/// q s of a value.
+/// q s of a value, e4m3(value / s) s, which no value of those that share s exceeds: without branches, so that loops of it take
+/// vectors. Adding 2²⁰ times a power of two just below leaves three bits behind the point of it, halves going to even.
 inline bf16 rounded(float value, float scale, float inverse) {
-  return bf16(static_cast<float>(quantised(value, inverse)) * scale);
+  using moiety::detail::bit_cast;
+  constexpr std::uint32_t least_normal = 0x3c800000u, exponent_of = 0x7f800000u;  // 2⁻⁶, below which steps are 2⁻⁹
+  auto const bits = bit_cast<std::uint32_t>(value);
+  float const magnitude = bit_cast<float>(bits & 0x7fffffffu) * inverse;
+  std::uint32_t const below = bit_cast<std::uint32_t>(magnitude) & exponent_of;
+  float const aligned = bit_cast<float>((below < least_normal ? least_normal : below) + (20u << 23));
+  auto const nearest = bit_cast<std::uint32_t>(((magnitude + aligned) - aligned) * scale);
+  bf16 result;
+  result.bits = static_cast<std::uint16_t>(
+      ((bits & exponent_of) == exponent_of ? 0x7fc00000u : nearest | (bits & 0x80000000u)) >> 16);
+  return result;
+}
+
+/// Values side by side, each with a scale of its own.
+template <class T>
+void round_columns(T const* from, float const* scale, float const* inverse, std::int64_t count, bf16* to) {
+  for (std::int64_t c = 0; c < count; ++c) to[c] = rounded(static_cast<float>(from[c]), scale[c], inverse[c]);
+}
+
+/// The transpose of a square: pairs of rows are turned as units of 32 bits.
+inline void turn(bf16 const (&from)[side][side], bf16 (&to)[side][side]) {
+  constexpr int lanes = simd::lanes<simd::bf16_pair>;
+  static_assert(side % (2 * lanes) == 0);
+  for (std::int64_t row = 0; row < side; row += 2 * lanes)
+    for (std::int64_t col = 0; col < side; col += lanes) {
+      simd::square<simd::bf16_pair> pairs;
+      for (int i = 0; i < lanes; ++i)
+        pairs[i] = simd::load_zipped(from[row + 2 * i] + col, from[row + 2 * i + 1] + col);
+      simd::transpose<simd::bf16_pair>(pairs);
+      for (int i = 0; i < lanes; ++i) std::memcpy(static_cast<void*>(to[col + i] + row), &pairs[i], sizeof pairs[i]);
+    }
 }
 
 /// The columns of M parts of n side by side, cut into those that share scales: f(first, end).
@@ -66,7 +98,7 @@ void quantise(Row const& row, std::int64_t count, std::int64_t parts, std::int64
 template <class Scaling, class Row>
 void quantise_turned(Row const& row, std::int64_t count, std::int64_t parts, std::int64_t n, bf16* to) {
   std::int64_t const columns = parts * n;
-  bf16 square[side][side];
+  bf16 square[side][side] = {}, turned[side][side];
   for_scales<Scaling>(columns, [&](std::int64_t first, std::int64_t end) {
     std::uint32_t largest[side] = {};
     for_pieces(first, end, n, [&](std::size_t part, std::int64_t at, std::int64_t width, std::int64_t) {
@@ -81,13 +113,13 @@ void quantise_turned(Row const& row, std::int64_t count, std::int64_t parts, std
       std::int64_t const depth = std::min(side, end - first);
       for_pieces(first, first + depth, n, [&](std::size_t part, std::int64_t at, std::int64_t width, std::int64_t k) {
         for (std::int64_t i = 0; i < width; ++i) {
-          auto const* const from = row(part, at + i);
-          for (std::int64_t c = 0; c < count; ++c)
-            square[k - first + i][c] = rounded(static_cast<float>(from[c]), scale[c], inverse[c]);
+          round_columns(row(part, at + i), scale, inverse, count, square[k - first + i]);
         }
       });
+      turn(square, turned);
       for (std::int64_t c = 0; c < count; ++c)
-        for (std::int64_t i = 0; i < depth; ++i) to[c * columns + first + i] = square[i][c];
+        std::memcpy(static_cast<void*>(to + c * columns + first), turned[c],
+                    static_cast<std::size_t>(depth) * sizeof(bf16));
     }
   });
 }
