@@ -8,9 +8,10 @@
 //   fp8_block_forward_products, fp8_block_products     the same, with scales of blocks
 //
 // x, a, dy and dz have a scale for each row, weights one for each output of a product; or rows have one for each 128 columns,
-// and weights for each 128 × 128, where outliers of some columns would cost the others their last bits. Weight gradients are sums over rows of
-// operands of the element type, and what is saved, stored and exchanged is of the element type too, as are router, shared
-// gate, activations and biases: a gradient is that of the layer without quantising, at the values that 8 bits gave.
+// and weights for each 128 × 128, where outliers of some columns would cost the others their last bits. Weight gradients are
+// sums over rows of operands of the element type, and what is saved, stored and exchanged is of the element type too, as are
+// router, shared gate, activations and biases: a gradient is that of the layer without quantising, at the values that 8 bits
+// gave.
 //
 // Quantised weights are copies, as of a packed weight layout: layer.pack(weights) makes them, and is called again after every
 // change. On a device they take (inputs + 1) H I bytes an expert, and as many again for input gradients, and their scales; a call
