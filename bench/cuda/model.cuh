@@ -136,18 +136,18 @@ template <class Spec> class model {
         if (run_.out_of_time()) return;
         std::string const prefix = name_ + '/' + std::to_string(tokens) + '/' + routing + '/';
         if (run_.has(prefix + "done")) continue;
-        try {
+        bool const fits = fits_memory([&] {
           if (routing == "uniform") memory_of_step(prefix, tokens);
           auto in = inputs_of(weights, tokens, routing);
           outputs out(tokens, memory());
           stages(prefix, weights, in, out, routing == "uniform");
           layers(layer_, "", prefix, weights, weights, in, out);
-          if (routing == "uniform" && engine().compute_capability() >= 89) in_fp8(prefix, weights, in, out);
+          if (routing == "uniform" && engine().compute_capability() >= 89)
+            if (!fits_memory([&] { in_fp8(prefix, weights, in, out); }))
+              run_.write(prefix + "fp8", {{"left_out", "\"out of memory\""}});
           if (!run_.out_of_time()) run_.write(prefix + "done", {});
-        } catch (std::exception const& e) {  // memory, as a rule: said, and left out
-          if (std::string_view(e.what()).find("out of memory") == std::string_view::npos) throw;
-          run_.write(prefix + "done", {{"left_out", "\"out of memory\""}});
-        }
+        });
+        if (!fits) run_.write(prefix + "done", {{"left_out", "\"out of memory\""}});
         engine().memory().release();
       }
   }
@@ -156,6 +156,18 @@ template <class Spec> class model {
 
  private:
   mo::cuda_engine& engine() { return ctx_.engine(); }
+
+  /// Whether there was memory for f; if not, the caller says what is left out.
+  template <class Function> static bool fits_memory(Function const& f) {
+    try {
+      f();
+      return true;
+    } catch (std::exception const& e) {
+      if (std::string_view(e.what()).find("out of memory") == std::string_view::npos) throw;
+      return false;
+    }
+  }
+
   mo::arena& memory() { return ctx_.memory(); }
 
   /// Rates of this run: a copy on the device, and cuBLAS's products of large matrices.

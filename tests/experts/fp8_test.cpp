@@ -77,7 +77,9 @@ struct problem {
                      dy = normals(rows * hidden, number + 4), row_weights = normals(rows, number + 5);
   std::vector<float> z, a, o, dz, scaled, parts, dx;
 
-  mo::expert_rows of() const { return {experts, offsets.data(), hidden, ffn, rows}; }
+  std::vector<mo::bf16> room = std::vector<mo::bf16>(rows * 2 * ffn);  // of the widest rows, dz
+
+  mo::expert_rows of() { return {experts, offsets.data(), hidden, ffn, rows, room.data()}; }
   mo::expert_matrices<silu_mlp, float> matrices() {
     return {{{{gate.data(), ffn * hidden, hidden}, {up.data(), ffn * hidden, hidden}}},
             {down.data(), ffn * hidden, ffn}};

@@ -102,6 +102,18 @@ TEST_CASE("the scale of values is the least power of two under which the largest
   }
 }
 
+TEST_CASE("a value keeps four bits down to 2^-13 of the largest that shares its scale, then is off by 2^-17 of that") {
+  std::mt19937_64 words(std::random_device{}());
+  std::uniform_real_distribution<double> mantissa(1, 2), depth(0, 18);
+  for (int i = 0; i < 100000; ++i) {
+    double const largest = mantissa(words), value = largest * std::exp2(-depth(words));
+    double const scale = static_cast<double>(scale_of(static_cast<float>(largest)));
+    auto const q = mo::kernels::quantised(static_cast<float>(value), static_cast<float>(1 / scale));
+    double const miss = std::abs(static_cast<double>(static_cast<float>(q)) * scale - value);
+    REQUIRE(miss <= (value >= largest * 0x1p-13 ? value * 0x1.0001p-4 : largest * 0x1.0001p-17));
+  }
+}
+
 TEST_CASE("memory of operands: values in bf16 on the host, bytes and scales on a device") {
   using on_host = mo::kernels::quantised_operand<mo::host_engine, block_scaled>;
   CHECK(on_host::row_bytes(3, 100) == 640);  // 600 in whole blocks of 64

@@ -44,7 +44,7 @@ struct problem {
   }
   template <class Scaling> mo::kernels::e4m3_engine<mo::host_engine, Scaling> by(std::int64_t widest) {
     room.assign(static_cast<std::size_t>(rows * widest), mo::bf16(std::numeric_limits<float>::quiet_NaN()));
-    return {engine, {room.data()}, rows};
+    return {engine, {room.data()}};
   }
   /// Room for `count` quantised matrices [n × columns] of each group.
   template <class Scaling>

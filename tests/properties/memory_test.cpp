@@ -26,6 +26,19 @@ template <class T, class Layout> struct in : mo::deployment<> {
   using weight_layout = Layout;
 };
 
+/// Where blocks of other sizes could serve what the rows of products want, or would stay beside it.
+struct wide : mo::layer_spec<mo::dims{.hidden = 256, .ffn = 64, .experts = 8}> {
+  using router = mo::router<mo::softmax, mo::top_k<4>>;
+};
+struct wide_and_shared : mo::layer_spec<mo::dims{.hidden = 64, .ffn = 32, .experts = 8}> {
+  using router = mo::router<mo::softmax, mo::top_k<4>>;
+  using shared = mo::shared_experts<1>;
+};
+
+template <class T> struct forward_in_fp8 : mo::deployment<> {
+  using element = T;
+  using expert_products = mo::fp8_block_forward_products;
+};
 template <class T> struct in_fp8 : mo::deployment<> {
   using element = T;
   using expert_products = mo::fp8_products;
@@ -49,7 +62,7 @@ template <class Spec, class D> void check(std::int64_t count) {
   std::vector<std::int64_t> const sequences{0, count / 4, count};
   mo::tokens const size(count, 2);
   std::int64_t const saved = mo::saved_bytes<Spec, D>(size), workspace = mo::workspace_bytes<Spec, D>(size);
-  std::int64_t const shared = mo::shared_workspace<Spec, T>(size) + mo::detail::product_bytes<Spec, D>(size);
+  std::int64_t const shared = mo::layer_workspace<Spec, D>(size);
 
   // Each call on an arena that holds nothing else.
   ctx.memory().release();
@@ -92,6 +105,9 @@ TEST_CASE("memory is what the costs say") {
     check<block<8>, in<float, mo::row_major>>(count);
     check<block<32>, in<mo::bf16, mo::packed>>(count);
     check<block<8>, in_fp8<mo::bf16>>(count);
+    check<wide, in_fp8<mo::bf16>>(count);
+    check<wide_and_shared, in_fp8<mo::bf16>>(count);
+    check<wide_and_shared, forward_in_fp8<float>>(count);
   }
 }
 

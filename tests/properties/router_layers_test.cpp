@@ -237,7 +237,7 @@ template <class Spec> void asks_for_the_memory_of_its_costs(std::int64_t tokens)
   std::int64_t working = 0;
   {
     auto tape = layer.forward(weights, x, y);
-    CHECK(hook.most - kept - saved == mo::shared_workspace<Spec, float>(size));
+    CHECK(hook.most - kept - saved == mo::layer_workspace<Spec, D>(size));
     ctx.memory().release();
     CHECK(hook.live == kept + saved);
     hook.most = hook.live;

@@ -25,7 +25,7 @@
 namespace moiety::inline MOIETY_ABI {
 
 template <class Backend, class Scaling, bool Backward> struct e4m3_copies {
-  static constexpr std::string_view name = Backward ? "e4m3, forward and backward" : "e4m3, forward";
+  static constexpr std::string_view name = Backward ? "e4m3" : "e4m3_forward";
   static constexpr bool packs_forward = true, packs_backward = Backward;
 };
 
@@ -69,7 +69,7 @@ class expert_copies<Mlp, T, e4m3_copies<Backend, Scaling, Backward>> {
     if constexpr (Backward) {
       kernels::quantise_matrices(engine, of_.experts, turned, of_.hidden, width, backward_inputs()[0]);
       kernels::quantise_matrices(engine, of_.experts, std::array{detail::turned(w_down)}, of_.ffn, of_.hidden,
-                                    backward_down()[0]);
+                                 backward_down()[0]);
     }
   }
 

@@ -10,8 +10,8 @@
 // x, a, dy and dz have a scale for each row, weights one for each output of a product; or rows have one for each 128 columns,
 // and weights for each 128 × 128, where outliers of some columns would cost the others their last bits. Weight gradients are
 // sums over rows of operands of the element type, and what is saved, stored and exchanged is of the element type too, as are
-// router, shared gate, activations and biases: a gradient is that of the layer without quantising, at the values that 8 bits
-// gave.
+// router, shared gate, activations and biases: a weight gradient is that of the layer without quantising, at the values that
+// 8 bits gave.
 //
 // Quantised weights are copies, as of a packed weight layout: layer.pack(weights) makes them, and is called again after every
 // change. On a device they take (inputs + 1) H I bytes an expert, and as many again for input gradients, and their scales; a call
@@ -21,7 +21,6 @@
 
 #include <moiety/backend/host.hpp>
 #include <moiety/core/config.hpp>
-#include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/experts/apply.hpp>
 #include <moiety/experts/e4m3_copies.hpp>
@@ -43,16 +42,15 @@ template <class Mlp, class Backend, class Scaling, bool Backward> struct apply_b
   using by_engine = apply_experts<Mlp, Backend>;
   using operand = kernels::quantised_operand<typename Backend::engine, Scaling>;
 
-  /// Bytes of the rows of one product.
-  static constexpr std::int64_t room_bytes(std::int64_t rows, std::int64_t hidden, std::int64_t ffn) {
-    return operand::row_bytes(rows, widest(hidden, ffn));
+  /// Bytes of the rows of one product, which expert_rows::room has.
+  static constexpr std::int64_t room_bytes(std::int64_t rows, std::int64_t hidden, std::int64_t ffn, bool backward) {
+    return backward && !Backward ? 0 : operand::row_bytes(rows, widest(hidden, ffn));
   }
 
   template <class Engine, scalar T, class... Operands>
   static void forward(Engine& engine, expert_rows const& of, kernels::rows_of<T> x, Operands&&... operands) {
     if constexpr (fits<T>()) {
-      room const quantised(engine, of);
-      auto const by = quantised.products(engine, of);
+      auto const by = products(engine, of);
       by_engine::forward(by, of, x, std::forward<Operands>(operands)...);
     }
   }
@@ -61,8 +59,7 @@ template <class Mlp, class Backend, class Scaling, bool Backward> struct apply_b
     if constexpr (!Backward) {
       by_engine::backward_input(engine, of, dy, std::forward<Operands>(operands)...);
     } else if constexpr (fits<T>()) {
-      room const quantised(engine, of);
-      auto const by = quantised.products(engine, of);
+      auto const by = products(engine, of);
       by_engine::backward_input(by, of, dy, std::forward<Operands>(operands)...);
     }
   }
@@ -92,20 +89,9 @@ template <class Mlp, class Backend, class Scaling, bool Backward> struct apply_b
     return of_float;
   }
 
-  /// Where rows are quantised, for as long as a call.
-  class room {
-   public:
-    template <class Engine>
-    room(Engine& engine, expert_rows const& of) : memory_(room_bytes(of.most, of.hidden, of.ffn), engine.memory()) {}
-
-    template <class Engine>
-    kernels::e4m3_engine<Engine, Scaling> products(Engine& engine, expert_rows const& of) const {
-      return {engine, operand::rows_at(memory_.data(), of.most, widest(of.hidden, of.ffn)), of.most};
-    }
-
-   private:
-    buffer memory_;
-  };
+  template <class Engine> static kernels::e4m3_engine<Engine, Scaling> products(Engine& engine, expert_rows const& of) {
+    return {engine, operand::rows_at(of.room, of.most, widest(of.hidden, of.ffn))};
+  }
 };
 
 namespace detail {
@@ -115,6 +101,7 @@ template <class Backend> inline constexpr bool multiplies_e4m3 = std::same_as<Ba
 
 template <class Scaling, bool Backward> struct e4m3_products {
   static constexpr gathered_rows gathers_first{false, !Backward, true};  // quantising gathers, too
+  static constexpr bool wants_room = true;
   template <class Backend> using weight_layout = e4m3_copies<Backend, Scaling, Backward>;
   template <class Backend> static constexpr bool runs_on = detail::multiplies_e4m3<Backend>;
   template <class Mlp, class Backend> using apply = apply_by_e4m3<Mlp, Backend, Scaling, Backward>;

@@ -22,7 +22,8 @@ struct expert_rows {
   std::int64_t const* offsets;
   std::int64_t hidden;
   std::int64_t ffn;
-  std::int64_t most;  // rows if every token were dispatched
+  std::int64_t most;     // rows if every token were dispatched
+  void* room = nullptr;  // of the products, where they want some
 };
 
 /// Columns of one partial sum of dw.

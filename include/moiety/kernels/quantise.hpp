@@ -7,8 +7,9 @@
 //   s = 2^e, e ≥ −117, the least with |v| ≤ 448 s for all finite v that share it; 1 where all are 0
 //   q = e4m3(v / s)       what is not finite becomes a NaN, and no other value feels it
 //
-// Scales are powers of two, so that quantising rounds once and scaling never does: q s is v with 4 significant bits where
-// |v| is at least 2⁻¹⁵ of the largest that shares its scale, and v to the nearest multiple of 2⁻⁹ s below. bf16 holds all q s.
+// Scales are powers of two, so that quantising rounds once and scaling never does: q s is v with 4 significant bits where |v|
+// is at least 2⁻¹³ of the largest that shares its scale, and below it is off by at most 2⁻¹⁷ of that. bf16 holds all q s, but
+// for those of values that round to 2¹²⁸.
 //
 //   quantise_rows       rows offsets[0] … offsets[groups] − 1 of several operands [rows × n] side by side, each as it lies or
 //                       gathered; row r comes to row r of `to`

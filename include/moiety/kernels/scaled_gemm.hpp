@@ -4,7 +4,7 @@
 //
 //   y_m(r, c) = sum over k of q s (r, k) q s (m, c, k)      rows, quantised by the call; matrices that quantise_matrices made
 //
-//   e4m3_engine<host_engine, row_scaled> by{engine, room, rows_bound};
+//   e4m3_engine<host_engine, row_scaled> by{engine, room};
 //   grouped_gemm_nt<float>(by, groups, offsets, a, w, n, k, epilogue)     as of an engine
 //   grouped_gemm_nn<float>(by, groups, offsets, a, w, n, k, epilogue)     M operands [rows × k], which are quantised side by side
 //                                                                         as rows of M k; so is w, one matrix of n × M k
@@ -25,11 +25,10 @@
 
 namespace moiety::inline MOIETY_ABI::kernels {
 
-/// Products of `of` whose rows are quantised in `room`, of rows_bound rows as wide as those of any product.
+/// Products of `of` whose rows are quantised in `room`, which is as wide as those of any product.
 template <class Engine, class Scaling> struct e4m3_engine {
   Engine& of;
   quantised_operand<Engine, Scaling> room;
-  std::int64_t rows_bound;
 };
 
 template <class S, class Scaling, class T, std::size_t M, class Epilogue>
@@ -37,7 +36,7 @@ void grouped_gemm_nt(e4m3_engine<host_engine, Scaling> const& by, std::int64_t g
                      rows_of<T> a, std::array<quantised_operand<host_engine, Scaling>, M> const& w, std::int64_t n,
                      std::int64_t k, Epilogue const& epilogue) {
   static_assert(std::same_as<S, float>);
-  quantise_rows(by.of, groups, offsets, by.rows_bound, std::array{a}, k, by.room);
+  quantise_rows(by.of, groups, offsets, offsets[groups], std::array{a}, k, by.room);
   std::array<grouped_matrix<bf16 const>, M> matrices;
   for (std::size_t m = 0; m < M; ++m) matrices[m] = w[m].matrices(n, k);
   grouped_gemm_nt<float>(by.of, groups, offsets, by.room.rows(k), matrices, n, k, epilogue);
@@ -50,7 +49,7 @@ void grouped_gemm_nn(e4m3_engine<host_engine, Scaling> const& by, std::int64_t g
                      Epilogue const& epilogue) {
   static_assert(std::same_as<S, float>);
   std::int64_t const columns = static_cast<std::int64_t>(M) * k;
-  quantise_rows(by.of, groups, offsets, by.rows_bound, a, k, by.room);
+  quantise_rows(by.of, groups, offsets, offsets[groups], a, k, by.room);
   auto const hand_over = [&](std::int64_t group, std::int64_t row, std::int64_t col, std::int64_t cols,
                              std::array<float const*, 1> const& sums) { epilogue(group, row, col, cols, sums[0]); };
   grouped_gemm_nt<float>(by.of, groups, offsets, by.room.rows(columns), std::array{w[0].matrices(n, columns)}, n,

@@ -23,6 +23,7 @@
 #include <moiety/layer/expert_parameters.hpp>
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/parameters.hpp>
+#include <moiety/layer/product_room.hpp>
 #include <moiety/layer/spec.hpp>
 
 #include <algorithm>
@@ -91,23 +92,6 @@ template <class Spec> constexpr std::int64_t element_parameters(std::int64_t exp
   return shared_parameters<Spec>() + latent_parameters<Spec>() + expert_parameters_of<Spec>(experts);
 }
 
-/// What products hold beside the workspace while they run: those of experts, or those of shared ones.
-template <class Spec, class Deployment> constexpr std::int64_t product_bytes(tokens of) {
-  using spec = spec_of<Spec>;
-  using products = typename Deployment::expert_products;
-  using backend = typename Deployment::backend;
-  using experts = typename products::template apply<typename spec::experts_type, backend>;
-  if constexpr (requires { experts::room_bytes(0, 0, 0); }) {
-    using shared = typename products::template apply<typename spec::shared_mlp, backend>;
-    std::int64_t const routed =
-        experts::room_bytes(expert_rows_of<Spec>(of), spec::expert_hidden, expert_ffn_of<Spec>(of));
-    return spec::has_shared
-               ? std::max(routed, shared::room_bytes(spec::shared_rows(of.count), spec::hidden, spec::shared_ffn))
-               : routed;
-  }
-  return 0;
-}
-
 template <class Spec, class RouterType, class ExpertType> constexpr std::int64_t parameter_bytes() {
   return router_parameters<Spec>() * static_cast<std::int64_t>(sizeof(RouterType)) +
          element_parameters<Spec>(spec_of<Spec>::mlp_experts) * static_cast<std::int64_t>(sizeof(ExpertType));
@@ -145,10 +129,9 @@ template <class Spec, class Deployment = deployment<>> constexpr std::int64_t sa
 
 template <class Spec, class Deployment = deployment<>> constexpr std::int64_t workspace_bytes(tokens of) {
   using T = detail::element_t<Deployment>;
-  std::int64_t const infer = forward_plan<Spec, T>(of).block.bytes() + tape_plan<Spec, T>(of, false).block.bytes();
-  std::int64_t const step =
-      pending_plan<Spec, T>(of).block.bytes() + shared_workspace<Spec, T, typename Deployment::backend>(of);
-  return std::max(infer, step) + detail::product_bytes<Spec, Deployment>(of);
+  std::int64_t const infer = infer_workspace<Spec, Deployment>(of) + tape_plan<Spec, T>(of, false).block.bytes();
+  std::int64_t const step = pending_plan<Spec, T>(of).block.bytes() + layer_workspace<Spec, Deployment>(of);
+  return std::max(infer, step);
 }
 
 }  // namespace moiety

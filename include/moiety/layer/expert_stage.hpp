@@ -26,6 +26,7 @@
 #include <moiety/layer/deployment.hpp>
 #include <moiety/layer/expert_travel.hpp>
 #include <moiety/layer/memory_plan.hpp>
+#include <moiety/layer/product_room.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
 
@@ -76,8 +77,9 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
         ctx, through, tape, in_order<gathers.forward>(ctx.engine(), tape, own_inputs, tape.expert_x(), output),
         keep && keeps_rows ? tape.x_rows : arrived,
         [&](expert_rows const& rows, kernels::rows_of<T> const& inputs) {
-          apply::forward(ctx.engine(), rows, inputs, weights.operands(), keep ? tape.pre_activation() : nullptr,
-                         detail::at<T>(work, plan.activation), output, row_weights);
+          apply::forward(ctx.engine(), in_room(rows, tape, work, layer_pass::forward), inputs, weights.operands(),
+                         keep ? tape.pre_activation() : nullptr, detail::at<T>(work, plan.activation), output,
+                         row_weights);
         },
         results);
     T* const own = results.own;
@@ -103,8 +105,8 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
     auto const own_weights = travel::template spread<weighted>(ctx, through, tape, row_weights);
     kernels::rows_of<T> const own_dy = local::dispatch(tape.expert_dy(), order);
     auto const work_back = [&](expert_rows const& rows, kernels::rows_of<T> const& dy) {
-      apply::backward_input(ctx.engine(), rows, dy, weights.operands(), tape.pre_activation(), row_weights,
-                            detail::at<T>(tape.pending, kept.pre_activation),
+      apply::backward_input(ctx.engine(), in_room(rows, tape, work, layer_pass::backward_input), dy, weights.operands(),
+                            tape.pre_activation(), row_weights, detail::at<T>(tape.pending, kept.pre_activation),
                             detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
     };
     kernels::rows_of<T> const read_dy =
@@ -163,6 +165,11 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
   }
 
  private:
+  static expert_rows in_room(expert_rows rows, tape_type const& tape, buffer const& work, layer_pass pass) {
+    rows.room = room_in<Spec, Deployment>(work, tape.size(), pass);
+    return rows;
+  }
+
   static std::int64_t parts_of_weight(tape_type const& tape) {
     return weight_parts<typename read::experts_type, S, backend>(expert_ffn_of<Spec>(tape.size()));
   }

@@ -202,10 +202,4 @@ template <class Spec, scalar T, class Backend = host> struct backward_plan {
   std::int64_t row_weights, weight_parts, weights, row_inputs, router_inputs, shared_inputs;
 };
 
-/// Bytes of the workspace of forward, which the input half takes over: both ask for the same, so that the block that one
-/// has left serves the other and nothing else.
-template <class Spec, scalar T, class Backend = host> constexpr std::int64_t shared_workspace(tokens of) {
-  return std::max(forward_plan<Spec, T>(of).block.bytes(), backward_plan<Spec, T, Backend>(of).block.bytes());
-}
-
 }  // namespace moiety

@@ -29,6 +29,7 @@
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/options.hpp>
 #include <moiety/layer/parameters.hpp>
+#include <moiety/layer/product_room.hpp>
 #include <moiety/layer/rank_sums.hpp>
 #include <moiety/layer/report.hpp>
 #include <moiety/layer/routing_stage.hpp>
@@ -198,7 +199,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
  private:
   /// The workspace of forward and of both halves of backward, which one after another have the same block.
   buffer workspace(tape_type const& tape) const {
-    return buffer(shared_workspace<Spec, T, backend>(tape.size()), ctx_->memory());
+    return buffer(layer_workspace<Spec, Deployment>(tape.size()), ctx_->memory());
   }
 
   tape_type run(char const* call, weights_type const& weights, matrix_view<T const> x, matrix_view<T> y,
@@ -207,7 +208,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     buffer work;
     auto const take_workspace = [&] {
       work = buffer();
-      work = keep ? workspace(*made) : buffer(forward_plan<Spec, T>(made->size()).block.bytes(), ctx_->memory());
+      work = keep ? workspace(*made) : buffer(infer_workspace<Spec, Deployment>(made->size()), ctx_->memory());
     };
     auto const choose = [&] {
       detail::check_call(ctx_->engine(), call, read::hidden, "x", x, "y", y);

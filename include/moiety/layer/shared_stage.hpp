@@ -18,6 +18,7 @@
 #include <moiety/kernels/token_gate.hpp>
 #include <moiety/layer/deployment.hpp>
 #include <moiety/layer/memory_plan.hpp>
+#include <moiety/layer/product_room.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
 
@@ -49,8 +50,9 @@ template <class Spec, class Deployment> class shared_stage {
     }
     T* const output = detail::at<T>(work, plan.output);
     S* const sums = detail::at<S>(work, plan.shared_sums);
-    apply::forward(engine, rows_of(order), local::dispatch(tape.x, order), weights.shared_operands(),
-                   keep ? tape.shared_before() : nullptr, detail::at<T>(work, plan.activation), output);
+    apply::forward(engine, rows_of(order, room_in<Spec, Deployment>(work, tape.size(), layer_pass::forward)),
+                   local::dispatch(tape.x, order), weights.shared_operands(), keep ? tape.shared_before() : nullptr,
+                   detail::at<T>(work, plan.activation), output);
     kernels::combine_sums<T>(engine, order, by_token(output, order), gated ? tape.shared_gates() : nullptr, nullptr,
                              by_token(sums, order));
     return sums;
@@ -67,8 +69,10 @@ template <class Spec, class Deployment> class shared_stage {
     S* const parts = gated ? detail::at<S>(work, plan.weight_parts) : nullptr;
     T* const dx_rows = detail::at<T>(work, plan.shared_inputs);
     if (gated) kernels::spread_weights<S>(engine, order, tape.shared_gates(), row_weights);
-    apply::backward_input(engine, rows_of(order), local::dispatch(tape.dy, order), weights.shared_operands(),
-                          tape.shared_before(), row_weights, detail::at<T>(tape.pending, kept.shared_before),
+    apply::backward_input(engine,
+                          rows_of(order, room_in<Spec, Deployment>(work, tape.size(), layer_pass::backward_input)),
+                          local::dispatch(tape.dy, order), weights.shared_operands(), tape.shared_before(), row_weights,
+                          detail::at<T>(tape.pending, kept.shared_before),
                           detail::at<T>(tape.pending, kept.shared_activation), parts, dx_rows);
     kernels::combine_sums<T>(engine, order, by_token(dx_rows, order), nullptr, dx, by_token(dx, order));
     if constexpr (gated) {
@@ -98,8 +102,8 @@ template <class Spec, class Deployment> class shared_stage {
  private:
   static constexpr std::int64_t parts_of_gate = weight_parts<mlp, S, backend>(read::shared_ffn);
 
-  static expert_rows rows_of(permutation_view const& order) {
-    return {1, order.offsets(), read::hidden, read::shared_ffn, order.tokens};
+  static expert_rows rows_of(permutation_view const& order, void* room = nullptr) {
+    return {1, order.offsets(), read::hidden, read::shared_ffn, order.tokens, room};
   }
   template <class V> static matrix_view<V> by_token(V* values, permutation_view const& order) {
     return {values, order.tokens, read::hidden};

@@ -119,7 +119,7 @@ TEST_CASE_TEMPLATE("rows times quantised matrices on a device are exact where op
         mo::kernels::quantise_matrices(p.gpu, groups, std::array{lying{d_first.data(), n * k, k}}, n, k, w0.view());
         mo::kernels::quantise_matrices(p.gpu, groups, std::array{lying{d_second.data(), n * k, k}}, n, k, w1.view());
         testing::device_values<float> d_y(2 * rows * n);
-        grouped_gemm_nt<float>(mo::kernels::e4m3_engine<mo::cuda_engine, Scaling>{p.gpu, room.view(), rows}, groups,
+        grouped_gemm_nt<float>(mo::kernels::e4m3_engine<mo::cuda_engine, Scaling>{p.gpu, room.view()}, groups,
                                p.d_offsets.data(), rows,
                                rows_of<mo::bf16>{d_a.data(), k, gathered ? d_index.data() : nullptr},
                                std::array{w0.view(), w1.view()}, n, k, store_sums<2, false>{d_y.data(), nullptr, n});
@@ -146,7 +146,7 @@ TEST_CASE_TEMPLATE("several operands of rows are quantised as one on a device, a
   mo::kernels::quantise_matrices(p.gpu, groups, std::array{lying{d_w.data(), n * 2 * k, 2 * k}}, n, 2 * k,
                                  matrix.view());
   testing::device_values<float> d_y(rows * n), d_tiles(rows * 2);
-  grouped_gemm_nn<float>(mo::kernels::e4m3_engine<mo::cuda_engine, Scaling>{p.gpu, room.view(), rows}, groups,
+  grouped_gemm_nn<float>(mo::kernels::e4m3_engine<mo::cuda_engine, Scaling>{p.gpu, room.view()}, groups,
                          p.d_offsets.data(), rows,
                          std::array{rows_of<mo::bf16>{d_a.data(), 2 * k}, rows_of<mo::bf16>{d_a.data() + k, 2 * k}},
                          std::array{matrix.view()}, n, k, store_sums<1, true>{d_y.data(), d_tiles.data(), n});

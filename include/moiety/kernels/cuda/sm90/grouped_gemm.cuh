@@ -655,14 +655,14 @@ bool choose_rows(Engine& engine, char const* name, Product const& of, std::int64
                 : launch_rows<Operands<T, shape, M, false>>(engine, name, of, rows, columns, epilogue);
 }
 
-template <class Scales> struct scaled_rows {
+template <class Scales> struct rows_with {
   template <class T, class Shape, int M, bool Mapped> using nt = rows_nt<T, Shape, M, Mapped, Scales>;
 };
 
 template <class Engine, class T, int M, class Scales, class Epilogue>
 bool multiply_nt(Engine& engine, gpu::rows_product<T, T, 1, M, Scales> const& of, Epilogue const& epilogue) {
   if constexpr (compiled_for_90())
-    return choose_rows<scaled_rows<Scales>::template nt, T, M>(engine, "grouped_gemm_nt", of, of.n, of.k, epilogue);
+    return choose_rows<rows_with<Scales>::template nt, T, M>(engine, "grouped_gemm_nt", of, of.n, of.k, epilogue);
   else
     return false;
 }

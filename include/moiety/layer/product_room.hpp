@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Room in the workspace for products that want some, as those of 8 bits do for the rows that they quantise.
+//
+//   product_room<Spec, D>(T, pass)    bytes of forward or of the input half: the most of routed and of shared experts
+//   layer_workspace<Spec, D>(T)       of forward and of the input half, in turn: each one's plan, and its room behind it
+//
+// Both ask for the same block (memory_plan.hpp), at whose end the room lies.
+#pragma once
+
+#include <moiety/core/config.hpp>
+#include <moiety/core/matrix.hpp>
+#include <moiety/layer/deployment.hpp>
+#include <moiety/layer/memory_plan.hpp>
+#include <moiety/layer/spec.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+namespace moiety::inline MOIETY_ABI {
+
+enum class layer_pass { forward, backward_input };
+
+template <class Spec, class Deployment> constexpr std::int64_t product_room(tokens of, layer_pass pass) {
+  using spec = spec_of<Spec>;
+  using products = typename Deployment::expert_products;
+  using backend = typename Deployment::backend;
+  if constexpr (requires { products::wants_room; }) {
+    using experts = typename products::template apply<typename spec::experts_type, backend>;
+    using shared = typename products::template apply<typename spec::shared_mlp, backend>;
+    bool const backward = pass == layer_pass::backward_input;
+    std::int64_t const routed =
+        experts::room_bytes(expert_rows_of<Spec>(of), spec::expert_hidden, expert_ffn_of<Spec>(of), backward);
+    if (!spec::has_shared) return routed;
+    return std::max(routed, shared::room_bytes(spec::shared_rows(of.count), spec::hidden, spec::shared_ffn, backward));
+  }
+  return 0;
+}
+
+template <class Spec, class Deployment> constexpr std::int64_t infer_workspace(tokens of) {
+  using T = detail::element_t<Deployment>;
+  return forward_plan<Spec, T>(of).block.bytes() + product_room<Spec, Deployment>(of, layer_pass::forward);
+}
+
+template <class Spec, class Deployment> constexpr std::int64_t layer_workspace(tokens of) {
+  using T = detail::element_t<Deployment>;
+  std::int64_t const backward = backward_plan<Spec, T, typename Deployment::backend>(of).block.bytes();
+  return std::max(infer_workspace<Spec, Deployment>(of),
+                  backward + product_room<Spec, Deployment>(of, layer_pass::backward_input));
+}
+
+/// Where the room lies in a workspace.
+template <class Spec, class Deployment> void* room_in(buffer const& work, tokens of, layer_pass pass) {
+  std::int64_t const bytes = product_room<Spec, Deployment>(of, pass);
+  return bytes == 0 ? nullptr : static_cast<std::byte*>(work.data()) + (work.bytes() - bytes);
+}
+
+}  // namespace moiety
