@@ -45,20 +45,29 @@ __device__ inline std::uint32_t largest_of_block(std::uint32_t value) {
   return largest;
 }
 
-/// Columns of M parts of n values side by side, part m from at(m) on, 16 at a time.
-template <class T, int M, class At> struct joined_columns {
+/// Columns of M parts of n values side by side, 16 at a time.
+template <class T, int M> struct joined_columns {
   static constexpr int width = quantised_together;
   std::int64_t n;
-  At at;
+  several<T const*, M> starts;
 
+  /// start(m) is where part m begins.
+  template <class Start> __device__ joined_columns(std::int64_t columns, Start const& start) : n(columns) {
+    MOIETY_REGISTERS
+    for (int m = 0; m < M; ++m) starts[m] = start(m);
+  }
   __device__ std::int64_t count() const { return M * n; }
   /// Columns first … first + 15, zeros behind the last.
   __device__ void load(std::int64_t first, float (&values)[width]) const {
-    int const part = part_of(first);
-    if constexpr (M > 1)
-      if (first + width > (part + 1) * n) return load_each(first, values);
-    load_columns<width>(at(part) + (first - part * n),
-                        first + width > count() ? static_cast<int>(count() - first) : width, values);
+    if constexpr (M == 1) {
+      load_columns<width>(starts[0] + first, n - first < width ? static_cast<int>(n - first) : width, values);
+    } else {
+      int const part = part_of(first);
+      T const* const from = start_of(part) + (first - part * n);
+      if (first + width <= (part + 1) * n) return load_columns<width>(from, width, values);
+      for (int i = 0; i < width; ++i)  // the end of one part and the beginning of the next
+        values[i] = first + i < count() ? static_cast<float>(at(first + i)) : 0.0f;
+    }
   }
 
  private:
@@ -68,12 +77,16 @@ template <class T, int M, class At> struct joined_columns {
     for (int m = 1; m < M; ++m) part += column >= m * n ? 1 : 0;
     return part;
   }
-  /// The end of one part and the beginning of the next.
-  __device__ void load_each(std::int64_t first, float (&values)[width]) const {
-    for (int i = 0; i < width; ++i) {
-      int const part = part_of(first + i);
-      values[i] = first + i < count() ? static_cast<float>(at(part)[first + i - part * n]) : 0.0f;
-    }
+  __device__ T const* start_of(int part) const {
+    T const* from = starts[0];
+    MOIETY_REGISTERS
+    for (int m = 1; m < M; ++m)
+      if (part == m) from = starts[m];
+    return from;
+  }
+  __device__ T at(std::int64_t column) const {
+    int const part = part_of(column);
+    return start_of(part)[column - part * n];
   }
 };
 
@@ -142,31 +155,31 @@ template <class Scaling, class Columns> __device__ void quantise_row(Columns con
 }
 
 template <class Scaling, class T, int M>
-__global__ void __launch_bounds__(quantising_threads)
+__global__ void __launch_bounds__(quantising_threads, 4)
     quantise_rows(ragged_rows const of, array<rows_of<T>, std::size_t{M}> const from, std::int64_t n,
                   device_operand<Scaling> const to) {
   std::int64_t const stride = quantised_stride(M * n), end = of.first(of.groups);
   for (std::int64_t row = of.first(0) + blockIdx.x; row < end; row += gridDim.x) {
     auto const at = [&](int m) { return from[m].data + row_number(from[m], row) * from[m].stride; };
-    quantise_row<Scaling>(joined_columns<T, M, decltype(at)>{n, at}, to.values + row * stride,
+    quantise_row<Scaling>(joined_columns<T, M>(n, at), to.values + row * stride,
                           to.scales + row * scales_of_row<Scaling>(M * n));
   }
 }
 
 template <class T, int M>
-__global__ void __launch_bounds__(quantising_threads)
+__global__ void __launch_bounds__(quantising_threads, 4)
     quantise_outputs(std::int64_t rows, array<grouped_matrix<T const>, std::size_t{M}> const from, std::int64_t n,
                      std::int64_t k, device_operand<row_scaled> const to) {
   std::int64_t const stride = quantised_stride(M * k);
   for (std::int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     auto const at = [&](int m) { return from[m].data + row / n * from[m].group_stride + row % n * from[m].row_stride; };
-    quantise_row<row_scaled>(joined_columns<T, M, decltype(at)>{k, at}, to.values + row * stride, to.scales + row);
+    quantise_row<row_scaled>(joined_columns<T, M>(k, at), to.values + row * stride, to.scales + row);
   }
 }
 
 /// A block of 128 outputs and 128 columns: eight threads have the columns of one output, 16 outputs at a time.
 template <class T, int M>
-__global__ void __launch_bounds__(quantising_threads)
+__global__ void __launch_bounds__(quantising_threads, 4)
     quantise_blocks(array<grouped_matrix<T const>, std::size_t{M}> const from, std::int64_t n, std::int64_t k,
                     device_operand<block_scaled> const to) {
   constexpr int width = quantised_together, side = static_cast<int>(block_scaled::columns), lanes = side / width;
@@ -181,7 +194,7 @@ __global__ void __launch_bounds__(quantising_threads)
         return from[m].data + group * from[m].group_stride + (first + i) * from[m].row_stride;
       };
       float values[width];
-      joined_columns<T, M, decltype(at)>{k, at}.load(column, values);
+      joined_columns<T, M>(k, at).load(column, values);
       f(group * n + first + i, values);
     }
   };
