@@ -3,6 +3,8 @@
 
 #include <moiety/moiety.hpp>
 
+#include "experts/layer_results.hpp"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -13,7 +15,6 @@
 #include <cstring>
 #include <limits>
 #include <random>
-#include <ratio>
 #include <vector>
 
 namespace mo = moiety;
@@ -211,19 +212,10 @@ TEST_CASE_FIXTURE(problem, "with a forward of 8 bits alone gradients are the ele
 
 namespace {
 
-template <class T> struct plain : mo::deployment<> { using element = T; };
-template <class T> struct in_fp8 : plain<T> { using expert_products = mo::fp8_products; };
-template <class T> struct forward_in_fp8 : plain<T> { using expert_products = mo::fp8_forward_products; };
-template <class T> struct in_fp8_blocks : plain<T> { using expert_products = mo::fp8_block_products; };
-template <class T> struct forward_in_fp8_blocks : plain<T> { using expert_products = mo::fp8_block_forward_products; };
+using layer_results::gated;
+using layer_results::odd;
+template <class T, class Products> using by = layer_results::by<mo::host, T, Products>;
 
-struct gated : mo::layer_spec<mo::dims{.hidden = 72, .ffn = 40, .experts = 6}> {
-  using router = mo::router<mo::softmax, mo::top_k<2>>;
-};
-struct odd : mo::layer_spec<mo::dims{.hidden = 37, .ffn = 21, .experts = 5}> {
-  using router = mo::router<mo::sigmoid, mo::top_k<2>, mo::on_activation>;
-  using experts = mo::clamped_swiglu<std::ratio<7>, mo::biased, mo::interleaved>;
-};
 struct in_by_out : gated {
   using experts = mo::gated_mlp<mo::gelu_tanh, mo::concatenated, mo::in_by_out>;
 };
@@ -234,77 +226,32 @@ struct with_shared : gated {
   using shared = mo::shared_experts<2, mo::sigmoid_gated>;
 };
 
-constexpr std::int64_t tokens = 50;
-
-double distance(std::vector<float> const& a, std::vector<float> const& b) {
-  double error = 0, norm = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    double const v = static_cast<double>(a[i]), w = static_cast<double>(b[i]);
-    error += (v - w) * (v - w), norm += v * v;
-  }
-  return std::sqrt(error / norm);
-}
-
-/// y of infer and forward, dx and all gradients, which are filled twice; and y of the first nine tokens alone.
-template <class Spec, class Deployment> std::vector<std::vector<float>> results(std::uint64_t number, int threads) {
-  using T = typename Deployment::element;
-  constexpr std::int64_t h = mo::spec_of<Spec>::hidden;
-  mo::context<Deployment> ctx{mo::host{.threads = threads}};
-  mo::moe_layer<Spec, Deployment> layer{ctx};
-  auto weights = layer.make_weights(mo::seed{number});
-  auto gradients = layer.make_gradients();
-  mo::matrix<T> x(tokens, h), y(tokens, h), dy(tokens, h), dx(tokens, h);
-  mo::fill_normal(ctx, x, mo::seed{number + 1});
-  mo::fill_normal(ctx, dy, mo::seed{number + 2});
-  std::vector<std::vector<float>> all;
-  auto const keep = [&](auto const* from, std::size_t count) {
-    all.emplace_back();
-    for (std::size_t i = 0; i < count; ++i) all.back().push_back(static_cast<float>(from[i]));
-  };
-  layer.pack(weights);
-  layer.infer(weights, x, y), keep(y.data(), y.size());
-  for (int pass = 0; pass < 2; ++pass) {
-    auto tape = layer.forward(weights, x, y);
-    layer.backward(weights, tape, dy, dx, gradients);
-  }
-  keep(y.data(), y.size()), keep(dx.data(), dx.size());
-  gradients.for_each([&](mo::parameter const&, auto values) { keep(values.data(), values.size()); });
-  mo::matrix<T> few(9, h);
-  layer.infer(weights, x.rows(0, 9), few), keep(few.data(), few.size());
-  return all;
-}
-
-template <class Spec, class T, template <class> class InFp8, template <class> class ForwardInFp8> void compare() {
+template <class Spec, class T, class Products, class ForwardProducts> void compare() {
   std::uint64_t const number = std::random_device{}();
   INFO("seed ", number);
-  auto const wanted = results<Spec, plain<T>>(number, 1), got = results<Spec, InFp8<T>>(number, 3),
-             forward = results<Spec, ForwardInFp8<T>>(number, 1);
-  REQUIRE((wanted.size() == got.size() && wanted.size() == forward.size()));
-  for (std::size_t i = 0; i < wanted.size(); ++i) {
-    INFO("result ", i);
-    CHECK(distance(wanted[i], got[i]) <= 0.25);
-    CHECK(distance(wanted[i], forward[i]) <= 0.25);
-  }
-  CHECK(distance(wanted[1], got[1]) > 0.01);  // it is of 8 bits
+  mo::host const alone{.threads = 1};
+  auto const wanted = layer_results::run<Spec, by<T, mo::grouped_products>>(number, alone),
+             got = layer_results::run<Spec, by<T, Products>>(number, {.threads = 3}),
+             forward = layer_results::run<Spec, by<T, ForwardProducts>>(number, alone);
+  layer_results::check(wanted, got, 0.25, 0.01);
+  layer_results::check(wanted, forward, 0.25, 0.01);
   CHECK(got[1] == forward[1]);
   CHECK(got[2] != forward[2]);
-  CHECK(got[0] == got[1]);
-  CHECK(got.back() ==
-        std::vector<float>(got[0].begin(), got[0].begin() + static_cast<std::ptrdiff_t>(got.back().size())));
-  CHECK(results<Spec, InFp8<T>>(number, 1) == got);
+  CHECK(layer_results::run<Spec, by<T, Products>>(number, alone) == got);
 }
 
 }  // namespace
 
 TEST_CASE_TEMPLATE("a layer in 8 bits is that without within the rounding of operands, and a token's bits are its own",
                    Spec, gated, odd, in_by_out, one_input, with_shared) {
-  compare<Spec, float, in_fp8, forward_in_fp8>();
-  compare<Spec, mo::bf16, in_fp8_blocks, forward_in_fp8_blocks>();
+  compare<Spec, float, mo::fp8_products, mo::fp8_forward_products>();
+  compare<Spec, mo::bf16, mo::fp8_block_products, mo::fp8_block_forward_products>();
 }
 
 TEST_CASE("copies in 8 bits that are older than the weights are refused") {
-  mo::context<in_fp8<mo::bf16>> ctx{mo::host{.threads = 1}};
-  mo::moe_layer<gated, in_fp8<mo::bf16>> layer{ctx};
+  using deployment = by<mo::bf16, mo::fp8_products>;
+  mo::context<deployment> ctx{mo::host{.threads = 1}};
+  mo::moe_layer<gated, deployment> layer{ctx};
   auto weights = layer.make_weights(mo::seed{1});
   mo::matrix<mo::bf16> x(3, 72), y(3, 72);
   mo::fill_normal(ctx, x, mo::seed{2});

@@ -28,6 +28,7 @@
 
 #include <cuda_runtime.h>
 #include <nvtx3/nvToolsExt.h>
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -135,6 +136,10 @@ class cuda_engine {
   int device() const { return device_; }
   cudaStream_t stream() const { return stream_.get(); }
   int multiprocessors() const { return multiprocessors_; }
+  /// Blocks that take so many pieces of work in turn.
+  std::int64_t blocks_in_turn(std::int64_t pieces) const {
+    return std::min(pieces, std::int64_t{32} * multiprocessors_);
+  }
   /// 90 for 9.0.
   int compute_capability() const { return compute_capability_; }
   bool portable() const { return portable_; }

@@ -11,7 +11,6 @@
 #include <moiety/core/numbers.hpp>
 
 #include <cuda_runtime.h>
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -44,9 +43,8 @@ __global__ void __launch_bounds__(moving_threads) add_values_to(V const* from, s
     to[i] = static_cast<V>(to[i] + from[i]);
 }
 
-/// Blocks that take pieces of work in turn.
 inline launch_shape moving_blocks(cuda_engine const& engine, std::int64_t pieces) {
-  return {std::min(pieces, std::int64_t{32} * engine.multiprocessors()), moving_threads};
+  return {engine.blocks_in_turn(pieces), moving_threads};
 }
 
 inline void copy_rows(cuda_engine& engine, outgoing_rows const& from, incoming_rows const& to) {

@@ -48,7 +48,7 @@ struct e4m3 {
 #endif
     auto const wide = detail::bit_cast<std::uint32_t>(value);
     std::uint32_t const sign = (wide >> 24) & 0x80u, magnitude = wide & 0x7fffffffu;
-    // All cases are computed, so that loops of roundings need no branches. Denormal: adding 2¹⁴ aligns the last bit.
+    // Adding 2¹⁴ aligns the last bit of a denormal result, and rounds to even.
     std::uint32_t const normal = (magnitude + 0x7ffffu + ((magnitude >> 20) & 1u) - (120u << 23)) >> 20;
     std::uint32_t const denormal =
         detail::bit_cast<std::uint32_t>(detail::bit_cast<float>(magnitude) + 0x1p14f) - 0x46800000u;

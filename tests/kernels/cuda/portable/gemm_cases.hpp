@@ -448,6 +448,28 @@ template <class Case> void draw_integers(Case& of) {
   for (auto& w : of.w) draw(w.values), w.there = std::decay_t<decltype(w.there)>(w.values);
 }
 
+/// Poisons what rows there are before `first` and from `end` on, and runs each of `runs`: rows between them must have the bits
+/// of `before`.
+template <class Case, class... Runs>
+void check_rows_alone(Case& nt, int64 first, int64 end, std::vector<float> const& before, Runs const&... runs) {
+  setting const& s = nt.s;
+  using T = std::decay_t<decltype(nt.a(0, 0))>;
+  for (int64 r = 0; r < s.total(); ++r)
+    for (int64 c = 0; c < s.k && (r < first || r >= end); ++c) nt.a(r, c) = poison<T>();
+  nt.a.upload();
+  auto const check = [&](std::vector<float> const& beside) {
+    bool same = true;
+    for (int64 m = 0; m < Case::matrices; ++m)
+      for (int64 r = first; r < end; ++r)
+        for (int64 c = 0; c < s.n; ++c) {
+          int64 const place = (m * (s.bound() + 1) + r) * s.n + c;
+          same = same && at(beside, place) == at(before, place);
+        }
+    CHECK(same);
+  };
+  (check(runs()), ...);
+}
+
 /// Integers with powers of two as scales of blocks of 128 k, and of 128 columns of matrices: sums are exact in any order.
 template <class T, std::size_t M> void check_block_scales(setting const& s) {
   nt_case<float, T, T, M> of(s);

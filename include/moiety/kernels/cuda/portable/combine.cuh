@@ -64,7 +64,7 @@ template <scalar T, class Out> __global__ void __launch_bounds__(row_threads) su
 template <scalar T>
 void combine(cuda_engine& engine, permutation_view const& order, matrix_view<T const> rows, sum_t<T> const* weights,
              sum_t<T> const* base, matrix_view<T> y) {
-  engine.launch("combine", gpu::sum_rows<T, T>, {gpu::blocks_for_tokens(engine, y.rows()), gpu::row_threads},
+  engine.launch("combine", gpu::sum_rows<T, T>, {engine.blocks_in_turn(y.rows()), gpu::row_threads},
                 gpu::combination<T, T>{order, rows, weights, base, y});
 }
 
@@ -72,7 +72,7 @@ template <scalar T>
 void combine_sums(cuda_engine& engine, permutation_view const& order, matrix_view<T const> rows,
                   sum_t<T> const* weights, sum_t<T> const* base, matrix_view<sum_t<T>> sums) {
   using S = sum_t<T>;
-  engine.launch("combine_sums", gpu::sum_rows<T, S>, {gpu::blocks_for_tokens(engine, sums.rows()), gpu::row_threads},
+  engine.launch("combine_sums", gpu::sum_rows<T, S>, {engine.blocks_in_turn(sums.rows()), gpu::row_threads},
                 gpu::combination<T, S>{order, rows, weights, base, sums});
 }
 

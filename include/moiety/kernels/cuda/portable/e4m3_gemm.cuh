@@ -16,7 +16,6 @@
 //
 // Rows of all operands begin at multiples of 16 bytes, and so do groups of matrices, else config_error; which is
 // thrown, too, where the device is of less than compute capability 8.9, or has code that was compiled for less.
-// Epilogues take floats: they have no `rounded`, and are not store_matrix.
 #pragma once
 
 #include <moiety/backend/cuda.cuh>

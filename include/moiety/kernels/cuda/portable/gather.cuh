@@ -12,7 +12,6 @@
 
 #include <cuda_runtime.h>
 
-#include <algorithm>
 #include <cstdint>
 
 namespace moiety::inline MOIETY_ABI::kernels {
@@ -23,11 +22,6 @@ inline constexpr int row_threads = 128;
 
 /// Columns that a thread has at a time: 16 bytes.
 template <class T> inline constexpr int row_columns = 16 / static_cast<int>(sizeof(T));
-
-/// Blocks that take tokens in turn.
-inline std::int64_t blocks_for_tokens(cuda_engine const& engine, std::int64_t tokens) {
-  return std::min(tokens, std::int64_t{32} * engine.multiprocessors());
-}
 
 template <scalar T>
 __global__ void __launch_bounds__(row_threads)
@@ -50,8 +44,7 @@ __global__ void __launch_bounds__(row_threads)
 
 template <scalar T>
 void gather(cuda_engine& engine, permutation_view const& order, matrix_view<T const> x, matrix_view<T> out) {
-  engine.launch("gather", gpu::copy_rows<T>, {gpu::blocks_for_tokens(engine, x.rows()), gpu::row_threads}, order, x,
-                out);
+  engine.launch("gather", gpu::copy_rows<T>, {engine.blocks_in_turn(x.rows()), gpu::row_threads}, order, x, out);
 }
 
 }  // namespace moiety::inline MOIETY_ABI::kernels

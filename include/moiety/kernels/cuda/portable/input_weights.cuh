@@ -68,8 +68,8 @@ __global__ void __launch_bounds__(row_threads) dot_rows(permutation_view const o
 template <scalar T>
 void gather_weighted(cuda_engine& engine, permutation_view const& order, sum_t<T> const* weights,
                      matrix_view<T const> x, matrix_view<T> out) {
-  engine.launch("gather_weighted", gpu::copy_weighted<T>, {gpu::blocks_for_tokens(engine, x.rows()), gpu::row_threads},
-                order, weights, x, out);
+  engine.launch("gather_weighted", gpu::copy_weighted<T>, {engine.blocks_in_turn(x.rows()), gpu::row_threads}, order,
+                weights, x, out);
 }
 
 template <scalar T>

@@ -33,8 +33,8 @@ __global__ void __launch_bounds__(row_threads) multiply_noise(Noise const noise,
 template <scalar T, class Noise>
 void jitter_rows(cuda_engine& engine, Noise const& noise, token_table const& tokens, matrix_view<T const> x,
                  matrix_view<T> out) {
-  engine.launch("jitter_rows", gpu::multiply_noise<T, Noise>,
-                {gpu::blocks_for_tokens(engine, x.rows()), gpu::row_threads}, noise, tokens, x, out);
+  engine.launch("jitter_rows", gpu::multiply_noise<T, Noise>, {engine.blocks_in_turn(x.rows()), gpu::row_threads},
+                noise, tokens, x, out);
 }
 
 }  // namespace moiety::inline MOIETY_ABI::kernels

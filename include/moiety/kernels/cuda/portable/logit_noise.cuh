@@ -44,8 +44,7 @@ __global__ void __launch_bounds__(row_threads)
 template <class Noise, class S>
 void add_logit_noise(cuda_engine& engine, Noise const& noise, token_table const& tokens, matrix_view<S const> a,
                      matrix_view<S> z) {
-  engine.launch("add_logit_noise", gpu::add_noise<Noise, S>,
-                {gpu::blocks_for_tokens(engine, z.rows()), gpu::row_threads},
+  engine.launch("add_logit_noise", gpu::add_noise<Noise, S>, {engine.blocks_in_turn(z.rows()), gpu::row_threads},
                 detail::logit_noise_of<Noise, S>{noise, tokens, a}, z);
 }
 
@@ -53,7 +52,7 @@ template <class Noise, class S>
 void logit_noise_gradient(cuda_engine& engine, Noise const& noise, token_table const& tokens, token_state const* states,
                           matrix_view<S const> a, matrix_view<S const> dz, matrix_view<S> da, bool adds) {
   engine.launch("logit_noise_gradient", gpu::noise_gradient<Noise, S>,
-                {gpu::blocks_for_tokens(engine, da.rows()), gpu::row_threads},
+                {engine.blocks_in_turn(da.rows()), gpu::row_threads},
                 detail::logit_noise_of<Noise, S>{noise, tokens, a}, states, dz, da, adds);
 }
 

@@ -20,7 +20,6 @@
 
 #include <cuda_runtime.h>
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -34,6 +33,8 @@ inline constexpr int quantised_together = 16;  // values of a thread: 16 bytes o
 
 template <class Scaling> using device_operand = quantised_operand<cuda_engine, Scaling>;
 
+__device__ inline std::uint32_t larger(std::uint32_t a, std::uint32_t b) { return a > b ? a : b; }
+
 /// All threads of a block together.
 __device__ inline std::uint32_t largest_of_block(std::uint32_t value) {
   __shared__ std::uint32_t largest;
@@ -43,6 +44,14 @@ __device__ inline std::uint32_t largest_of_block(std::uint32_t value) {
   atomicMax(&largest, value);
   __syncthreads();
   return largest;
+}
+
+/// Of M parts of n columns side by side, the one that a column is of.
+template <int M> __device__ inline int part_of(std::int64_t column, std::int64_t n) {
+  int part = 0;
+  MOIETY_REGISTERS
+  for (int m = 1; m < M; ++m) part += column >= m * n ? 1 : 0;
+  return part;
 }
 
 /// Columns of M parts of n values side by side, 16 at a time.
@@ -62,7 +71,7 @@ template <class T, int M> struct joined_columns {
     if constexpr (M == 1) {
       load_columns<width>(starts[0] + first, n - first < width ? static_cast<int>(n - first) : width, values);
     } else {
-      int const part = part_of(first);
+      int const part = part_of<M>(first, n);
       T const* const from = start_of(part) + (first - part * n);
       if (first + width <= (part + 1) * n) return load_columns<width>(from, width, values);
       for (int i = 0; i < width; ++i)  // the end of one part and the beginning of the next
@@ -71,12 +80,6 @@ template <class T, int M> struct joined_columns {
   }
 
  private:
-  __device__ int part_of(std::int64_t column) const {
-    int part = 0;
-    MOIETY_REGISTERS
-    for (int m = 1; m < M; ++m) part += column >= m * n ? 1 : 0;
-    return part;
-  }
   __device__ T const* start_of(int part) const {
     T const* from = starts[0];
     MOIETY_REGISTERS
@@ -85,7 +88,7 @@ template <class T, int M> struct joined_columns {
     return from;
   }
   __device__ T at(std::int64_t column) const {
-    int const part = part_of(column);
+    int const part = part_of<M>(column, n);
     return start_of(part)[column - part * n];
   }
 };
@@ -121,8 +124,7 @@ template <class Scaling, class Columns> __device__ void quantise_row(Columns con
     std::uint32_t largest = 0;
     for (std::int64_t first = begin; first < count; first += step) {
       from.load(first, values);
-      std::uint32_t const seen = largest_of(values);
-      largest = seen > largest ? seen : largest;
+      largest = larger(largest, largest_of(values));
     }
     float const scale = quantising_scale(largest_of_block(largest)), inverse = 1 / scale;
     if (threadIdx.x == 0) *scales = scale;
@@ -143,8 +145,7 @@ template <class Scaling, class Columns> __device__ void quantise_row(Columns con
       }
       MOIETY_REGISTERS
       for (int half = lanes / 2; half > 0; half /= 2) {
-        std::uint32_t const other = __shfl_xor_sync(0xffffffffu, largest, half);
-        largest = other > largest ? other : largest;
+        largest = larger(largest, __shfl_xor_sync(0xffffffffu, largest, half));
       }
       float const scale = quantising_scale(largest);
       if (!exists) continue;
@@ -199,10 +200,7 @@ __global__ void __launch_bounds__(quantising_threads, 4)
     }
   };
   std::uint32_t largest = 0;
-  for_outputs([&](std::int64_t, float const(&values)[width]) {
-    std::uint32_t const seen = largest_of(values);
-    largest = seen > largest ? seen : largest;
-  });
+  for_outputs([&](std::int64_t, float const(&values)[width]) { largest = larger(largest, largest_of(values)); });
   float const scale = quantising_scale(largest_of_block(largest)), inverse = 1 / scale;
   if (threadIdx.x == 0) to.scales[blockIdx.x] = scale;
   for_outputs([&](std::int64_t row, float const(&values)[width]) {
@@ -210,8 +208,8 @@ __global__ void __launch_bounds__(quantising_threads, 4)
   });
 }
 
-/// Outputs `first` … of a group whose values of one k are adjacent, and the columns that share their scales. A thread reads one
-/// of 64 outputs in every fourth row.
+/// A block has outputs of a group whose values of one k are adjacent, and the columns that share their scales. A thread reads
+/// one of 64 outputs in every fourth row.
 template <class Scaling, class T, int M>
 __global__ void __launch_bounds__(turning_threads)
     quantise_turned(array<grouped_matrix<T const>, std::size_t{M}> const from, std::int64_t n, std::int64_t k,
@@ -227,9 +225,7 @@ __global__ void __launch_bounds__(turning_threads)
   std::int64_t const end = Scaling::columns == 0 || begin + Scaling::columns > all ? all : begin + Scaling::columns;
   int const lane = static_cast<int>(threadIdx.x) % side, phase = static_cast<int>(threadIdx.x) / side;
   auto const at = [&](std::int64_t column, int half) {
-    int part = 0;
-    MOIETY_REGISTERS
-    for (int m = 1; m < M; ++m) part += column >= m * k ? 1 : 0;
+    int const part = part_of<M>(column, k);
     auto const& of = from[static_cast<std::size_t>(part)];
     return static_cast<float>(
         of.data[group * of.group_stride + (column - part * k) * of.row_stride + output + half * side + lane]);
@@ -243,7 +239,7 @@ __global__ void __launch_bounds__(turning_threads)
   __syncthreads();
   std::uint32_t seen = 0;
   if (static_cast<int>(threadIdx.x) < outputs)
-    for (int i = 0; i < together; ++i) seen = largest[i][threadIdx.x] > seen ? largest[i][threadIdx.x] : seen;
+    for (int i = 0; i < together; ++i) seen = larger(seen, largest[i][threadIdx.x]);
   if constexpr (Scaling::outputs > 1) seen = largest_of_block(seen);
   if (static_cast<int>(threadIdx.x) < outputs) {
     float const scale = quantising_scale(seen);
@@ -268,11 +264,6 @@ __global__ void __launch_bounds__(turning_threads)
     }
 }
 
-/// Blocks that take rows in turn.
-inline std::int64_t blocks_for_rows(cuda_engine const& engine, std::int64_t rows) {
-  return std::min(rows, std::int64_t{32} * engine.multiprocessors());
-}
-
 /// Device code has no standard containers.
 template <class Of, std::size_t M> array<Of, M> listed(std::array<Of, M> const& from) {
   array<Of, M> all;
@@ -287,7 +278,7 @@ void quantise_rows(cuda_engine& engine, std::int64_t groups, std::int64_t const*
                    std::array<rows_of<T>, M> const& from, std::int64_t n,
                    quantised_operand<cuda_engine, Scaling> const& to) {
   engine.launch("quantise_rows", gpu::quantise_rows<Scaling, T, static_cast<int>(M)>,
-                {gpu::blocks_for_rows(engine, rows_bound), gpu::quantising_threads},
+                {engine.blocks_in_turn(rows_bound), gpu::quantising_threads},
                 gpu::ragged_rows{offsets, groups, rows_bound}, gpu::listed(from), n, to);
 }
 
@@ -297,8 +288,8 @@ void quantise_matrices(cuda_engine& engine, std::int64_t groups, std::array<grou
   constexpr int matrices = static_cast<int>(M);
   if constexpr (Scaling::outputs == 1)
     engine.launch("quantise_matrices", gpu::quantise_outputs<T, matrices>,
-                  {gpu::blocks_for_rows(engine, groups * n), gpu::quantising_threads}, groups * n, gpu::listed(from), n,
-                  k, to);
+                  {engine.blocks_in_turn(groups * n), gpu::quantising_threads}, groups * n, gpu::listed(from), n, k,
+                  to);
   else
     engine.launch("quantise_matrices", gpu::quantise_blocks<T, matrices>,
                   {groups * rows_of_scales<Scaling>(n) * scales_of_row<Scaling>(matrices * k), gpu::quantising_threads},

@@ -56,21 +56,6 @@ template <class Epilogue, std::size_t M> struct scaled_sums {
   }
 };
 
-/// Hands sums to another epilogue, which would have had them rounded.
-template <class Epilogue> struct float_sums {
-  static constexpr bool sums_rows = gpu::sums_rows<Epilogue>;
-  Epilogue inner;
-
-  template <std::size_t M, std::size_t N>
-  __device__ auto operator()(std::int64_t group, std::int64_t row, std::int64_t col, int count,
-                             float const (&sums)[M][N]) const {
-    return inner(group, row, col, count, sums);
-  }
-  __device__ void row_sum(std::int64_t row, std::int64_t tile, float sum) const requires(sums_rows) {
-    inner.row_sum(row, tile, sum);
-  }
-};
-
 }  // namespace gpu
 
 template <std::size_t M, class Epilogue>
@@ -101,8 +86,7 @@ void multiply_scaled(cuda_engine& engine, std::int64_t groups, std::int64_t cons
     matrices[m] = w[m].matrices(n, k);
     scales.by_block[m] = w[m].scales;
   }
-  grouped_gemm_nt<float>(engine, groups, offsets, rows_bound, a.rows(k), matrices, scales, n, k,
-                         gpu::float_sums<Epilogue>{epilogue});
+  grouped_gemm_nt<float>(engine, groups, offsets, rows_bound, a.rows(k), matrices, scales, n, k, epilogue);
 }
 
 template <class S, class Scaling, class T, std::size_t M, class Epilogue>

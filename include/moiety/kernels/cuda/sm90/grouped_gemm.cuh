@@ -49,36 +49,39 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <type_traits>
 
 namespace moiety::inline MOIETY_ABI::kernels::sm90 {
 
 /// As what an epilogue has its sums staged: what it would round them to, else as float; not at all where it adds to matrices,
-/// whose floats it writes by pairs of columns.
-template <class Epilogue> struct staging { using type = float; };
+/// whose floats it writes by pairs of columns. Sums of steps apart are staged as float, whatever the epilogue.
+template <class Epilogue> struct staging_of { using type = float; };
 template <class Epilogue>
 requires requires { typename Epilogue::rounded; }
-struct staging<Epilogue> {
+struct staging_of<Epilogue> {
   using type = typename Epilogue::rounded;
 };
-template <class S> struct staging<gpu::store_matrix<S>> { using type = void; };
-template <class Epilogue> inline constexpr bool stages_sums = !std::same_as<typename staging<Epilogue>::type, void>;
-template <class Epilogue> inline constexpr bool stages_floats = std::same_as<typename staging<Epilogue>::type, float>;
+template <class S> struct staging_of<gpu::store_matrix<S>> { using type = void; };
+template <class T, class Epilogue>
+using staging = std::conditional_t<gpu::sums_steps_apart<T>, float, typename staging_of<Epilogue>::type>;
+template <class T, class Epilogue> inline constexpr bool stages_sums = !std::same_as<staging<T, Epilogue>, void>;
+template <class T, class Epilogue> inline constexpr bool stages_floats = std::same_as<staging<T, Epilogue>, float>;
 
 /// Columns of tiles: so many that there is room for sums that are staged as float; and in registers for those of a step
 /// apart.
-template <class Epilogue> inline constexpr int tile_columns = stages_floats<Epilogue> ? 128 : 256;
+template <class T, class Epilogue> inline constexpr int tile_columns = stages_floats<T, Epilogue> ? 128 : 256;
 template <class T, class Epilogue>
-using block_of = block_shape<stages_floats<Epilogue> && !gpu::sums_steps_apart<T> ? 2
-                             : stages_sums<Epilogue>                              ? 1
-                                                                                  : 0>;
+using block_of = block_shape<stages_floats<T, Epilogue> && !gpu::sums_steps_apart<T> ? 2
+                             : stages_sums<T, Epilogue>                              ? 1
+                                                                                     : 0>;
 /// Of one instruction: its sums have to fit into the registers that a thread of the block starts with.
-template <class Epilogue>
-inline constexpr int instruction_columns = stages_sums<Epilogue> ? 128 : tile_columns<Epilogue>;
+template <class T, class Epilogue>
+inline constexpr int instruction_columns = stages_sums<T, Epilogue> ? 128 : tile_columns<T, Epilogue>;
 
 template <class Sum> inline constexpr int sum_bytes = static_cast<int>(sizeof(Sum));
 template <> inline constexpr int sum_bytes<void> = 0;
-template <class Epilogue>
-using shape_of = tile_shape<tile_columns<Epilogue>, sum_bytes<typename staging<Epilogue>::type>>;
+template <class T, class Epilogue>
+using shape_of = tile_shape<tile_columns<T, Epilogue>, sum_bytes<staging<T, Epilogue>>>;
 
 // Other architectures get a kernel that no block of so many threads can be launched of: runs_here() asks for that.
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -521,9 +524,9 @@ __device__ inline void sum_tiles(ring<typename Operands::shape> from, typename O
   for (unsigned parity = 1;; parity ^= 1u) {
     from.wait_full();
     tile_task const what = from.told();
-    if (!stages_sums<Epilogue> && what.rows == 0) return;
+    if (!stages_sums<typename Operands::T, Epilogue> && what.rows == 0) return;
     float sums[shape::columns / 2];
-    constexpr int at_once = instruction_columns<Epilogue>;
+    constexpr int at_once = instruction_columns<typename Operands::T, Epilogue>;
     if (first < what.rows || (zeroes_rows<Operands> && what.rows > 0)) {
       if constexpr (gpu::sums_steps_apart<typename Operands::T>)
         sum_stages_apart<Operands, at_once>(from, first, what, of.scales, sums);
@@ -532,10 +535,10 @@ __device__ inline void sum_tiles(ring<typename Operands::shape> from, typename O
     } else if (what.rows > 0) {
       skip_stages(from, what.steps);
     }
-    if constexpr (stages_sums<Epilogue>) {
+    if constexpr (stages_sums<typename Operands::T, Epilogue>) {
       wait_phase(&control->handed, parity);
       if (first < what.rows)
-        staged_sums<typename staging<Epilogue>::type, shape::columns>{from.staged()}.store(sums, first);
+        staged_sums<staging<typename Operands::T, Epilogue>, shape::columns>{from.staged()}.store(sums, first);
       if (threadIdx.x == warpgroup_threads) control->staged_task = what;
       arrive_together(&control->staged);
       if (what.rows == 0) return;
@@ -550,7 +553,7 @@ template <class Operands, class Epilogue>
 __device__ inline void hand_tiles_over(ring<typename Operands::shape> const& from, std::int64_t columns,
                                        Epilogue const& epilogue) {
   auto* const control = from.control();
-  staged_sums<typename staging<Epilogue>::type, Operands::shape::columns> const sums{from.staged()};
+  staged_sums<staging<typename Operands::T, Epilogue>, Operands::shape::columns> const sums{from.staged()};
   for (unsigned parity = 0;; parity ^= 1u) {
     wait_phase(&control->staged, parity);
     tile_task const what = control->staged_task;
@@ -569,7 +572,6 @@ __global__ void __launch_bounds__(launchable_threads<typename Operands::T, Epilo
                 typename Operands::maps const __grid_constant__ maps, Epilogue const __grid_constant__ epilogue) {
   using T = typename Operands::T;
   using block = block_of<T, Epilogue>;
-  static_assert(!gpu::sums_steps_apart<T> || stages_floats<Epilogue>, "sums of e4m3 are handed over as floats");
   if constexpr (launchable_threads<T, Epilogue> != block::threads) {
     __trap();
   } else {
@@ -583,7 +585,7 @@ __global__ void __launch_bounds__(launchable_threads<typename Operands::T, Epilo
     } else if (warpgroup <= multiplying_warpgroups) {
       take_registers<block::multiplying_registers(Operands::copying_registers)>();
       sum_tiles<Operands>(stages, of, epilogue);
-    } else if constexpr (stages_sums<Epilogue>) {
+    } else if constexpr (stages_sums<typename Operands::T, Epilogue>) {
       if constexpr (block::handing_registers < block::starting_registers)
         give_registers<block::handing_registers>();
       else
@@ -644,7 +646,7 @@ template <template <class, class, int, bool> class Operands, class T, int M, cla
           class Epilogue>
 bool choose_rows(Engine& engine, char const* name, Product const& of, std::int64_t rows, std::int64_t columns,
                  Epilogue const& epilogue) {
-  using shape = shape_of<Epilogue>;
+  using shape = shape_of<T, Epilogue>;
   bool aligned = true, mapped = true;
   for (auto const& a : of.a) {
     aligned = aligned && gpu::rows_aligned(a, 16);
@@ -678,7 +680,7 @@ bool multiply_nn(Engine& engine, gpu::rows_product<T, T, M, M> const& of, Epilog
 template <bool Mapped, class T, class Engine>
 bool launch_matrix(Engine& engine, gpu::matrix_product<T, T, float> const& of) {
   using epilogue = gpu::store_matrix<float>;
-  using operands = rows_tn<T, shape_of<epilogue>, Mapped>;
+  using operands = rows_tn<T, shape_of<T, epilogue>, Mapped>;
   if (!runs_here<operands, epilogue>(engine, "grouped_gemm_tn")) return false;
   typename operands::maps maps{};
   if constexpr (Mapped)

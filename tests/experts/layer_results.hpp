@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a layer gives by one kind of products, to be held against another; and layers of odd sizes and storages for that.
+#pragma once
+
+#include <moiety/moiety.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <ratio>
+#include <vector>
+
+namespace layer_results {
+
+namespace mo = moiety;
+
+template <class Backend, class T, class Products> struct by : mo::deployment<> {
+  using backend = Backend;
+  using element = T;
+  using expert_products = Products;
+};
+
+struct gated : mo::layer_spec<mo::dims{.hidden = 72, .ffn = 40, .experts = 6}> {
+  using router = mo::router<mo::softmax, mo::top_k<2>>;
+};
+/// Biases, units side by side, rows that begin anywhere, and an expert that all tokens share.
+struct odd : mo::layer_spec<mo::dims{.hidden = 37, .ffn = 21, .experts = 5}> {
+  using router = mo::router<mo::sigmoid, mo::top_k<2>, mo::on_activation>;
+  using experts = mo::clamped_swiglu<std::ratio<7>, mo::biased, mo::interleaved>;
+  using shared = mo::shared_experts<1, mo::sigmoid_gated>;
+};
+struct transposed : gated {
+  using experts = mo::mlp<mo::gelu_tanh, mo::in_by_out>;
+};
+
+inline constexpr std::int64_t tokens = 50;
+
+inline double distance(std::vector<float> const& wanted, std::vector<float> const& got) {
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    double const x = static_cast<double>(wanted[i]), y = static_cast<double>(got[i]);
+    error += (x - y) * (x - y), norm += x * x;
+  }
+  return std::sqrt(error / norm);
+}
+
+/// y of infer and forward, dx and all gradients, which are filled twice; and last y of the first nine tokens alone.
+template <class Spec, class Deployment>
+std::vector<std::vector<float>> run(std::uint64_t number, typename Deployment::backend const& on = {}) {
+  constexpr std::int64_t h = mo::spec_of<Spec>::hidden;
+  mo::context<Deployment> ctx{on};
+  mo::moe_layer<Spec, Deployment> layer{ctx};
+  auto weights = layer.make_weights(mo::seed{number});
+  auto gradients = layer.make_gradients();
+  auto x = ctx.matrix(tokens, h), y = ctx.matrix(tokens, h), dy = ctx.matrix(tokens, h), dx = ctx.matrix(tokens, h);
+  mo::fill_normal(ctx, x, mo::seed{number + 1});
+  mo::fill_normal(ctx, dy, mo::seed{number + 2});
+  std::vector<std::vector<float>> all;
+  auto const keep = [&]<class V>(V const* from, std::size_t count) {
+    std::vector<V> values(count);
+    ctx.memory().load(values.data(), from, static_cast<std::int64_t>(count * sizeof(V)));
+    all.emplace_back(values.begin(), values.end());
+  };
+  layer.infer(weights, x, y), keep(y.data(), y.size());
+  for (int pass = 0; pass < 2; ++pass) {
+    auto tape = layer.forward(weights, x, y);
+    layer.backward(weights, tape, dy, dx, gradients);
+  }
+  keep(y.data(), y.size()), keep(dx.data(), dx.size());
+  gradients.for_each([&](mo::parameter const&, auto values) { keep(values.data(), values.size()); });
+  auto few = ctx.matrix(9, h);
+  layer.infer(weights, x.rows(0, 9), few), keep(few.data(), few.size());
+  ctx.engine().synchronize();
+  return all;
+}
+
+/// The first values of `of` are those of `part`, bit by bit.
+inline bool begins_with(std::vector<float> const& of, std::vector<float> const& part) {
+  return part.size() <= of.size() && std::memcmp(of.data(), part.data(), part.size() * sizeof(float)) == 0;
+}
+
+/// Each result is within `most` of that wanted; y, the second, is not within `least`; a token's y is its own.
+inline void check(std::vector<std::vector<float>> const& wanted, std::vector<std::vector<float>> const& got,
+                  double most, double least) {
+  REQUIRE(wanted.size() == got.size());
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    INFO("result ", i);
+    CHECK(distance(wanted[i], got[i]) <= most);
+  }
+  CHECK(distance(wanted[1], got[1]) > least);
+  CHECK((got[0].size() == got[1].size() && begins_with(got[0], got[1])));
+  CHECK(begins_with(got[0], got.back()));
+}
+
+}  // namespace layer_results
