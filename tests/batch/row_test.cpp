@@ -136,6 +136,9 @@ TEST_CASE("the sum of the largest of nothing is minus infinity, and negative val
   CHECK(row(v).sum_of_largest<2>(0, 3) == -3);
   CHECK(row(v).sum_of_largest<4>(0, 3) == -6);
   CHECK(row(v).sum_of_largest<2>(1, 1) == -infinity);
+  std::vector<float> zeros{-0.0f, -infinity, -0.0f};
+  CHECK(std::signbit(row(zeros).sum_of_largest<5>(0, 1)));
+  CHECK(std::signbit(row(zeros).sum_of_largest<5>(0, 3)));
 }
 
 TEST_CASE("map, alone, with another row, with the index") {
