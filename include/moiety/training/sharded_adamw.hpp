@@ -46,16 +46,13 @@ struct sliced_tensor {
 
 /// One tensor, straight to its place.
 template <communicator C> void gather_slices(sliced_tensor const& t, C& group) {
-  std::vector<outgoing_rows> to;
-  std::vector<incoming_rows> from;
-  for (int r = 0; r < group.size(); ++r) {
-    bool const other = r != group.rank();
-    auto const mine = t.slice(group.rank(), group.size()), theirs = t.slice(r, group.size());
-    to.push_back(block_of<std::byte const>(mine.data(), other ? static_cast<std::int64_t>(mine.size()) : 0));
-    from.push_back(block_of<std::byte>(theirs.data(), other ? static_cast<std::int64_t>(theirs.size()) : 0));
-  }
-  group.finish(
-      group.start({.name = "gather_slices", .width = 1, .count = static_cast<std::int64_t>(t.bytes.size())}, to, from));
+  auto const gather = [&]<class Element>(Element) {
+    group.template all_gather_slices<Element>(
+        {reinterpret_cast<Element*>(t.bytes.data()), t.bytes.size() / sizeof(Element)});
+  };
+  if (t.width == 2) return gather(std::uint16_t{});
+  if (t.width == 4) return gather(std::uint32_t{});
+  gather(std::uint64_t{});
 }
 
 /// Several tensors in one message to each rank.
