@@ -20,13 +20,13 @@ using layer_results::transposed;
 
 namespace {
 
-/// The device's sums of exact products are those of the host within their own rounding, which a value between two of e4m3 may
-/// turn into another; without quantising the distance is ten times as large.
+/// The device's sums of exact products are those of the host within their own rounding, which turns a value between two of e4m3
+/// into another now and then: one of 50 tokens' is seen in a gradient of few elements.
 template <class Spec, class T, class Products> void compare() {
   std::uint64_t const number = std::random_device{}();
   INFO("seed ", number);
   auto const got = layer_results::run<Spec, by<mo::cuda, T, Products>>(number);
-  layer_results::check(layer_results::run<Spec, by<mo::host, T, Products>>(number), got, 0.01, -1);
+  layer_results::check(layer_results::run<Spec, by<mo::host, T, Products>>(number), got, 0.01, -1, 0.05);
   auto const plain = layer_results::run<Spec, by<mo::host, T, mo::grouped_products>>(number);
   CHECK(layer_results::distance(plain[1], got[1]) > 0.01);
 }
