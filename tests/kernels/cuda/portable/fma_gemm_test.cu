@@ -7,7 +7,8 @@ using namespace gemm_cases;
 
 TEST_CASE_TEMPLATE("the host's bits: edges of tiles", S, float, double) {
   INFO("seed ", seed);
-  for (int64 const rows : {15, 16, 17, 63, 64, 65}) check_nt<S, S>({.rows = {rows}, .n = 36, .k = 68});
+  for (int64 const rows : {15, 16, 17, 31, 32, 33, 64, 65}) check_nt<S, S>({.rows = {rows}, .n = 36, .k = 68});
+  for (int64 const rows : {31, 33, 127, 128, 129}) check_all<S, S>({.rows = {rows, 256}, .n = 130, .k = 36});
   check_all<S, S>({.rows = {3, 70}, .n = 128, .k = 100});
   check_all<S, S>({.rows = {40}, .n = 132, .k = 16});
   check_tn<S, S>({.rows = {65, 0, 64, 90}, .n = 66, .k = 129, .pad = 3});

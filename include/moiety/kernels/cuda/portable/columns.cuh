@@ -79,6 +79,28 @@ template <int N, class T, class S> __device__ inline void load_wide(T const* fro
   }
 }
 
+/// N columns as they lie in memory: what has been asked for is not looked at before it is needed.
+template <class T, int N> struct held_columns {
+  using vector = column_vector<T, N>;
+  static constexpr int width = vector::count;
+  vector parts[N / width];
+
+  /// From an aligned place; zeros for null.
+  __device__ void load(T const* from) {
+    MOIETY_REGISTERS
+    for (int i = 0; i < N / width; ++i) {
+      parts[i] = {};
+      if (from != nullptr) parts[i] = load_vector<vector>(from + i * width);
+    }
+  }
+  /// From anywhere, one by one: the first `count`, zeros behind them.
+  __device__ void gather(T const* from, int count) {
+    MOIETY_REGISTERS
+    for (int i = 0; i < N; ++i) parts[i / width].set(i % width, i < count ? from[i] : T(0.0f));
+  }
+  __device__ T element(int i) const { return parts[i / width].element(i % width); }
+};
+
 template <int N, class T, class S> __device__ inline void load_columns(T const* from, int count, S (&to)[N]) {
   if (moves_wide<N>(from, count)) return load_wide(from, to);
   MOIETY_REGISTERS

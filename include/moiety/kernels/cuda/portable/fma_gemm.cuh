@@ -20,12 +20,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace moiety::inline MOIETY_ABI::kernels::gpu {
 
-/// A warp's lanes stand in 8 rows of 4; each holds `ThreadRows` adjacent rows, and `Quads` times 4 adjacent columns.
-template <int Rows, int Columns, int Depth, int ThreadRows, int Quads> struct fma_tile {
+/// A warp's lanes stand in 8 rows of 4; each holds `ThreadRows` rows, by up to 4 adjacent ones, and `Quads` times 4 adjacent
+/// columns. At least `Blocks` blocks have to fit a multiprocessor.
+template <int Rows, int Columns, int Depth, int ThreadRows, int Quads, int Blocks = 1> struct fma_tile {
   static constexpr int rows = Rows, columns = Columns, depth = Depth, thread_rows = ThreadRows, quads = Quads;
+  static constexpr int blocks = Blocks;
+  static constexpr int adjacent_rows = ThreadRows < 4 ? ThreadRows : 4;
   static constexpr int warp_rows = 8 * thread_rows, warp_columns = 16 * quads;
   static constexpr int row_warps = rows / warp_rows, column_warps = columns / warp_columns;
   static constexpr int threads = 32 * row_warps * column_warps;
@@ -36,29 +40,16 @@ template <int Rows, int Columns, int Depth, int ThreadRows, int Quads> struct fm
   template <class S>
   static constexpr std::int64_t shared_bytes = stages_bytes<S> > staged<S>::bytes ? stages_bytes<S> : staged<S>::bytes;
 };
-using large_fma_tile = fma_tile<64, 128, 16, 4, 2>;
-using small_fma_tile = fma_tile<16, 32, 64, 1, 1>;  // where there are few rows, or few columns
+/// A float product reads 16 values for 64 multiply-adds here; of double that would not fit the registers.
+template <class S>
+using large_fma_tile = std::conditional_t<sizeof(S) == 4, fma_tile<128, 128, 16, 8, 2, 2>, fma_tile<64, 128, 16, 4, 2>>;
+using middle_fma_tile = fma_tile<32, 64, 32, 4, 1>;         // where large ones leave multiprocessors without work
+using middle_matrix_fma_tile = fma_tile<32, 64, 64, 2, 1>;  // the same of sums over rows, where blocks are few
+using small_fma_tile = fma_tile<16, 32, 64, 1, 1>;          // where these leave some without
 
 /// Bytes of one load where 4 elements are loaded.
 template <class T>
 inline constexpr int quad_bytes = 4 * static_cast<int>(sizeof(T)) < 16 ? 4 * static_cast<int>(sizeof(T)) : 16;
-
-/// The first `count` of 4 elements, zeros behind them. Wide: they begin at a multiple of quad_bytes<T>.
-template <class T> __device__ inline void load_quad(T (&to)[4], T const* from, int count, bool wide) {
-  using vector = column_vector<T, quad_bytes<T> / static_cast<int>(sizeof(T))>;
-  constexpr int width = vector::count;
-  if (wide && count == 4) {
-    MOIETY_REGISTERS
-    for (int i = 0; i < 4 / width; ++i) {
-      auto const part = load_vector<vector>(from + i * width);
-      MOIETY_REGISTERS
-      for (int j = 0; j < width; ++j) to[i * width + j] = part.element(j);
-    }
-  } else {
-    MOIETY_REGISTERS
-    for (int i = 0; i < 4; ++i) to[i] = i < count ? from[i] : T(0.0f);
-  }
-}
 
 /// To a multiple of 16 bytes.
 template <class S> __device__ inline void store_quad(S* to, S const (&values)[4]) {
@@ -77,11 +68,12 @@ template <class S> __device__ inline void store_quad(S* to, S const (&values)[4]
 
 __device__ inline int quad_count(std::int64_t left) { return left >= 4 ? 4 : left > 0 ? static_cast<int>(left) : 0; }
 
-/// An operand whose rows run along k, on its way to [k][outer]: a thread carries quads of k of some rows.
+/// An operand whose rows run along k, on its way to [k][outer]: a thread carries quads of k of some rows. Wide: they lie
+/// aligned, and the number of k is a multiple of 4.
 template <class T, int Outer, int Depth, int Threads> struct along_k {
   static constexpr int quads = Outer * Depth / 4 / Threads, row_quads = Depth / 4;
   several<T const*, quads> from;  // null where there is no row
-  several<T[4], quads> held;
+  several<held_columns<T, 4>, quads> held;
 
   __device__ static int row(int i) { return (static_cast<int>(threadIdx.x) + i * Threads) / row_quads; }
   __device__ static int k(int i) { return (static_cast<int>(threadIdx.x) + i * Threads) % row_quads * 4; }
@@ -92,25 +84,29 @@ template <class T, int Outer, int Depth, int Threads> struct along_k {
     for (int i = 0; i < quads; ++i) from[i] = f(row(i));
   }
   __device__ void fetch(std::int64_t k0, std::int64_t extent, bool wide) {
-    MOIETY_REGISTERS
-    for (int i = 0; i < quads; ++i) {
-      int const count = from[i] != nullptr ? quad_count(extent - k0 - k(i)) : 0;
-      load_quad(held[i], count > 0 ? from[i] + k0 + k(i) : nullptr, count, wide);
+    auto const exists = [&](int i) { return from[i] != nullptr && k0 + k(i) < extent; };
+    if (wide) {
+      MOIETY_REGISTERS
+      for (int i = 0; i < quads; ++i) held[i].load(exists(i) ? from[i] + k0 + k(i) : nullptr);
+    } else {
+      MOIETY_REGISTERS
+      for (int i = 0; i < quads; ++i)
+        held[i].gather(exists(i) ? from[i] + k0 + k(i) : nullptr, exists(i) ? quad_count(extent - k0 - k(i)) : 0);
     }
   }
   template <class S> __device__ void put(S* to, int pitch) const {
     MOIETY_REGISTERS
     for (int i = 0; i < quads; ++i) {
       MOIETY_REGISTERS
-      for (int j = 0; j < 4; ++j) to[(k(i) + j) * pitch + row(i)] = static_cast<S>(held[i][j]);
+      for (int j = 0; j < 4; ++j) to[(k(i) + j) * pitch + row(i)] = static_cast<S>(held[i].element(j));
     }
   }
 };
 
-/// An operand that has a row for each k.
+/// An operand that has a row for each k. Wide: the same of its columns.
 template <class T, int Outer, int Depth, int Threads> struct across_k {
   static constexpr int quads = Outer * Depth / 4 / Threads, row_quads = Outer / 4;
-  several<T[4], quads> held;
+  several<held_columns<T, 4>, quads> held;
 
   __device__ static int k(int i) { return (static_cast<int>(threadIdx.x) + i * Threads) / row_quads; }
   __device__ static int col(int i) { return (static_cast<int>(threadIdx.x) + i * Threads) % row_quads * 4; }
@@ -118,47 +114,62 @@ template <class T, int Outer, int Depth, int Threads> struct across_k {
   /// f(i) is the start of the row of k(i), of which `depth` exist; columns of it from `first` on, of `cols`.
   template <class Function>
   __device__ void fetch(std::int64_t depth, std::int64_t first, std::int64_t cols, bool wide, Function const& f) {
-    MOIETY_REGISTERS
-    for (int i = 0; i < quads; ++i)
-      load_quad(held[i], f(i) + first + col(i), k(i) < depth ? quad_count(cols - first - col(i)) : 0, wide);
+    if (wide) {
+      MOIETY_REGISTERS
+      for (int i = 0; i < quads; ++i)
+        held[i].load(k(i) < depth && first + col(i) < cols ? f(i) + first + col(i) : nullptr);
+    } else {
+      MOIETY_REGISTERS
+      for (int i = 0; i < quads; ++i)
+        held[i].gather(f(i) + first + col(i), k(i) < depth ? quad_count(cols - first - col(i)) : 0);
+    }
   }
   template <class S> __device__ void put(S* to, int pitch) const {
     MOIETY_REGISTERS
     for (int i = 0; i < quads; ++i) {
-      S wide[4];
+      S values[4];
       MOIETY_REGISTERS
-      for (int j = 0; j < 4; ++j) wide[j] = static_cast<S>(held[i][j]);
-      store_quad(to + k(i) * pitch + col(i), wide);
+      for (int j = 0; j < 4; ++j) values[j] = static_cast<S>(held[i].element(j));
+      store_quad(to + k(i) * pitch + col(i), values);
     }
   }
 };
 
-/// Rows of a group, for sums over rows. The numbers of the next step's rows are read a step ahead.
+/// Rows of a group, for sums over rows. Rows in order are stepped through; of others, the numbers of the next step's are read a
+/// step ahead.
 template <class T, int Outer, int Depth, int Threads> struct across_rows {
-  across_k<T, Outer, Depth, Threads> tile;
+  using tile_type = across_k<T, Outer, Depth, Threads>;
+  tile_type tile;
   rows_of<T> of;
   std::int64_t first, last;
-  several<std::int32_t, across_k<T, Outer, Depth, Threads>::quads> next;
+  several<T const*, tile_type::quads> in_order;
+  several<std::int32_t, tile_type::quads> next;
 
   __device__ across_rows(rows_of<T> const& rows, std::int64_t begin, std::int64_t end)
       : of(rows), first(begin), last(end) {
+    MOIETY_REGISTERS
+    for (int i = 0; i < tile.quads; ++i) in_order[i] = of.data + (first + tile.k(i)) * of.stride;
     number();
   }
   __device__ void number() {
+    if (of.index == nullptr) return;
     MOIETY_REGISTERS
-    for (int i = 0; i < tile.quads; ++i) {
-      std::int64_t const row = first + tile.k(i);
-      next[i] = row < last ? static_cast<std::int32_t>(row_number(of, row)) : 0;
-    }
+    for (int i = 0; i < tile.quads; ++i) next[i] = first + tile.k(i) < last ? of.index[first + tile.k(i)] : 0;
   }
   __device__ void fetch(std::int64_t col, std::int64_t cols, bool wide) {
-    tile.fetch(last - first, col, cols, wide, [&](int i) { return of.data + next[i] * of.stride; });
+    if (of.index == nullptr) {
+      tile.fetch(last - first, col, cols, wide, [&](int i) { return in_order[i]; });
+      MOIETY_REGISTERS
+      for (int i = 0; i < tile.quads; ++i) in_order[i] += Depth * of.stride;
+    } else {
+      tile.fetch(last - first, col, cols, wide, [&](int i) { return of.data + next[i] * of.stride; });
+    }
     first += Depth;
     number();
   }
 };
 
-/// Whether the operands can be read in quads.
+/// Whether the operands can be read in whole quads.
 struct wide_loads {
   bool a, b;
 };
@@ -182,6 +193,7 @@ template <class A, class B, class Shape, int M> struct fma_nt {
   std::int64_t k, k0 = 0;
   std::int64_t steps;
 
+  static wide_loads whole_quads(std::int64_t, std::int64_t k) { return {k % 4 == 0, k % 4 == 0}; }
   __device__ fma_nt(product const& of, tile const& at, wide_loads loads)
       : wide(loads), k(of.k), steps(tiles_of(of.k, shape::depth)) {
     aim_at_rows(a, of.a[0], at);
@@ -223,6 +235,7 @@ template <class A, class B, class Shape, int M> struct fma_nn {
   int m = 0;
   std::int64_t steps;
 
+  static wide_loads whole_quads(std::int64_t n, std::int64_t k) { return {k % 4 == 0, n % 4 == 0}; }
   __device__ fma_nn(product const& with, tile const& where, wide_loads loads)
       : of(with), at(where), wide(loads), steps(M * tiles_of(with.k, shape::depth)) {
     aim();
@@ -261,6 +274,7 @@ template <class A, class B, class S, class Shape> struct fma_tn {
   std::int64_t n, k, row, col;
   std::int64_t steps;
 
+  static wide_loads whole_quads(std::int64_t n, std::int64_t k) { return {n % 4 == 0, k % 4 == 0}; }
   __device__ fma_tn(product const& of, matrix_tile const& at, wide_loads loads)
       : a(of.a, of.rows.first(at.group), of.rows.first(at.group + 1)),
         b(of.b, of.rows.first(at.group), of.rows.first(at.group + 1)),
@@ -282,60 +296,85 @@ template <class A, class B, class S, class Shape> struct fma_tn {
   }
 };
 
-/// The sums of a thread: rows `row` ..., columns `col` + 16 quad ... of its block's tile.
+/// The sums of a thread of its block's tile: rows from `row` on, columns `col` + 16 quad ....
+/// Lanes that differ in bit 0 read the same rows, lanes that differ in bit 1 the same columns: shared memory then serves the
+/// 16-byte reads of half a warp at once.
 template <class S, class Shape> struct thread_sums {
+  static constexpr int adjacent = Shape::adjacent_rows;
   several<several<S[4], Shape::quads>, Shape::thread_rows> values;
   int row, col;
 
   __device__ thread_sums() {
     int const warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    row = warp / Shape::column_warps * Shape::warp_rows + lane / 4 * Shape::thread_rows;
-    col = warp % Shape::column_warps * Shape::warp_columns + lane % 4 * 4;
+    row = warp / Shape::column_warps * Shape::warp_rows + (lane / 8 * 2 + lane / 2 % 2) * adjacent;
+    col = warp % Shape::column_warps * Shape::warp_columns + (lane / 4 % 2 * 2 + lane % 2) * 4;
     each([](S& value, int, int) { value = 0; });
   }
+  /// The tile's row of the thread's row i.
+  __device__ int row_of(int i) const { return row + i / adjacent * 8 * adjacent + i % adjacent; }
 
   /// f(value, row, col) for each sum.
   template <class Function> __device__ void each(Function const& f) {
     MOIETY_REGISTERS
     for (int i = 0; i < Shape::thread_rows; ++i) {
       MOIETY_REGISTERS
-      for (int j = 0; j < Shape::quads * 4; ++j) f(values[i][j / 4][j % 4], row + i, col + j / 4 * 16 + j % 4);
+      for (int j = 0; j < Shape::quads * 4; ++j) f(values[i][j / 4][j % 4], row_of(i), col + j / 4 * 16 + j % 4);
     }
   }
-  /// Adds the products of one k.
-  __device__ void add(S const* a, S const* b) {
-    struct alignas(Shape::thread_rows * sizeof(S) < 16 ? Shape::thread_rows * sizeof(S) : 16) rows_vector {
-      several<S, Shape::thread_rows> values;
-    };
-    struct alignas(16) quad_vector {
-      S values[4];
-    };
-    rows_vector const left = *reinterpret_cast<rows_vector const*>(a + row);
-    MOIETY_REGISTERS
-    for (int quad = 0; quad < Shape::quads; ++quad) {
-      quad_vector const right = *reinterpret_cast<quad_vector const*>(b + col + quad * 16);
-      MOIETY_REGISTERS
-      for (int i = 0; i < Shape::thread_rows; ++i) {
-        MOIETY_REGISTERS
-        for (int j = 0; j < 4; ++j) values[i][quad][j] = fma(left.values[i], right.values[j], values[i][quad][j]);
-      }
-    }
-  }
-  /// Adds `depth` products of a stage in ascending k.
+  /// Adds `depth` products of a stage in ascending k, what one needs on its way while the one before is added.
   __device__ void add_stage(S const* stage, int depth) {
-    S const* const b = stage + Shape::depth * Shape::a_pitch;
+    S const *const a = stage + row, *const b = stage + Shape::depth * Shape::a_pitch + col;
+    factors next;
     if (depth == Shape::depth) {
+      next.load(a, b);
       MOIETY_REGISTERS
-      for (int k = 0; k < Shape::depth; ++k) add(stage + k * Shape::a_pitch, b + k * Shape::b_pitch);
+      for (int k = 1; k <= Shape::depth; ++k) {
+        factors const now = next;
+        if (k < Shape::depth) next.load(a + k * Shape::a_pitch, b + k * Shape::b_pitch);
+        add(now);
+      }
     } else {
-      for (int k = 0; k < depth; ++k) add(stage + k * Shape::a_pitch, b + k * Shape::b_pitch);
+      for (int k = 0; k < depth; ++k) {
+        next.load(a + k * Shape::a_pitch, b + k * Shape::b_pitch);
+        add(next);
+      }
     }
   }
   __device__ void store(typename Shape::template staged<S> const& staged) const {
     MOIETY_REGISTERS
     for (int i = 0; i < Shape::thread_rows; ++i) {
       MOIETY_REGISTERS
-      for (int j = 0; j < Shape::quads; ++j) store_quad(staged.at(row + i, col + j * 16), values[i][j]);
+      for (int j = 0; j < Shape::quads; ++j) store_quad(staged.at(row_of(i), col + j * 16), values[i][j]);
+    }
+  }
+
+ private:
+  /// What a thread reads of one k.
+  struct factors {
+    struct alignas(adjacent * sizeof(S) < 16 ? adjacent * sizeof(S) : 16) rows_vector {
+      several<S, adjacent> values;
+    };
+    struct alignas(16) quad_vector {
+      S values[4];
+    };
+    several<rows_vector, Shape::thread_rows / adjacent> rows;
+    several<quad_vector, Shape::quads> columns;
+
+    __device__ void load(S const* a, S const* b) {
+      MOIETY_REGISTERS
+      for (int i = 0; i < Shape::thread_rows / adjacent; ++i)
+        rows[i] = *reinterpret_cast<rows_vector const*>(a + i * 8 * adjacent);
+      MOIETY_REGISTERS
+      for (int i = 0; i < Shape::quads; ++i) columns[i] = *reinterpret_cast<quad_vector const*>(b + i * 16);
+    }
+  };
+  __device__ void add(factors const& of) {
+    MOIETY_REGISTERS
+    for (int i = 0; i < Shape::thread_rows; ++i) {
+      S const factor = of.rows[i / adjacent].values[i % adjacent];
+      MOIETY_REGISTERS
+      for (int j = 0; j < Shape::quads * 4; ++j)
+        values[i][j / 4][j % 4] = fma(factor, of.columns[j / 4].values[j % 4], values[i][j / 4][j % 4]);
     }
   }
 };
@@ -364,7 +403,7 @@ __device__ typename Operands::shape::template staged<S> fma_sums(Operands& opera
 
 /// One tile of grouped_gemm_nt or _nn.
 template <class S, class Operands, class Epilogue>
-__global__ void __launch_bounds__(Operands::shape::threads)
+__global__ void __launch_bounds__(Operands::shape::threads, Operands::shape::blocks)
     fma_rows(typename Operands::product const __grid_constant__ of, wide_loads const wide,
              Epilogue const __grid_constant__ epilogue) {
   using shape = typename Operands::shape;
@@ -378,7 +417,7 @@ __global__ void __launch_bounds__(Operands::shape::threads)
 
 /// One tile of grouped_gemm_tn.
 template <class S, class Operands>
-__global__ void __launch_bounds__(Operands::shape::threads)
+__global__ void __launch_bounds__(Operands::shape::threads, Operands::shape::blocks)
     fma_matrix(typename Operands::product const __grid_constant__ of, wide_loads const wide) {
   using shape = typename Operands::shape;
   matrix_tile const at = find_matrix_tile(blockIdx.x, tiles_of(of.n, shape::rows), tiles_of(of.k, shape::columns));

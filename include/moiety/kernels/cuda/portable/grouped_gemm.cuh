@@ -67,6 +67,9 @@ template <class Product> std::int64_t blocks_of(Product const& of, std::int64_t 
   return of.rows.groups * tiles_of(of.n, height) * tiles_of(of.k, width);
 }
 
+/// Whether that many blocks give work to most multiprocessors.
+inline bool fills(cuda_engine const& engine, std::int64_t blocks) { return 4 * blocks >= 3 * engine.multiprocessors(); }
+
 template <class Operands, bool Wide, class Engine, class Epilogue>
 void launch_tensor_rows(Engine& engine, char const* name, typename Operands::product const& of,
                         Epilogue const& epilogue) {
@@ -90,27 +93,34 @@ void choose_tensor_rows(Engine& engine, char const* name, Product const& of, Epi
 }
 
 template <class S, class Operands, class Engine, class Epilogue>
-void launch_fma_rows(Engine& engine, char const* name, typename Operands::product const& of, wide_loads wide,
+void launch_fma_rows(Engine& engine, char const* name, typename Operands::product const& of, wide_loads aligned,
                      Epilogue const& epilogue) {
   using shape = typename Operands::shape;
+  wide_loads const whole = Operands::whole_quads(of.n, of.k), wide{aligned.a && whole.a, aligned.b && whole.b};
   engine.launch(
       name, &fma_rows<S, Operands, Epilogue>,
       {blocks_of(of.rows, of.n, shape::rows, Operands::width), shape::threads, shape::template shared_bytes<S>}, of,
       wide, epilogue);
 }
 
-/// Small tiles where large ones would leave multiprocessors without work; not where sums of rows need whole tiles.
+/// Smaller tiles where larger ones would leave a quarter of the multiprocessors without work; not where sums of rows need
+/// whole tiles.
 template <template <class, class, class, int> class Operands, class S, int M, class Engine, class Product,
           class Epilogue>
 void choose_fma_rows(Engine& engine, char const* name, Product const& of, Epilogue const& epilogue) {
   using A = typename Product::A;
   using B = typename Product::B;
-  using large = Operands<A, B, large_fma_tile, M>;
-  wide_loads const wide = rows_aligned(of, quad_bytes<A>, quad_bytes<B>);
-  if constexpr (!sums_rows<Epilogue>)
-    if (blocks_of(of.rows, of.n, large_fma_tile::rows, large::width) < engine.multiprocessors())
-      return launch_fma_rows<S, Operands<A, B, small_fma_tile, M>>(engine, name, of, wide, epilogue);
-  launch_fma_rows<S, large>(engine, name, of, wide, epilogue);
+  wide_loads const aligned = rows_aligned(of, quad_bytes<A>, quad_bytes<B>);
+  auto const launch = [&]<class Shape>(Shape, bool needed) {
+    using operands = Operands<A, B, Shape, M>;
+    bool const fits = needed || fills(engine, blocks_of(of.rows, of.n, Shape::rows, operands::width));
+    if (fits) launch_fma_rows<S, operands>(engine, name, of, aligned, epilogue);
+    return fits;
+  };
+  if constexpr (sums_rows<Epilogue>)
+    launch(large_fma_tile<S>{}, true);
+  else
+    launch(large_fma_tile<S>{}, false) || launch(middle_fma_tile{}, false) || launch(small_fma_tile{}, true);
 }
 
 template <bool Wide, class Engine, class T>
@@ -122,8 +132,10 @@ void launch_tensor_matrix(Engine& engine, matrix_product<T, T, float> const& of)
 
 template <class Shape, class Engine, class A, class B, class S>
 void launch_fma_matrix(Engine& engine, matrix_product<A, B, S> const& of) {
-  wide_loads const wide{rows_aligned(of.a, quad_bytes<A>), rows_aligned(of.b, quad_bytes<B>)};
-  engine.launch("grouped_gemm_tn", &fma_matrix<S, fma_tn<A, B, S, Shape>>,
+  using operands = fma_tn<A, B, S, Shape>;
+  wide_loads const whole = operands::whole_quads(of.n, of.k),
+                   wide{whole.a && rows_aligned(of.a, quad_bytes<A>), whole.b && rows_aligned(of.b, quad_bytes<B>)};
+  engine.launch("grouped_gemm_tn", &fma_matrix<S, operands>,
                 {blocks_of(of, Shape::rows, Shape::columns), Shape::threads, Shape::template shared_bytes<S>}, of,
                 wide);
 }
@@ -191,11 +203,13 @@ void grouped_gemm_tn(cuda_engine& engine, std::int64_t groups, std::int64_t cons
     else
       gpu::launch_tensor_matrix<false>(engine, of);
   } else {
-    using gpu::large_fma_tile;
-    if (gpu::blocks_of(of, large_fma_tile::rows, large_fma_tile::columns) < engine.multiprocessors())
-      gpu::launch_fma_matrix<gpu::small_fma_tile>(engine, of);
-    else
-      gpu::launch_fma_matrix<large_fma_tile>(engine, of);
+    auto const launch = [&]<class Shape>(Shape, bool needed) {
+      bool const fits = needed || gpu::fills(engine, gpu::blocks_of(of, Shape::rows, Shape::columns));
+      if (fits) gpu::launch_fma_matrix<Shape>(engine, of);
+      return fits;
+    };
+    launch(gpu::large_fma_tile<S>{}, false) || launch(gpu::middle_matrix_fma_tile{}, false) ||
+        launch(gpu::small_fma_tile{}, true);
   }
 }
 
