@@ -30,19 +30,22 @@ namespace gpu {
 inline constexpr int index_threads = 256, index_warps = index_threads / 32, scan_threads = 1024;
 inline constexpr std::int64_t most_indexed_experts = 12288;  // whose counts fit in the shared memory of a block
 
-/// The slots of tokens that are to be sorted, by expert: those of dispatched tokens that have one.
+/// The slots of tokens that are to be sorted, by expert: those of dispatched tokens that have one. There are fewer than 2³¹.
 struct routed_slots {
   std::int32_t const* ids;
   token_state const* states;
   std::int64_t tokens;
   int experts, slots;
 
+  __device__ std::uint32_t token(std::int64_t slot) const {
+    return static_cast<std::uint32_t>(slot) / static_cast<std::uint32_t>(slots);
+  }
   __device__ int expert(std::int64_t slot) const {
-    return states[slot / slots] <= token_state::sanitised ? ids[slot] : -1;
+    return states[token(slot)] <= token_state::sanitised ? ids[slot] : -1;
   }
   __device__ void place(permutation_view const& out, std::int64_t slot, std::int64_t row) const {
     out.positions[slot] = static_cast<std::int32_t>(row);
-    if (row >= 0) out.source_tokens[row] = static_cast<std::int32_t>(slot / slots);
+    if (row >= 0) out.source_tokens[row] = static_cast<std::int32_t>(token(slot));
   }
 };
 
@@ -65,7 +68,7 @@ struct token_cut {
 };
 
 inline token_cut cut_tokens(std::int64_t tokens, std::int64_t experts) {
-  constexpr std::int64_t least = 256, most_blocks = 512, shared_counts = 48 * 1024 / 4;
+  constexpr std::int64_t least = 128, most_blocks = 512, shared_counts = 48 * 1024 / 4;
   std::int64_t const by_scratch = cuda_engine::scratch_bytes / (experts * static_cast<std::int64_t>(sizeof(int)));
   std::int64_t const blocks =
       std::clamp<std::int64_t>((tokens + least - 1) / least, 1, std::min(most_blocks, by_scratch));
@@ -121,24 +124,48 @@ template <int Threads> __device__ int sum_before(int value) {
   return base + sum - value;
 }
 
-/// counts[e][block] becomes the first row of the block's slots of e; starts[e] that of all slots of e. A thread has
-/// consecutive counts: it adds them, waits for the sum of those before, and goes through them again.
+/// counts[e][block] becomes the first row of the block's slots of e; starts[e] that of all slots of e. A warp has consecutive
+/// counts: it adds them, waits for the sums of the warps before, and goes through them again, some words of all lanes at a time.
 template <int Threads>
-__global__ void __launch_bounds__(Threads)
-    scan_counts(int* counts, std::int64_t blocks, int experts, std::int64_t* starts) {
-  std::int64_t const all = blocks * experts, each = (all + Threads - 1) / Threads;
-  std::int64_t const first = threadIdx.x * each < all ? threadIdx.x * each : all;
-  std::int64_t const last = first + each < all ? first + each : all;
+__global__ void __launch_bounds__(Threads, 1) scan_counts(int* counts, int blocks, int experts, std::int64_t* starts) {
+  constexpr int warps = Threads / 32, words = 4;
+  __shared__ int sums[warps];
+  int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  int const all = blocks * experts, each = (all + Threads - 1) / Threads * 32, place = warp * each;
+  int const first = place < all ? place : all, last = first + each < all ? first + each : all;
   int sum = 0;
-  for (std::int64_t i = first; i < last; ++i) sum += counts[i];
-  int row = sum_before<Threads>(sum);
-  for (std::int64_t i = first; i < last; ++i) {
-    int const here = counts[i];
-    counts[i] = row;
-    if (i % blocks == 0) starts[i / blocks] = row;
-    row += here;
+  for (int i = first + lane; i < last; i += 32) sum += counts[i];
+  sum = __reduce_add_sync(0xffffffffu, sum);
+  if (lane == 0) sums[warp] = sum;
+  __syncthreads();
+  int row = 0;
+  for (int w = 0; w < warp; ++w) row += sums[w];
+  for (int next = first; next < last; next += words * 32) {
+    int here[words];
+    MOIETY_REGISTERS
+    for (int word = 0; word < words; ++word) {
+      int const i = next + word * 32 + lane;
+      here[word] = i < last ? counts[i] : 0;
+    }
+    MOIETY_REGISTERS
+    for (int word = 0; word < words; ++word) {
+      int const i = next + word * 32 + lane;
+      int before = here[word];
+      MOIETY_REGISTERS
+      for (int step = 1; step < 32; step *= 2) {
+        int const lower = __shfl_up_sync(0xffffffffu, before, static_cast<unsigned>(step));
+        if (lane >= step) before += lower;
+      }
+      int const of_word = __shfl_sync(0xffffffffu, before, 31);
+      if (i < last) {
+        int const begin = row + before - here[word];
+        counts[i] = begin;
+        if (i % blocks == 0) starts[i / blocks] = begin;
+      }
+      row += of_word;
+    }
   }
-  if (last == all && first < all) starts[experts] = row;
+  if (last == all && first < all && lane == 0) starts[experts] = row;
 }
 
 template <class Slots>
@@ -183,8 +210,8 @@ template <class Slots> void sort_slots(cuda_engine& engine, Slots const& of, per
   std::int64_t const row_bytes = of.experts * static_cast<std::int64_t>(sizeof(int));
   engine.launch("build_permutation: count", count_slots<Slots>, {cut.blocks, index_threads, row_bytes}, of, cut,
                 counts);
-  engine.launch("build_permutation: scan", scan_counts<scan_threads>, {1, scan_threads}, counts, cut.blocks, of.experts,
-                out.starts);
+  engine.launch("build_permutation: scan", scan_counts<scan_threads>, {1, scan_threads}, counts,
+                static_cast<int>(cut.blocks), of.experts, out.starts);
   engine.launch("build_permutation: place", place_slots<Slots>, {cut.blocks, index_threads, cut.warps * row_bytes}, of,
                 cut, static_cast<int const*>(counts), out);
 }

@@ -51,6 +51,12 @@ __device__ __forceinline__ unsigned ordered(float v) {
   return (bits & 0x80000000u) != 0u ? ~bits : bits | 0x80000000u;
 }
 
+inline constexpr unsigned ordered_zero = 0x80000000u;
+/// The float of an integer that ordered() made.
+__device__ __forceinline__ float unordered(unsigned key) {
+  return moiety::detail::bit_cast<float>((key & 0x80000000u) != 0u ? key ^ 0x80000000u : ~key);
+}
+
 /// The index of the best of all lanes, the same in each.
 __device__ __forceinline__ unsigned best_index(indexed_value<float> mine) {
   unsigned const key = mine.index == indexed_value<float>::none ? 0u : ordered(mine.value);
@@ -114,6 +120,9 @@ template <std::floating_point S, int N> class warp_row {
     auto const larger = [](S a, S b) { return b > a ? b : a; };
     S best = -moiety::detail::infinity<S>;
     each([&](int, S v) { best = larger(best, v); });
+    if constexpr (std::same_as<S, float>)
+      if (unsigned const key = __reduce_max_sync(all_lanes, gpu::ordered(best)); key != gpu::ordered_zero)
+        return gpu::unordered(key);
     MOIETY_REGISTERS
     for (int distance = 16; distance > 0;
          distance /= 2) {  // the lower lane first: of 0 and −0 the host's is the result
@@ -142,7 +151,26 @@ template <std::floating_point S, int N> class warp_row {
 
   __device__ __forceinline__ int argmax() const { return chosen(gpu::best_index(own_best())); }
 
-  template <int K, class F> __device__ __forceinline__ void largest(F const& f) const {
+  template <int K, class F> __device__ __forceinline__ void largest(F const& f) const requires std::same_as<S, float> {
+    gpu::registers_of<unsigned, N> keys;  // 0 where there is no value
+    MOIETY_REGISTERS
+    for (int r = 0; r < N; ++r) keys[r] = index(r) < size_ && values_[r] == values_[r] ? gpu::ordered(values_[r]) : 0u;
+    MOIETY_REGISTERS
+    for (int rank = 0; rank < K; ++rank) {
+      unsigned mine = 0;
+      MOIETY_REGISTERS
+      for (int r = 0; r < N; ++r) mine = keys[r] > mine ? keys[r] : mine;
+      unsigned const key = __reduce_max_sync(all_lanes, mine);
+      unsigned lowest = gpu::indexed_value<S>::none;
+      MOIETY_REGISTERS
+      for (int r = N - 1; r >= 0; --r) lowest = keys[r] == key ? static_cast<unsigned>(index(r)) : lowest;
+      int const best = key != 0u ? chosen(__reduce_min_sync(all_lanes, lowest)) : -1;
+      f(rank, best);
+      MOIETY_REGISTERS
+      for (int r = 0; r < N; ++r) keys[r] = index(r) == best ? 0u : keys[r];
+    }
+  }
+  template <int K, class F> __device__ __forceinline__ void largest(F const& f) const requires std::same_as<S, double> {
     gpu::indexed_value<S> mine = own_best();
     MOIETY_REGISTERS
     for (int rank = 0; rank < K; ++rank) {
