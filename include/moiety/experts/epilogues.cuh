@@ -137,23 +137,49 @@ template <class Mlp, scalar T> struct differentiate {
   S* parts;
   std::int64_t ffn;
 
+  /// Pre-activations of N units, and the weight of their row.
+  template <int N> struct saved {
+    static constexpr int columns = N * products::step;
+    kernels::gpu::held_columns<T, columns> z[matrices];
+    S weight;
+  };
+  template <int N> __device__ saved<N> read(std::int64_t row, std::int64_t unit, int count) const {
+    saved<N> of;
+    bool wide = true;
+    MOIETY_REGISTERS
+    for (std::size_t m = 0; m < matrices; ++m)
+      wide = wide && kernels::gpu::moves_wide<saved<N>::columns>(z + place(row, m, unit), count * products::step);
+    MOIETY_REGISTERS
+    for (std::size_t m = 0; m < matrices; ++m) {
+      if (wide)
+        of.z[m].load(z + place(row, m, unit));
+      else
+        of.z[m].gather(z + place(row, m, unit), count * products::step);
+    }
+    of.weight = weight_of(row_weights, row);
+    return of;
+  }
+
   template <int N>
-  __device__ S operator()(std::int64_t, std::int64_t row, std::int64_t col, int count, S const (&da)[1][N]) const {
+  __device__ S operator()(std::int64_t, std::int64_t row, std::int64_t col, int count, S const (&da)[1][N],
+                          saved<N> const& of) const {
     constexpr int step = products::step;
-    S const weight = weight_of(row_weights, row);
     S pre[matrices][N * step], gradient[matrices][N * step], scaled[N], sum = 0;
     MOIETY_REGISTERS
-    for (std::size_t m = 0; m < matrices; ++m) kernels::gpu::load_columns(z + place(row, m, col), count * step, pre[m]);
+    for (std::size_t m = 0; m < matrices; ++m) {
+      MOIETY_REGISTERS
+      for (int c = 0; c < N * step; ++c) pre[m][c] = static_cast<S>(of.z[m].element(c));
+    }
     MOIETY_REGISTERS
     for (int c = 0; c < N; ++c) {
       auto const at = unit_of_block<Mlp>(pre, c);
       S const value = static_cast<S>(Mlp::value(at));
       array<S, inputs> slope;
-      Mlp::derivative(at, weight * da[0][c], slope);
+      Mlp::derivative(at, of.weight * da[0][c], slope);
       MOIETY_REGISTERS
       for (std::size_t i = 0; i < inputs; ++i)
         (products::paired ? gradient[0][c * step + static_cast<int>(i)] : gradient[i % matrices][c]) = slope[i];
-      scaled[c] = weight * value;
+      scaled[c] = of.weight * value;
       if (c < count) sum = fma(da[0][c], value, sum);
     }
     MOIETY_REGISTERS

@@ -9,14 +9,16 @@ using namespace moiety::kernels::sm90;
 
 namespace {
 
-template <int Handing> void check_registers(int least) {
-  using block = block_shape<Handing>;
+template <int HandingWarps> void check_registers(int least) {
+  using block = block_shape<HandingWarps>;
+  CHECK(block::first_handing_thread + HandingWarps * 32 <= block::threads);
   CHECK(block::threads * block::starting_registers <= block_registers);
   for (int copying = least; copying <= block::starting_registers; copying += 8) {
     int const multiplying = block::multiplying_registers(copying);
     CHECK(multiplying % 8 == 0);
     CHECK(multiplying <= 256);
-    int const all = copying + multiplying_warpgroups * multiplying + Handing * block::handing_registers;
+    int const all = block::first_registers(copying) + multiplying_warpgroups * multiplying +
+                    block::handing_warpgroups * block::handing_registers;
     CHECK(all <= block::warpgroups * block::starting_registers);
     CHECK(all > block::warpgroups * block::starting_registers - 16);
   }
@@ -36,11 +38,13 @@ template <int Columns, int SumBytes> void check_room() {
 
 TEST_CASE("the registers of a block are shared out, and never more than it has") {
   CHECK(block_shape<0>::multiplying_registers(56) == 224);
-  CHECK(block_shape<1>::multiplying_registers(56) == 168);
-  CHECK(block_shape<2>::multiplying_registers(56) == 104);
+  CHECK(block_shape<3>::multiplying_registers(56) == 192);
+  CHECK(block_shape<4>::multiplying_registers(56) == 168);
+  CHECK(block_shape<8>::multiplying_registers(56) == 104);
   check_registers<0>(24);
-  check_registers<1>(24);
-  check_registers<2>(24);
+  check_registers<3>(24);
+  check_registers<4>(24);
+  check_registers<8>(24);
 }
 
 TEST_CASE("a ring takes as many stages as shared memory holds beside staged sums") {

@@ -28,17 +28,23 @@ namespace moiety::inline MOIETY_ABI::kernels {
 
 namespace gpu {
 
+/// What an epilogue reads of its own, another that hands over to it reads.
+template <class Epilogue> struct read_through {};
+template <reads_rows Epilogue> struct read_through<Epilogue> {
+  template <int N> using saved = typename Epilogue::template saved<N>;
+};
+
 /// Hands scaled sums of M matrices of n columns to another epilogue.
-template <class Epilogue, std::size_t M> struct scaled_sums {
+template <class Epilogue, std::size_t M> struct scaled_sums : read_through<Epilogue> {
   static constexpr bool sums_rows = gpu::sums_rows<Epilogue>;
   Epilogue inner;
   float const* by_row;
   array<float const*, M> by_column;  // [groups × n] each
   std::int64_t n;
 
-  template <int N>
+  template <int N, class... Saved>
   __device__ auto operator()(std::int64_t group, std::int64_t row, std::int64_t col, int count,
-                             float const (&sums)[M][N]) const {
+                             float const (&sums)[M][N], Saved const&... saved) const {
     float scaled[M][N];
     float const scale = by_row[row];
     MOIETY_REGISTERS
@@ -48,11 +54,15 @@ template <class Epilogue, std::size_t M> struct scaled_sums {
       MOIETY_REGISTERS
       for (int c = 0; c < N; ++c) scaled[m][c] = sums[m][c] * scale * columns[c];
     }
-    return inner(group, row, col, count, scaled);
+    return inner(group, row, col, count, scaled, saved...);
   }
 
   __device__ void row_sum(std::int64_t row, std::int64_t tile, float sum) const requires(sums_rows) {
     inner.row_sum(row, tile, sum);
+  }
+  template <int N>
+  __device__ auto read(std::int64_t row, std::int64_t col, int count) const requires(reads_rows<Epilogue>) {
+    return inner.template read<N>(row, col, count);
   }
 };
 
@@ -64,7 +74,7 @@ void multiply_scaled(cuda_engine& engine, std::int64_t groups, std::int64_t cons
                      std::array<quantised_operand<cuda_engine, row_scaled>, M> const& w, std::int64_t n, std::int64_t k,
                      Epilogue const& epilogue) {
   std::array<grouped_matrix<e4m3 const>, M> matrices;
-  gpu::scaled_sums<Epilogue, M> scaled{epilogue, a.scales, {}, n};
+  gpu::scaled_sums<Epilogue, M> scaled{{}, epilogue, a.scales, {}, n};
   for (std::size_t m = 0; m < M; ++m) {
     matrices[m] = w[m].matrices(n, k);
     scaled.by_column[m] = w[m].scales;

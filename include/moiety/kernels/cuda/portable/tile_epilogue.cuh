@@ -15,7 +15,11 @@
 // ((0+8)+(4+12))+... over the 16 blocks of 8 columns, by halves: s_i += s_(i^8), s_(i^4), s_(i^2), s_(i^1).
 //
 // An epilogue that rounds its sums to a storage type before anything else may say so, `using rounded = bf16`: kernels may then
-// hand it sums that are rounded already.
+// hand it sums that are rounded already. One that reads memory of its own at those columns says what it would read, so that
+// it is on its way early; operator() takes it as a last argument:
+//
+//   template <int N> struct saved;
+//   template <int N> __device__ saved<N> read(std::int64_t row, std::int64_t col, int count) const;
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -39,6 +43,11 @@ concept sums_rows = requires {
   requires Epilogue::sums_rows;
 };
 
+template <class Epilogue>
+concept reads_rows = requires {
+  typename Epilogue::template saved<8>;
+};
+
 /// Columns of one of M matrices that stand side by side in a tile of `columns`.
 MOIETY_HD constexpr int matrix_columns(int columns, int matrices) {
   int shared = 1;
@@ -57,32 +66,57 @@ template <class S, int Rows, int Columns> struct staged_tile {
   __device__ void load(int row, int col, S (&to)[8]) const { load_wide(at(row, col), to); }
 };
 
+/// What an epilogue reads of its own for 8 columns of a row; nothing of most.
+template <class Epilogue> struct saved_columns {
+  __device__ void read(Epilogue const&, std::int64_t, std::int64_t, int) {}
+  template <class S, std::size_t M>
+  __device__ auto hand_over(Epilogue const& to, std::int64_t group, std::int64_t row, std::int64_t col, int count,
+                            S const (&sums)[M][8]) const {
+    return to(group, row, col, count, sums);
+  }
+};
+template <reads_rows Epilogue> struct saved_columns<Epilogue> {
+  typename Epilogue::template saved<8> values;
+  __device__ void read(Epilogue const& of, std::int64_t row, std::int64_t col, int count) {
+    values = of.template read<8>(row, col, count);
+  }
+  template <class S, std::size_t M>
+  __device__ auto hand_over(Epilogue const& to, std::int64_t group, std::int64_t row, std::int64_t col, int count,
+                            S const (&sums)[M][8]) const {
+    return to(group, row, col, count, sums, values);
+  }
+};
+
 /// Hands the staged sums of M matrices of n columns over, `Threads` threads of the block together, of which this is `thread`.
 template <int M, int Threads, class Staged, class Epilogue>
 __device__ void hand_over(Staged const& staged, tile const& of, std::int64_t n, Epilogue const& epilogue, int thread) {
   using S = typename Staged::sum;
-  constexpr int width = matrix_columns(Staged::columns, M), lanes = width / 8;
+  constexpr int width = matrix_columns(Staged::columns, M), lanes = width / 8, rows = Threads / lanes;
   static_assert(lanes >= 1 && lanes <= 32 && Threads % lanes == 0);
   int const lane = thread % lanes;
   std::int64_t const col = of.column_tile * width + lane * 8;
   int const count = n - col < 8 ? static_cast<int>(n - col) : 8;
+  auto const exists = [&](int row) { return row < of.rows && count > 0; };
+  saved_columns<Epilogue> next;
+  if (exists(thread / lanes)) next.read(epilogue, of.first_row + thread / lanes, col, count);
   // All lanes of a warp make the same number of rounds, as they meet in the sums of rows.
-  for (int first = 0; first < of.rows; first += Threads / lanes) {
+  for (int first = 0; first < of.rows; first += rows) {
     int const row = first + thread / lanes;
-    bool const exists = row < of.rows && count > 0;
+    auto const saved = next;
+    if (exists(row + rows)) next.read(epilogue, of.first_row + row + rows, col, count);
     several<several<S, 8>, M> sums;
-    if (exists) {
+    if (exists(row)) {
       MOIETY_REGISTERS
       for (int m = 0; m < M; ++m) staged.load(row, m * width + lane * 8, sums[m]);
     }
     if constexpr (sums_rows<Epilogue>) {
       static_assert(width == cuda_column_tile, "sums of rows need one matrix");
-      S sum = exists ? epilogue(of.group, of.first_row + row, col, count, sums) : S{0};
+      S sum = exists(row) ? saved.hand_over(epilogue, of.group, of.first_row + row, col, count, sums) : S{0};
       MOIETY_REGISTERS
       for (int half = lanes / 2; half > 0; half /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, half);
       if (lane == 0 && row < of.rows) epilogue.row_sum(of.first_row + row, of.column_tile, sum);
     } else {
-      if (exists) epilogue(of.group, of.first_row + row, col, count, sums);
+      if (exists(row)) saved.hand_over(epilogue, of.group, of.first_row + row, col, count, sums);
     }
   }
 }

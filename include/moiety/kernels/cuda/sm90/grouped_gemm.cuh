@@ -70,13 +70,17 @@ template <class T, class Epilogue> inline constexpr bool stages_floats = std::sa
 /// Columns of tiles: so many that there is room for sums that are staged as float; and in registers for those of a step
 /// apart.
 template <class T, class Epilogue> inline constexpr int tile_columns = stages_floats<T, Epilogue> ? 128 : 256;
-template <class T, class Epilogue>
-using block_of = block_shape<stages_floats<T, Epilogue> && !gpu::sums_steps_apart<T> ? 2
-                             : stages_sums<T, Epilogue>                              ? 1
-                                                                                     : 0>;
+/// Operands whose rows the copy engine brings leave three warps of the first warpgroup to hand over what is staged rounded.
+template <class Operands, class Epilogue, class T = typename Operands::T>
+using block_of = block_shape<!stages_sums<T, Epilogue>    ? 0
+                             : gpu::sums_steps_apart<T>   ? 4
+                             : stages_floats<T, Epilogue> ? 8
+                             : Operands::copies           ? 4
+                                                          : 3>;
 /// Of one instruction: its sums have to fit into the registers that a thread of the block starts with.
-template <class T, class Epilogue>
-inline constexpr int instruction_columns = stages_sums<T, Epilogue> ? 128 : tile_columns<T, Epilogue>;
+template <class Operands, class Epilogue, class T = typename Operands::T>
+inline constexpr int instruction_columns =
+    block_of<Operands, Epilogue>::starting_registers < 168 ? 128 : tile_columns<T, Epilogue>;
 
 template <class Sum> inline constexpr int sum_bytes = static_cast<int>(sizeof(Sum));
 template <> inline constexpr int sum_bytes<void> = 0;
@@ -85,9 +89,10 @@ using shape_of = tile_shape<tile_columns<T, Epilogue>, sum_bytes<staging<T, Epil
 
 // Other architectures get a kernel that no block of so many threads can be launched of: runs_here() asks for that.
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
-template <class T, class Epilogue> inline constexpr int launchable_threads = 1;
+template <class Operands, class Epilogue> inline constexpr int launchable_threads = 1;
 #else
-template <class T, class Epilogue> inline constexpr int launchable_threads = block_of<T, Epilogue>::threads;
+template <class Operands, class Epilogue>
+inline constexpr int launchable_threads = block_of<Operands, Epilogue>::threads;
 #endif
 
 /// Whether this source is compiled for devices of compute capability 9.0 among others; if not, kernels are not made.
@@ -101,6 +106,9 @@ constexpr bool compiled_for_90() {
 constexpr bool compiled_for_90() { return false; }
 #endif
 
+/// What all lanes of a warp have, so that the compiler knows: it keeps what it makes of it in registers of the warp.
+template <class V> __device__ inline V uniform(V value) { return __shfl_sync(0xffffffffu, value, 0); }
+
 /// What lies behind the stages of a ring.
 template <int Stages> struct ring_control {
   barrier full[Stages], empty[Stages], zeroed, staged, handed;
@@ -112,15 +120,17 @@ template <class Shape> struct ring {
   using control_type = ring_control<Shape::stages>;
   static_assert(sizeof(control_type) <= control_bytes);
   std::byte* stages;
+  std::uint32_t first_address;
   ring_place at;
 
   __device__ explicit ring(std::byte* shared) {
     stages = shared + (0u - shared_address(shared)) % static_cast<unsigned>(tile_alignment);
+    first_address = uniform(shared_address(stages));
   }
   __device__ control_type* control() const { return reinterpret_cast<control_type*>(staged() + Shape::staged_bytes); }
   __device__ std::byte* staged() const { return stages + Shape::ring_bytes; }
   /// One thread, before the others know of the ring.
-  __device__ void begin(unsigned arrivals_to_fill, unsigned handing_warpgroups) const {
+  __device__ void begin(unsigned arrivals_to_fill, unsigned handing_warps) const {
     MOIETY_REGISTERS
     for (int stage = 0; stage < Shape::stages; ++stage) {
       init_barrier(control()->full + stage, arrivals_to_fill);
@@ -128,10 +138,13 @@ template <class Shape> struct ring {
     }
     init_barrier(&control()->zeroed, multiplying_warpgroups * warpgroup_threads / 32);
     init_barrier(&control()->staged, multiplying_warpgroups * warpgroup_threads / 32);
-    if (handing_warpgroups > 0) init_barrier(&control()->handed, handing_warpgroups * warpgroup_threads / 32);
+    if (handing_warps > 0) init_barrier(&control()->handed, handing_warps);
     publish_barriers();
   }
   __device__ std::byte* stage() const { return stages + at.stage * Shape::stage_bytes; }
+  __device__ std::uint32_t address() const {
+    return first_address + static_cast<std::uint32_t>(at.stage) * std::uint32_t{Shape::stage_bytes};
+  }
   __device__ barrier* full() const { return control()->full + at.stage; }
   __device__ barrier* empty() const { return control()->empty + at.stage; }
   __device__ tile_task& told() const { return control()->tasks[at.stage]; }
@@ -420,8 +433,8 @@ __device__ inline void sum_stages(ring<typename Operands::shape>& from, int firs
         zero_rows(from, what.last_depth, zeroed);
         zeroed ^= 1u;
       }
-    std::uint32_t const a = shared_address(from.stage()) + static_cast<std::uint32_t>(outer_offset(first));
-    std::uint32_t const b = shared_address(from.stage()) + std::uint32_t{tile_a_bytes};
+    std::uint32_t const a = from.address() + static_cast<std::uint32_t>(outer_offset(first));
+    std::uint32_t const b = from.address() + std::uint32_t{tile_a_bytes};
     hold(sums);
     begin_products();
     MOIETY_REGISTERS
@@ -484,8 +497,8 @@ __device__ inline void sum_stages_apart(ring<typename Operands::shape>& from, in
   for (int step = 0; step < what.steps; ++step) {
     typename factors_of<Scales, Width>::type const factors(scales, what, first, step);
     from.wait_full();
-    std::uint32_t const a = shared_address(from.stage()) + static_cast<std::uint32_t>(outer_offset(first));
-    std::uint32_t const b = shared_address(from.stage()) + std::uint32_t{tile_a_bytes};
+    std::uint32_t const a = from.address() + static_cast<std::uint32_t>(outer_offset(first));
+    std::uint32_t const b = from.address() + std::uint32_t{tile_a_bytes};
     float part[Width / 2];
     hold(part);
     begin_products();
@@ -518,15 +531,16 @@ template <class Operands, class Epilogue>
 __device__ inline void sum_tiles(ring<typename Operands::shape> from, typename Operands::product const& of,
                                  Epilogue const& epilogue) {
   using shape = typename Operands::shape;
-  int const first = (static_cast<int>(threadIdx.x) / warpgroup_threads - 1) * warpgroup_rows;
+  int const first = uniform((static_cast<int>(threadIdx.x) / warpgroup_threads - 1) * warpgroup_rows);
   [[maybe_unused]] auto* const control = from.control();
   unsigned zeroed = 0;
   for (unsigned parity = 1;; parity ^= 1u) {
     from.wait_full();
-    tile_task const what = from.told();
+    tile_task what = from.told();
+    what.rows = uniform(what.rows), what.steps = uniform(what.steps);
     if (!stages_sums<typename Operands::T, Epilogue> && what.rows == 0) return;
     float sums[shape::columns / 2];
-    constexpr int at_once = instruction_columns<typename Operands::T, Epilogue>;
+    constexpr int at_once = instruction_columns<Operands, Epilogue>;
     if (first < what.rows || (zeroes_rows<Operands> && what.rows > 0)) {
       if constexpr (gpu::sums_steps_apart<typename Operands::T>)
         sum_stages_apart<Operands, at_once>(from, first, what, of.scales, sums);
@@ -548,7 +562,7 @@ __device__ inline void sum_tiles(ring<typename Operands::shape> from, typename O
   }
 }
 
-/// What the warpgroups do that hand staged sums over.
+/// What the warps do that hand staged sums over.
 template <class Operands, class Epilogue>
 __device__ inline void hand_tiles_over(ring<typename Operands::shape> const& from, std::int64_t columns,
                                        Epilogue const& epilogue) {
@@ -558,34 +572,36 @@ __device__ inline void hand_tiles_over(ring<typename Operands::shape> const& fro
     wait_phase(&control->staged, parity);
     tile_task const what = control->staged_task;
     if (what.rows == 0) return;
-    constexpr int others = (1 + multiplying_warpgroups) * warpgroup_threads;
-    gpu::hand_over<Operands::matrices, block_of<typename Operands::T, Epilogue>::threads - others>(
+    using block = block_of<Operands, Epilogue>;
+    gpu::hand_over<Operands::matrices, block::handing_warps * 32>(
         sums, gpu::tile{what.group, what.first_row, what.rows, what.column_tile}, columns, epilogue,
-        static_cast<int>(threadIdx.x) - others);
+        static_cast<int>(threadIdx.x) - block::first_handing_thread);
     arrive_together(&control->handed);
   }
 }
 
 template <class Operands, class Epilogue>
-__global__ void __launch_bounds__(launchable_threads<typename Operands::T, Epilogue>, 1)
+__global__ void __launch_bounds__(launchable_threads<Operands, Epilogue>, 1)
     wgmma_tiles(typename Operands::product const __grid_constant__ of,
                 typename Operands::maps const __grid_constant__ maps, Epilogue const __grid_constant__ epilogue) {
-  using T = typename Operands::T;
-  using block = block_of<T, Epilogue>;
-  if constexpr (launchable_threads<T, Epilogue> != block::threads) {
+  using block = block_of<Operands, Epilogue>;
+  if constexpr (launchable_threads<Operands, Epilogue> != block::threads) {
     __trap();
   } else {
     ring<typename Operands::shape> const stages(dynamic_shared());
-    if (threadIdx.x == 0) stages.begin(arrivals_to_fill<Operands>, block::handing_warpgroups);
+    if (threadIdx.x == 0) stages.begin(arrivals_to_fill<Operands>, block::handing_warps);
     __syncthreads();
-    int const warpgroup = static_cast<int>(threadIdx.x) / warpgroup_threads;
+    int const warp = uniform(static_cast<int>(threadIdx.x) / 32), warpgroup = warp / (warpgroup_threads / 32);
     if (warpgroup == 0) {
-      give_registers<Operands::copying_registers>();
-      fill_stages<Operands>(stages, of, maps);
+      give_registers<block::first_registers(Operands::copying_registers)>();
+      if (!block::hands_over_beside || warp == 0)
+        fill_stages<Operands>(stages, of, maps);
+      else if constexpr (block::hands_over_beside)
+        hand_tiles_over<Operands>(stages, Operands::columns(of), epilogue);
     } else if (warpgroup <= multiplying_warpgroups) {
       take_registers<block::multiplying_registers(Operands::copying_registers)>();
       sum_tiles<Operands>(stages, of, epilogue);
-    } else if constexpr (stages_sums<typename Operands::T, Epilogue>) {
+    } else if constexpr (block::handing_warpgroups > 0) {
       if constexpr (block::handing_registers < block::starting_registers)
         give_registers<block::handing_registers>();
       else
@@ -600,15 +616,15 @@ template <class Operands, class Epilogue, class Engine> bool runs_here(Engine co
   moiety::detail::device_scope const scope(engine.device());
   cudaFuncAttributes about{};
   moiety::detail::expect(cudaFuncGetAttributes(&about, &wgmma_tiles<Operands, Epilogue>), name);
-  return about.maxThreadsPerBlock >= block_of<typename Operands::T, Epilogue>::threads;
+  return about.maxThreadsPerBlock >= block_of<Operands, Epilogue>::threads;
 }
 
 template <class Operands, class Engine, class Epilogue>
 void launch_tiles(Engine& engine, char const* name, typename Operands::product const& of,
                   typename Operands::maps const& maps, std::int64_t tiles, Epilogue const& epilogue) {
   engine.launch(name, &wgmma_tiles<Operands, Epilogue>,
-                {std::min<std::int64_t>(tiles, engine.multiprocessors()),
-                 block_of<typename Operands::T, Epilogue>::threads, Operands::shape::shared_bytes},
+                {std::min<std::int64_t>(tiles, engine.multiprocessors()), block_of<Operands, Epilogue>::threads,
+                 Operands::shape::shared_bytes},
                 of, maps, epilogue);
 }
 

@@ -67,7 +67,8 @@ template <tile_order Order> MOIETY_HD constexpr std::uint64_t operand(std::uint3
   constexpr std::uint64_t first =
       encode({.start = 0, .leading = k_first ? 16u : unsigned{gpu::panel_bytes}, .stride = unsigned{atom_bytes}});
   constexpr int step_bytes = k_first ? step_depth * 2 : step_depth * gpu::tile_row_bytes;
-  return first + (tile + static_cast<std::uint32_t>(step * step_bytes)) / 16u;
+  std::uint32_t const start = (tile + static_cast<std::uint32_t>(step * step_bytes)) / 16u;  // of 14 bits: nothing carries
+  return first >> 32 << 32 | (static_cast<std::uint32_t>(first) + start);
 }
 
 /// The address of the element (outer, k), k of 0 ... 15, of the operand that a descriptor describes.

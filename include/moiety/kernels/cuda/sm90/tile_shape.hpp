@@ -2,7 +2,8 @@
 // The blocks of the grouped products of sm_90a: who does what, and how their tiles share registers and shared memory.
 //
 //   block   warpgroups: the first fills a ring of stages in shared memory, the next two multiply 64 rows each; where sums are
-//           staged, others hand them over while the next tile is multiplied, else the two do
+//           staged, further ones hand them over while the next tile is multiplied, or the warps of the first that do not
+//           copy; else the two do
 //   tile    128 rows and some columns, which M matrices share side by side; its sums stay in registers
 //   stage   64 k of a tile's operands: A [128 x 64], then B [columns x 64], tiles of matrices.hpp
 //   staged  a tile's sums in shared memory, rounded where the epilogue would
@@ -28,17 +29,24 @@ inline constexpr int shared_limit = 227 << 10;
 inline constexpr int control_bytes = 1 << 10;
 
 /// Registers of a block, of its threads as it starts, of one that hands staged sums over, and of one that multiplies once the
-/// copying warpgroup has given all but so many. Two warpgroups hand over where a thread's sums leave room for them.
+/// first warpgroup has given all but so many. Warps that hand over: none, the 3 beside the one that has the copy engine fill the
+/// ring, or 4 or 8 in warpgroups of their own, the more where a thread's sums leave room for them.
 inline constexpr int block_registers = 65536;
-template <int HandingWarpgroups> struct block_shape {
-  static_assert(HandingWarpgroups >= 0 && HandingWarpgroups <= 2);
-  static constexpr int handing_warpgroups = HandingWarpgroups;
+template <int HandingWarps> struct block_shape {
+  static_assert(HandingWarps == 0 || HandingWarps == 3 || HandingWarps == 4 || HandingWarps == 8);
+  static constexpr int handing_warps = HandingWarps, handing_warpgroups = HandingWarps / 4;
+  static constexpr bool hands_over_beside = HandingWarps == 3;
   static constexpr int warpgroups = 1 + multiplying_warpgroups + handing_warpgroups;
   static constexpr int threads = warpgroups * warpgroup_threads;
+  static constexpr int first_handing_thread = hands_over_beside ? 32 : (1 + multiplying_warpgroups) * warpgroup_threads;
   static constexpr int starting_registers = block_registers / threads / 8 * 8;
-  static constexpr int handing_registers = handing_warpgroups == 1 ? 120 : 104;
+  static constexpr int handing_registers = handing_warps == 8 ? 104 : 120;
+  /// Of the first warpgroup, where `copying` suffice to copy.
+  MOIETY_HD static constexpr int first_registers(int copying) {
+    return hands_over_beside ? handing_registers : copying;
+  }
   MOIETY_HD static constexpr int multiplying_registers(int copying) {
-    return (warpgroups * starting_registers - copying - handing_warpgroups * handing_registers) /
+    return (warpgroups * starting_registers - first_registers(copying) - handing_warpgroups * handing_registers) /
            multiplying_warpgroups / 8 * 8;
   }
 };
