@@ -34,13 +34,20 @@ template <reads_rows Epilogue> struct read_through<Epilogue> {
   template <int N> using saved = typename Epilogue::template saved<N>;
 };
 
-/// Hands scaled sums of M matrices of n columns to another epilogue.
+/// Hands scaled sums of M matrices of n columns to another epilogue. Kernels that scale them before they stage them hand
+/// over to that one.
 template <class Epilogue, std::size_t M> struct scaled_sums : read_through<Epilogue> {
+  using inner_type = Epilogue;
   static constexpr bool sums_rows = gpu::sums_rows<Epilogue>;
   Epilogue inner;
   float const* by_row;
   array<float const*, M> by_column;  // [groups × n] each
   std::int64_t n;
+
+  __device__ float of_row(std::int64_t row) const { return by_row[row]; }
+  __device__ float of_column(std::int64_t group, int matrix, std::int64_t col) const {
+    return by_column[static_cast<std::size_t>(matrix)][group * n + col];
+  }
 
   template <int N, class... Saved>
   __device__ auto operator()(std::int64_t group, std::int64_t row, std::int64_t col, int count,

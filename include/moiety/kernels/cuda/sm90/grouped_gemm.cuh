@@ -53,8 +53,20 @@
 
 namespace moiety::inline MOIETY_ABI::kernels::sm90 {
 
+/// Of an epilogue that scales sums and hands them to another, the threads that multiply do the scaling.
+template <class Epilogue>
+concept scales_sums = requires {
+  typename Epilogue::inner_type;
+};
+template <class Epilogue> __device__ inline auto const& scaled_for(Epilogue const& epilogue) {
+  if constexpr (scales_sums<Epilogue>)
+    return epilogue.inner;
+  else
+    return epilogue;
+}
+
 /// As what an epilogue has its sums staged: what it would round them to, else as float; not at all where it adds to matrices,
-/// whose floats it writes by pairs of columns. Sums of steps apart are staged as float, whatever the epilogue.
+/// whose floats it writes by pairs of columns.
 template <class Epilogue> struct staging_of { using type = float; };
 template <class Epilogue>
 requires requires { typename Epilogue::rounded; }
@@ -62,21 +74,21 @@ struct staging_of<Epilogue> {
   using type = typename Epilogue::rounded;
 };
 template <class S> struct staging_of<gpu::store_matrix<S>> { using type = void; };
-template <class T, class Epilogue>
-using staging = std::conditional_t<gpu::sums_steps_apart<T>, float, typename staging_of<Epilogue>::type>;
-template <class T, class Epilogue> inline constexpr bool stages_sums = !std::same_as<staging<T, Epilogue>, void>;
-template <class T, class Epilogue> inline constexpr bool stages_floats = std::same_as<staging<T, Epilogue>, float>;
+template <scales_sums Epilogue> struct staging_of<Epilogue> : staging_of<typename Epilogue::inner_type> {};
+template <class Epilogue> using staging = typename staging_of<Epilogue>::type;
+template <class Epilogue> inline constexpr bool stages_sums = !std::same_as<staging<Epilogue>, void>;
+template <class Epilogue> inline constexpr bool stages_floats = std::same_as<staging<Epilogue>, float>;
 
 /// Columns of tiles: so many that there is room for sums that are staged as float; and in registers for those of a step
 /// apart.
-template <class T, class Epilogue> inline constexpr int tile_columns = stages_floats<T, Epilogue> ? 128 : 256;
+template <class T, class Epilogue>
+inline constexpr int tile_columns = stages_floats<Epilogue> || gpu::sums_steps_apart<T> ? 128 : 256;
 /// Operands whose rows the copy engine brings leave three warps of the first warpgroup to hand over what is staged rounded.
-template <class Operands, class Epilogue, class T = typename Operands::T>
-using block_of = block_shape<!stages_sums<T, Epilogue>    ? 0
-                             : gpu::sums_steps_apart<T>   ? 4
-                             : stages_floats<T, Epilogue> ? 8
-                             : Operands::copies           ? 4
-                                                          : 3>;
+template <class Operands, class Epilogue>
+using block_of = block_shape<!stages_sums<Epilogue>    ? 0
+                             : stages_floats<Epilogue> ? gpu::sums_steps_apart<typename Operands::T> ? 4 : 8
+                             : Operands::copies        ? 4
+                                                       : 3>;
 /// Of one instruction: its sums have to fit into the registers that a thread of the block starts with.
 template <class Operands, class Epilogue, class T = typename Operands::T>
 inline constexpr int instruction_columns =
@@ -84,8 +96,7 @@ inline constexpr int instruction_columns =
 
 template <class Sum> inline constexpr int sum_bytes = static_cast<int>(sizeof(Sum));
 template <> inline constexpr int sum_bytes<void> = 0;
-template <class T, class Epilogue>
-using shape_of = tile_shape<tile_columns<T, Epilogue>, sum_bytes<staging<T, Epilogue>>>;
+template <class T, class Epilogue> using shape_of = tile_shape<tile_columns<T, Epilogue>, sum_bytes<staging<Epilogue>>>;
 
 // Other architectures get a kernel that no block of so many threads can be launched of: runs_here() asks for that.
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -517,6 +528,28 @@ __device__ inline void sum_stages_apart(ring<typename Operands::shape>& from, in
   }
 }
 
+/// Scales a thread's sums, of rows `first` ... first + 63 of the tile and of matrices of n columns, as the epilogue says.
+template <class Operands, scales_sums Epilogue>
+__device__ inline void scale(tile_task const& what, int first, std::int64_t n, Epilogue const& by,
+                             float (&sums)[Operands::shape::columns / 2]) {
+  auto const corner = sum_element(static_cast<int>(threadIdx.x) % warpgroup_threads, 0);
+  float of_row[2];
+  MOIETY_REGISTERS
+  for (int half = 0; half < 2; ++half) {
+    int const row = first + corner.row + 8 * half;
+    of_row[half] = row < what.rows ? by.of_row(std::int64_t{what.first_row} + row) : 0.0f;
+  }
+  MOIETY_REGISTERS
+  for (int i = 0; i < Operands::shape::columns / 2; i += i % 2 == 0 ? 1 : 3) {
+    int const place = i / 4 * 8, matrix = place / Operands::width;
+    std::int64_t const col =
+        std::int64_t{what.column_tile} * Operands::width + place % Operands::width + corner.col + i % 2;
+    float const of_column = matrix < Operands::matrices && col < n ? by.of_column(what.group, matrix, col) : 0.0f;
+    sums[i] = sums[i] * of_row[0] * of_column;
+    sums[i + 2] = sums[i + 2] * of_row[1] * of_column;
+  }
+}
+
 /// Lets the stages of a tile pass in which this warpgroup has no rows.
 template <class Shape> __device__ inline void skip_stages(ring<Shape>& from, int steps) {
   for (int step = 0; step < steps; ++step) {
@@ -538,7 +571,7 @@ __device__ inline void sum_tiles(ring<typename Operands::shape> from, typename O
     from.wait_full();
     tile_task what = from.told();
     what.rows = uniform(what.rows), what.steps = uniform(what.steps);
-    if (!stages_sums<typename Operands::T, Epilogue> && what.rows == 0) return;
+    if (!stages_sums<Epilogue> && what.rows == 0) return;
     float sums[shape::columns / 2];
     constexpr int at_once = instruction_columns<Operands, Epilogue>;
     if (first < what.rows || (zeroes_rows<Operands> && what.rows > 0)) {
@@ -549,10 +582,11 @@ __device__ inline void sum_tiles(ring<typename Operands::shape> from, typename O
     } else if (what.rows > 0) {
       skip_stages(from, what.steps);
     }
-    if constexpr (stages_sums<typename Operands::T, Epilogue>) {
+    if constexpr (scales_sums<Epilogue>)
+      if (first < what.rows) scale<Operands>(what, first, Operands::columns(of), epilogue, sums);
+    if constexpr (stages_sums<Epilogue>) {
       wait_phase(&control->handed, parity);
-      if (first < what.rows)
-        staged_sums<staging<typename Operands::T, Epilogue>, shape::columns>{from.staged()}.store(sums, first);
+      if (first < what.rows) staged_sums<staging<Epilogue>, shape::columns>{from.staged()}.store(sums, first);
       if (threadIdx.x == warpgroup_threads) control->staged_task = what;
       arrive_together(&control->staged);
       if (what.rows == 0) return;
@@ -567,14 +601,14 @@ template <class Operands, class Epilogue>
 __device__ inline void hand_tiles_over(ring<typename Operands::shape> const& from, std::int64_t columns,
                                        Epilogue const& epilogue) {
   auto* const control = from.control();
-  staged_sums<staging<typename Operands::T, Epilogue>, Operands::shape::columns> const sums{from.staged()};
+  staged_sums<staging<Epilogue>, Operands::shape::columns> const sums{from.staged()};
   for (unsigned parity = 0;; parity ^= 1u) {
     wait_phase(&control->staged, parity);
     tile_task const what = control->staged_task;
     if (what.rows == 0) return;
     using block = block_of<Operands, Epilogue>;
     gpu::hand_over<Operands::matrices, block::handing_warps * 32>(
-        sums, gpu::tile{what.group, what.first_row, what.rows, what.column_tile}, columns, epilogue,
+        sums, gpu::tile{what.group, what.first_row, what.rows, what.column_tile}, columns, scaled_for(epilogue),
         static_cast<int>(threadIdx.x) - block::first_handing_thread);
     arrive_together(&control->handed);
   }
