@@ -43,7 +43,6 @@ struct row_function {
 /// Σ of values in their order, −∞ standing for none; −∞ if there is none.
 template <class S, std::size_t K> MOIETY_HD S sum_of_found(S const (&values)[K]) {
   S total = values[0];
-  MOIETY_REGISTERS
   for (std::size_t i = 1; i < K; ++i) {
     if (!(values[i] > -infinity<S>)) break;  // not a choice: g++ would add a 0, which a sum of −0 has not
     total += values[i];
