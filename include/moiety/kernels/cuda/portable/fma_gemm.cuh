@@ -147,6 +147,7 @@ template <class T, int Outer, int Depth, int Threads> struct across_rows {
 
   __device__ across_rows(rows_of<T> const& rows, std::int64_t begin, std::int64_t end)
       : of(rows), first(begin), last(end) {
+    if (first >= last) return;  // there may be no memory then
     MOIETY_REGISTERS
     for (int i = 0; i < tile.quads; ++i) in_order[i] = of.data + (first + tile.k(i)) * of.stride;
     number();
