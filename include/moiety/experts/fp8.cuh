@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // experts/fp8.hpp on a CUDA device of compute capability 8.9 or more; on others a call throws config_error. Products are the
-// tensor cores', with the sums that kernels/cuda/portable/e4m3_gemm.cuh states. Not yet run on a GPU.
+// tensor cores', with the sums that kernels/cuda/portable/e4m3_gemm.cuh states.
 //
 //   struct in_fp8 : one_gpu { using element = mo::bf16; using expert_products = mo::fp8_products; };
 #pragma once

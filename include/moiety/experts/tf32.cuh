@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Experts of float whose products are the tensor cores', in tf32: what apply.hpp states, with the operands of every product
-// rounded as kernels/cuda/portable/tf32_gemm.cuh says. Not yet run on a GPU.
+// rounded as kernels/cuda/portable/tf32_gemm.cuh says.
 //
 //   struct in_tf32 : one_gpu { using expert_products = mo::tf32_products; };
 //
