@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(route_threads)
 }
 
 template <int K, class S, int N>
-__global__ void __launch_bounds__(route_threads) choose_of_plan(batch_of_scores<S> const of, double const* balance) {
+__global__ void __launch_bounds__(route_threads, 1) choose_of_plan(batch_of_scores<S> const of, double const* balance) {
   int const experts = static_cast<int>(of.scores.cols());
   registers_of<double, N> balance_values = {};
   warp_row<double, N> const balances(balance_values, experts);

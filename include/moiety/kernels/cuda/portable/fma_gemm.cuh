@@ -42,7 +42,7 @@ template <int Rows, int Columns, int Depth, int ThreadRows, int Quads, int Block
 };
 /// A float product reads 16 values for 64 multiply-adds here; of double that would not fit the registers.
 template <class S>
-using large_fma_tile = std::conditional_t<sizeof(S) == 4, fma_tile<128, 128, 16, 8, 2, 2>, fma_tile<64, 128, 16, 4, 2>>;
+using large_fma_tile = std::conditional_t<sizeof(S) == 4, fma_tile<128, 128, 8, 8, 2, 2>, fma_tile<64, 128, 16, 4, 2>>;
 using middle_fma_tile = fma_tile<32, 64, 32, 4, 1>;         // where large ones leave multiprocessors without work
 using middle_matrix_fma_tile = fma_tile<32, 64, 64, 2, 1>;  // the same of sums over rows, where blocks are few
 using small_fma_tile = fma_tile<16, 32, 64, 1, 1>;          // where these leave some without

@@ -87,6 +87,9 @@ template <reads_rows Epilogue> struct saved_columns<Epilogue> {
   }
 };
 
+/// Whether what an epilogue reads for a row fits the registers beside what it read for the row before.
+template <class Epilogue> inline constexpr bool reads_ahead = sizeof(saved_columns<Epilogue>) <= 48;
+
 /// Hands the staged sums of M matrices of n columns over, `Threads` threads of the block together, of which this is `thread`.
 template <int M, int Threads, class Staged, class Epilogue>
 __device__ void hand_over(Staged const& staged, tile const& of, std::int64_t n, Epilogue const& epilogue, int thread) {
@@ -98,12 +101,16 @@ __device__ void hand_over(Staged const& staged, tile const& of, std::int64_t n, 
   int const count = n - col < 8 ? static_cast<int>(n - col) : 8;
   auto const exists = [&](int row) { return row < of.rows && count > 0; };
   saved_columns<Epilogue> next;
-  if (exists(thread / lanes)) next.read(epilogue, of.first_row + thread / lanes, col, count);
+  if (reads_ahead<Epilogue> && exists(thread / lanes)) next.read(epilogue, of.first_row + thread / lanes, col, count);
   // All lanes of a warp make the same number of rounds, as they meet in the sums of rows.
   for (int first = 0; first < of.rows; first += rows) {
     int const row = first + thread / lanes;
-    auto const saved = next;
-    if (exists(row + rows)) next.read(epilogue, of.first_row + row + rows, col, count);
+    saved_columns<Epilogue> saved = next;
+    if constexpr (reads_ahead<Epilogue>) {
+      if (exists(row + rows)) next.read(epilogue, of.first_row + row + rows, col, count);
+    } else {
+      if (exists(row)) saved.read(epilogue, of.first_row + row, col, count);
+    }
     several<several<S, 8>, M> sums;
     if (exists(row)) {
       MOIETY_REGISTERS
