@@ -15,8 +15,8 @@
 //                       gathered; row r comes to row r of `to`
 //   quantise_matrices   the matrices [n × k] of each group, several side by side: rows of all their columns
 //
-// What products read is a quantised_operand: on a device q, rows quantised_stride(columns) apart, and s. On the host, which
-// multiplies no 8 bits, it is q s in bf16. Nothing behind the columns of a row is written or read.
+// What products read is a quantised_operand: on a device q, rows quantised_stride(columns) apart with zeros between them, and s.
+// On the host, which multiplies no 8 bits, it is q s in bf16. Nothing behind the columns of a row is read.
 #pragma once
 
 #include <moiety/backend/backend.hpp>

@@ -100,19 +100,15 @@ __device__ inline std::uint32_t largest_of(float const (&values)[quantised_toget
   return largest;
 }
 
-/// Writes the first `count` of 16 values, to a multiple of 16 bytes.
-__device__ inline void store_quantised(e4m3* to, std::int64_t count, float const (&values)[quantised_together],
-                                       float inverse) {
+/// Writes 16 values to a multiple of 16 bytes: behind the last of a row, zeros.
+__device__ inline void store_quantised(e4m3* to, float const (&values)[quantised_together], float inverse) {
   struct alignas(16) chunk {
     std::uint32_t words[4];
   } bytes{};
   MOIETY_REGISTERS
   for (int i = 0; i < quantised_together; ++i)
     bytes.words[i / 4] |= std::uint32_t{quantised(values[i], inverse).bits} << (i % 4 * 8);
-  if (count >= quantised_together) return store_vector(to, bytes);
-  MOIETY_REGISTERS
-  for (int i = 0; i < quantised_together; ++i)
-    if (i < count) to[i].bits = static_cast<std::uint8_t>(bytes.words[i / 4] >> (i % 4 * 8));
+  store_vector(to, bytes);
 }
 
 /// One row by a block of quantising_threads.
@@ -130,7 +126,7 @@ template <class Scaling, class Columns> __device__ void quantise_row(Columns con
     if (threadIdx.x == 0) *scales = scale;
     for (std::int64_t first = begin; first < count; first += step) {
       from.load(first, values);
-      store_quantised(to + first, count - first, values, inverse);
+      store_quantised(to + first, values, inverse);
     }
   } else {
     constexpr int lanes = static_cast<int>(Scaling::columns) / width;
@@ -150,7 +146,7 @@ template <class Scaling, class Columns> __device__ void quantise_row(Columns con
       float const scale = quantising_scale(largest);
       if (!exists) continue;
       if (static_cast<int>(threadIdx.x) % lanes == 0) scales[first / Scaling::columns] = scale;
-      store_quantised(to + first, count - first, values, 1 / scale);
+      store_quantised(to + first, values, 1 / scale);
     }
   }
 }
@@ -204,7 +200,7 @@ __global__ void __launch_bounds__(quantising_threads, 4)
   float const scale = quantising_scale(largest_of_block(largest)), inverse = 1 / scale;
   if (threadIdx.x == 0) to.scales[blockIdx.x] = scale;
   for_outputs([&](std::int64_t row, float const(&values)[width]) {
-    store_quantised(to.values + row * stride + column, M * k - column, values, inverse);
+    store_quantised(to.values + row * stride + column, values, inverse);
   });
 }
 
@@ -253,13 +249,14 @@ __global__ void __launch_bounds__(turning_threads)
     for (std::int64_t column = begin; column < end; column += side) {
       std::int64_t const first = output + half * side, left = n - first;
       int const depth = end - column < side ? static_cast<int>(end - column) : side;
+      int const written = end == all && stride - column < side ? static_cast<int>(stride - column) : side;
       for (int i = phase; i < depth && lane < left; i += together)
         turned[lane * pitch + i] = quantised(at(column + i, half), inverses[half * side + lane]).bits;
       __syncthreads();
       for (int i = static_cast<int>(threadIdx.x); i < side * side; i += turning_threads)
-        if (i % side < depth && i / side < left)
+        if (i % side < written && i / side < left)
           to.values[(group * n + first + i / side) * stride + column + i % side].bits =
-              turned[i / side * pitch + i % side];
+              i % side < depth ? turned[i / side * pitch + i % side] : std::uint8_t{0};
       __syncthreads();
     }
 }
