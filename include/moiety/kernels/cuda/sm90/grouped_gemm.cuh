@@ -8,7 +8,8 @@
 // multiples of 16 bytes and whose matrices the copy engine can address (mappable), and which have an element.
 //
 // A launch has a block for each multiprocessor. Tiles of 128 rows (tile_shape.hpp) are numbered as tiles.hpp says; block b
-// makes tiles b, b + blocks, ... One warpgroup fills the ring, two multiply, and others hand over, where sums are staged:
+// makes tiles b, b + blocks, ... One warpgroup fills the ring, two multiply, and others hand over, where sums are staged;
+// where the copy engine brings all rows, one warp fills the ring and the other three of its warpgroup hand over:
 //
 //   empty[s]   the phase ends when all warps that multiply have done with stage s
 //   full[s]    the phase ends when the stage's copies are there. The first stage of a tile brings its task too
