@@ -38,18 +38,18 @@ struct transposed : gated {
 
 inline constexpr std::int64_t tokens = 50;
 
-inline double distance(std::vector<float> const& wanted, std::vector<float> const& got) {
+inline double distance(std::vector<double> const& wanted, std::vector<double> const& got) {
   double error = 0, norm = 0;
   for (std::size_t i = 0; i < wanted.size(); ++i) {
-    double const x = static_cast<double>(wanted[i]), y = static_cast<double>(got[i]);
-    error += (x - y) * (x - y), norm += x * x;
+    double const off = wanted[i] - got[i];
+    error += off * off, norm += wanted[i] * wanted[i];
   }
   return std::sqrt(error / norm);
 }
 
 /// y of infer and forward, dx and all gradients, which are filled twice; and last y of the first nine tokens alone.
 template <class Spec, class Deployment>
-std::vector<std::vector<float>> run(std::uint64_t number, typename Deployment::backend const& on = {}) {
+std::vector<std::vector<double>> run(std::uint64_t number, typename Deployment::backend const& on = {}) {
   constexpr std::int64_t h = mo::spec_of<Spec>::hidden;
   mo::context<Deployment> ctx{on};
   mo::moe_layer<Spec, Deployment> layer{ctx};
@@ -58,11 +58,12 @@ std::vector<std::vector<float>> run(std::uint64_t number, typename Deployment::b
   auto x = ctx.matrix(tokens, h), y = ctx.matrix(tokens, h), dy = ctx.matrix(tokens, h), dx = ctx.matrix(tokens, h);
   mo::fill_normal(ctx, x, mo::seed{number + 1});
   mo::fill_normal(ctx, dy, mo::seed{number + 2});
-  std::vector<std::vector<float>> all;
+  std::vector<std::vector<double>> all;
   auto const keep = [&]<class V>(V const* from, std::size_t count) {
     std::vector<V> values(count);
     ctx.memory().load(values.data(), from, static_cast<std::int64_t>(count * sizeof(V)));
-    all.emplace_back(values.begin(), values.end());
+    auto& wide = all.emplace_back();
+    for (V const v : values) wide.push_back(static_cast<double>(static_cast<mo::sum_t<V>>(v)));
   };
   layer.infer(weights, x, y), keep(y.data(), y.size());
   for (int pass = 0; pass < 2; ++pass) {
@@ -78,13 +79,13 @@ std::vector<std::vector<float>> run(std::uint64_t number, typename Deployment::b
 }
 
 /// The first values of `of` are those of `part`, bit by bit.
-inline bool begins_with(std::vector<float> const& of, std::vector<float> const& part) {
-  return part.size() <= of.size() && std::memcmp(of.data(), part.data(), part.size() * sizeof(float)) == 0;
+inline bool begins_with(std::vector<double> const& of, std::vector<double> const& part) {
+  return part.size() <= of.size() && std::memcmp(of.data(), part.data(), part.size() * sizeof(double)) == 0;
 }
 
 /// y and dx are within `most` of those wanted, gradients within `most_of_gradients`; y is not within `least`; a token's y is its
 /// own.
-inline void check(std::vector<std::vector<float>> const& wanted, std::vector<std::vector<float>> const& got,
+inline void check(std::vector<std::vector<double>> const& wanted, std::vector<std::vector<double>> const& got,
                   double most, double least, double most_of_gradients) {
   REQUIRE(wanted.size() == got.size());
   for (std::size_t i = 0; i < wanted.size(); ++i) {
@@ -96,7 +97,7 @@ inline void check(std::vector<std::vector<float>> const& wanted, std::vector<std
   CHECK(begins_with(got[0], got.back()));
 }
 
-inline void check(std::vector<std::vector<float>> const& wanted, std::vector<std::vector<float>> const& got,
+inline void check(std::vector<std::vector<double>> const& wanted, std::vector<std::vector<double>> const& got,
                   double most, double least) {
   check(wanted, got, most, least, most);
 }

@@ -139,23 +139,13 @@ template <class Mlp, scalar T> struct differentiate {
 
   /// Pre-activations of N units, and the weight of their row.
   template <int N> struct saved {
-    static constexpr int columns = N * products::step;
-    kernels::gpu::held_columns<T, columns> z[matrices];
+    kernels::gpu::held_columns<T, N * products::step> z[matrices];
     S weight;
   };
   template <int N> __device__ saved<N> read(std::int64_t row, std::int64_t unit, int count) const {
     saved<N> of;
-    bool wide = true;
     MOIETY_REGISTERS
-    for (std::size_t m = 0; m < matrices; ++m)
-      wide = wide && kernels::gpu::moves_wide<saved<N>::columns>(z + place(row, m, unit), count * products::step);
-    MOIETY_REGISTERS
-    for (std::size_t m = 0; m < matrices; ++m) {
-      if (wide)
-        of.z[m].load(z + place(row, m, unit));
-      else
-        of.z[m].gather(z + place(row, m, unit), count * products::step);
-    }
+    for (std::size_t m = 0; m < matrices; ++m) of.z[m].read(z + place(row, m, unit), count * products::step);
     of.weight = weight_of(row_weights, row);
     return of;
   }

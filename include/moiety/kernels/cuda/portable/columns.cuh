@@ -98,6 +98,12 @@ template <class T, int N> struct held_columns {
     MOIETY_REGISTERS
     for (int i = 0; i < N; ++i) parts[i / width].set(i % width, i < count ? from[i] : T(0.0f));
   }
+  __device__ void read(T const* from, int count) {
+    if (moves_wide<N>(from, count))
+      load(from);
+    else
+      gather(from, count);
+  }
   __device__ T element(int i) const { return parts[i / width].element(i % width); }
 };
 

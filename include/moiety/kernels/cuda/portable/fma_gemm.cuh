@@ -48,8 +48,7 @@ using middle_matrix_fma_tile = fma_tile<32, 64, 64, 2, 1>;  // the same of sums 
 using small_fma_tile = fma_tile<16, 32, 64, 1, 1>;          // where these leave some without
 
 /// Bytes of one load where 4 elements are loaded.
-template <class T>
-inline constexpr int quad_bytes = 4 * static_cast<int>(sizeof(T)) < 16 ? 4 * static_cast<int>(sizeof(T)) : 16;
+template <class T> inline constexpr int quad_bytes = sizeof(column_vector<T, 4>);
 
 /// To a multiple of 16 bytes.
 template <class S> __device__ inline void store_quad(S* to, S const (&values)[4]) {

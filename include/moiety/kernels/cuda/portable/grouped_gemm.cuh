@@ -67,9 +67,6 @@ template <class Product> std::int64_t blocks_of(Product const& of, std::int64_t 
   return of.rows.groups * tiles_of(of.n, height) * tiles_of(of.k, width);
 }
 
-/// Whether that many blocks give work to most multiprocessors.
-inline bool fills(cuda_engine const& engine, std::int64_t blocks) { return 4 * blocks >= 3 * engine.multiprocessors(); }
-
 template <class Operands, bool Wide, class Engine, class Epilogue>
 void launch_tensor_rows(Engine& engine, char const* name, typename Operands::product const& of,
                         Epilogue const& epilogue) {
@@ -103,24 +100,35 @@ void launch_fma_rows(Engine& engine, char const* name, typename Operands::produc
       wide, epilogue);
 }
 
-/// Smaller tiles where larger ones would leave a quarter of the multiprocessors without work; not where sums of rows need
-/// whole tiles.
+/// Calls launch(tile) with the largest tile whose blocks(tile) leave less than a quarter of the multiprocessors without work.
+template <class S, class Middle, class Blocks, class Launch>
+void with_fma_tile(cuda_engine const& engine, Blocks const& blocks, Launch const& launch) {
+  auto const fills = [&](auto shape) { return 4 * blocks(shape) >= 3 * engine.multiprocessors(); };
+  if (fills(large_fma_tile<S>{}))
+    launch(large_fma_tile<S>{});
+  else if (fills(Middle{}))
+    launch(Middle{});
+  else
+    launch(small_fma_tile{});
+}
+
+/// Sums of rows need whole tiles.
 template <template <class, class, class, int> class Operands, class S, int M, class Engine, class Product,
           class Epilogue>
 void choose_fma_rows(Engine& engine, char const* name, Product const& of, Epilogue const& epilogue) {
   using A = typename Product::A;
   using B = typename Product::B;
   wide_loads const aligned = rows_aligned(of, quad_bytes<A>, quad_bytes<B>);
-  auto const launch = [&]<class Shape>(Shape, bool needed) {
-    using operands = Operands<A, B, Shape, M>;
-    bool const fits = needed || fills(engine, blocks_of(of.rows, of.n, Shape::rows, operands::width));
-    if (fits) launch_fma_rows<S, operands>(engine, name, of, aligned, epilogue);
-    return fits;
+  auto const launch = [&]<class Shape>(Shape) {
+    launch_fma_rows<S, Operands<A, B, Shape, M>>(engine, name, of, aligned, epilogue);
+  };
+  auto const blocks = [&]<class Shape>(Shape) {
+    return blocks_of(of.rows, of.n, Shape::rows, Operands<A, B, Shape, M>::width);
   };
   if constexpr (sums_rows<Epilogue>)
-    launch(large_fma_tile<S>{}, true);
+    launch(large_fma_tile<S>{});
   else
-    launch(large_fma_tile<S>{}, false) || launch(middle_fma_tile{}, false) || launch(small_fma_tile{}, true);
+    with_fma_tile<S, middle_fma_tile>(engine, blocks, launch);
 }
 
 template <bool Wide, class Engine, class T>
@@ -203,13 +211,9 @@ void grouped_gemm_tn(cuda_engine& engine, std::int64_t groups, std::int64_t cons
     else
       gpu::launch_tensor_matrix<false>(engine, of);
   } else {
-    auto const launch = [&]<class Shape>(Shape, bool needed) {
-      bool const fits = needed || gpu::fills(engine, gpu::blocks_of(of, Shape::rows, Shape::columns));
-      if (fits) gpu::launch_fma_matrix<Shape>(engine, of);
-      return fits;
-    };
-    launch(gpu::large_fma_tile<S>{}, false) || launch(gpu::middle_matrix_fma_tile{}, false) ||
-        launch(gpu::small_fma_tile{}, true);
+    gpu::with_fma_tile<S, gpu::middle_matrix_fma_tile>(
+        engine, [&]<class Shape>(Shape) { return gpu::blocks_of(of, Shape::rows, Shape::columns); },
+        [&]<class Shape>(Shape) { gpu::launch_fma_matrix<Shape>(engine, of); });
   }
 }
 

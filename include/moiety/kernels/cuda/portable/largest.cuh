@@ -12,6 +12,7 @@
 #include <moiety/core/config.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/kernels/cuda/portable/permute.cuh>
+#include <moiety/kernels/cuda/portable/warp_row.cuh>
 
 #include <cuda_runtime.h>
 
@@ -21,6 +22,18 @@
 namespace moiety::inline MOIETY_ABI::kernels::gpu {
 
 inline constexpr int cut_threads = 256;  // one for each digit
+
+/// The sum of `value` over the threads of the block before this one; every thread calls it once.
+template <int Threads> __device__ int sum_before(int value) {
+  __shared__ int warp_sums[static_cast<unsigned>(Threads) / 32];
+  int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  int const sum = sum_up_to_lane(value);
+  if (lane == 31) warp_sums[warp] = sum;
+  __syncthreads();
+  int base = 0;
+  for (int w = 0; w < warp; ++w) base += warp_sums[w];
+  return base + sum - value;
+}
 
 /// All threads of a block call it together.
 __device__ inline int sum_of_block(int value) {
@@ -92,16 +105,6 @@ __device__ __forceinline__ largest_cut<Key> find_cut(std::int64_t count, std::in
     if (left == found.count) return {prefix, count - 1};
   }
   return {prefix, find_tie(count, prefix, left, key_of)};
-}
-
-/// Integers in the order of numbers; −0 is 0.
-__device__ __forceinline__ std::uint32_t ordered_bits(float v) {
-  auto const bits = moiety::detail::bit_cast<std::uint32_t>(v + 0.0f);
-  return (bits >> 31) != 0u ? ~bits : bits | 0x80000000u;
-}
-__device__ __forceinline__ std::uint64_t ordered_bits(double v) {
-  auto const bits = moiety::detail::bit_cast<std::uint64_t>(v + 0.0);
-  return (bits >> 63) != 0u ? ~bits : bits | 0x8000000000000000u;
 }
 
 }  // namespace moiety::inline MOIETY_ABI::kernels::gpu

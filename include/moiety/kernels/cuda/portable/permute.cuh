@@ -107,21 +107,15 @@ __global__ void __launch_bounds__(index_threads) count_slots(Slots const of, tok
     counts[e * cut.blocks + blockIdx.x] = mine[e];
 }
 
-/// The sum of `value` over the threads of the block before this one; every thread calls it once.
-template <int Threads> __device__ int sum_before(int value) {
-  __shared__ int warp_sums[static_cast<unsigned>(Threads) / 32];
-  int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  int sum = value;
+/// The sum of `value` over the lanes up to this one.
+__device__ inline int sum_up_to_lane(int value) {
+  int const lane = static_cast<int>(threadIdx.x) % 32;
   MOIETY_REGISTERS
   for (int step = 1; step < 32; step *= 2) {
-    int const before = __shfl_up_sync(0xffffffffu, sum, static_cast<unsigned>(step));
-    if (lane >= step) sum += before;
+    int const before = __shfl_up_sync(0xffffffffu, value, static_cast<unsigned>(step));
+    if (lane >= step) value += before;
   }
-  if (lane == 31) warp_sums[warp] = sum;
-  __syncthreads();
-  int base = 0;
-  for (int w = 0; w < warp; ++w) base += warp_sums[w];
-  return base + sum - value;
+  return value;
 }
 
 /// counts[e][block] becomes the first row of the block's slots of e; starts[e] that of all slots of e. A warp has consecutive
@@ -150,19 +144,13 @@ __global__ void __launch_bounds__(Threads, 1) scan_counts(int* counts, int block
     MOIETY_REGISTERS
     for (int word = 0; word < words; ++word) {
       int const i = next + word * 32 + lane;
-      int before = here[word];
-      MOIETY_REGISTERS
-      for (int step = 1; step < 32; step *= 2) {
-        int const lower = __shfl_up_sync(0xffffffffu, before, static_cast<unsigned>(step));
-        if (lane >= step) before += lower;
-      }
-      int const of_word = __shfl_sync(0xffffffffu, before, 31);
+      int const sum_here = sum_up_to_lane(here[word]);
       if (i < last) {
-        int const begin = row + before - here[word];
+        int const begin = row + sum_here - here[word];
         counts[i] = begin;
         if (i % blocks == 0) starts[i / blocks] = begin;
       }
-      row += of_word;
+      row += __shfl_sync(0xffffffffu, sum_here, 31);
     }
   }
   if (last == all && first < all && lane == 0) starts[experts] = row;

@@ -45,21 +45,25 @@ template <int Count, class S> __device__ __forceinline__ S picked(S const* value
   }
 }
 
-/// An integer in the order of floats, above 0; −0 is 0.
-__device__ __forceinline__ unsigned ordered(float v) {
+/// Integers in the order of numbers, above 0; −0 is 0.
+__device__ __forceinline__ std::uint32_t ordered_bits(float v) {
   auto const bits = moiety::detail::bit_cast<std::uint32_t>(v + 0.0f);
-  return (bits & 0x80000000u) != 0u ? ~bits : bits | 0x80000000u;
+  return (bits >> 31) != 0u ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ std::uint64_t ordered_bits(double v) {
+  auto const bits = moiety::detail::bit_cast<std::uint64_t>(v + 0.0);
+  return (bits >> 63) != 0u ? ~bits : bits | 0x8000000000000000u;
 }
 
 inline constexpr unsigned ordered_zero = 0x80000000u;
-/// The float of an integer that ordered() made.
+/// The float of an integer that ordered_bits made.
 __device__ __forceinline__ float unordered(unsigned key) {
   return moiety::detail::bit_cast<float>((key & 0x80000000u) != 0u ? key ^ 0x80000000u : ~key);
 }
 
 /// The index of the best of all lanes, the same in each.
 __device__ __forceinline__ unsigned best_index(indexed_value<float> mine) {
-  unsigned const key = mine.index == indexed_value<float>::none ? 0u : ordered(mine.value);
+  unsigned const key = mine.index == indexed_value<float>::none ? 0u : ordered_bits(mine.value);
   unsigned const best = __reduce_max_sync(all_lanes, key);
   return __reduce_min_sync(all_lanes, key == best ? mine.index : indexed_value<float>::none);
 }
@@ -121,7 +125,7 @@ template <std::floating_point S, int N> class warp_row {
     S best = -moiety::detail::infinity<S>;
     each([&](int, S v) { best = larger(best, v); });
     if constexpr (std::same_as<S, float>)
-      if (unsigned const key = __reduce_max_sync(all_lanes, gpu::ordered(best)); key != gpu::ordered_zero)
+      if (unsigned const key = __reduce_max_sync(all_lanes, gpu::ordered_bits(best)); key != gpu::ordered_zero)
         return gpu::unordered(key);
     MOIETY_REGISTERS
     for (int distance = 16; distance > 0;
@@ -154,7 +158,8 @@ template <std::floating_point S, int N> class warp_row {
   template <int K, class F> __device__ __forceinline__ void largest(F const& f) const requires std::same_as<S, float> {
     gpu::registers_of<unsigned, N> keys;  // 0 where there is no value
     MOIETY_REGISTERS
-    for (int r = 0; r < N; ++r) keys[r] = index(r) < size_ && values_[r] == values_[r] ? gpu::ordered(values_[r]) : 0u;
+    for (int r = 0; r < N; ++r)
+      keys[r] = index(r) < size_ && values_[r] == values_[r] ? gpu::ordered_bits(values_[r]) : 0u;
     MOIETY_REGISTERS
     for (int rank = 0; rank < K; ++rank) {
       unsigned mine = 0;
