@@ -10,6 +10,7 @@
 #include <moiety/cuda.cuh>
 #include <moiety/experts/cublas_handle.cuh>
 #include <moiety/experts/fp8.cuh>
+#include <moiety/router/bf16x3.cuh>
 
 #include <dlfcn.h>
 #include <algorithm>

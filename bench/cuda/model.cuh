@@ -5,10 +5,11 @@
 //   uniform   none        zipf   −log(1 + e)        one_hot   a large one for the first k experts
 //
 // Products read rows as those of a layer do: what row `gather` left where that pays, else they gather themselves. Evenly
-// routed, they are measured by portable kernels too, beside those that the library chooses; and those of forward in 8 bits, on
-// rows that `quantise` left, with a layer in fp8. Beside a layer run its products as dense ones, of bf16 for fp8 too. A row `shape` holds the sizes, and how many rows each expert had in each set of inputs; a row
-// `memory` what a step of a layer took at most beside weights, gradients and its operands, what describe says of it, and what
-// it keeps for backward, x too, beside the least: x and pre-activations.
+// routed, they are measured by portable kernels too, beside those that the library chooses; those of the router in bf16x3, with a
+// layer of such a router; and those of forward in 8 bits, on rows that `quantise` left, with a layer in fp8. Beside a layer run
+// its products as dense ones, of bf16 for fp8 too. A row `shape` holds the sizes, and how many rows each expert had in each set
+// of inputs; a row `memory` what a step of a layer took at most beside weights, gradients and its operands, what describe says
+// of it, and what it keeps for backward, x too, beside the least: x and pre-activations.
 #pragma once
 
 #include "measure.cuh"
@@ -68,6 +69,7 @@ template <class T> struct one_gpu : mo::deployment<> {
   using backend = mo::cuda;
   using element = T;
 };
+template <class T> struct one_gpu_split_router : one_gpu<T> { using router_products = mo::bf16x3_products; };
 template <class T> struct one_gpu_in_fp8 : one_gpu<T> { using expert_products = mo::fp8_products; };
 template <class T> struct one_gpu_in_fp8_blocks : one_gpu<T> { using expert_products = mo::fp8_block_products; };
 
@@ -142,6 +144,10 @@ template <class Spec> class model {
           outputs out(tokens, memory());
           stages(prefix, weights, in, out, routing == "uniform");
           layers(layer_, "", prefix, weights, weights, in, out);
+          if (routing == "uniform") {
+            mo::context<one_gpu_split_router<T>> ctx{mo::cuda{.stream = engine().stream()}};
+            layers(mo::moe_layer<Spec, one_gpu_split_router<T>>(ctx), "/bf16x3", prefix, weights, weights, in, out);
+          }
           if (routing == "uniform" && engine().compute_capability() >= 89)
             if (!fits_memory([&] { in_fp8(prefix, weights, in, out); }))
               run_.write(prefix + "fp8", {{"left_out", "\"out of memory\""}});
@@ -252,6 +258,19 @@ template <class Spec> class model {
     run_.measure({prefix + "router_logits", 2 * t * H * E, t * H * 2 + t * E * 4 + 4.0 * E * H, false, 64,
                   [&](int s) { mo::kernels::router_logits<T>(engine(), of(s).x, weights.router(), of(s).logits); },
                   nullptr});
+    if (portable) {
+      using room = mo::kernels::bf16x3_room;
+      std::int64_t const tokens = in[0].x.rows();
+      mo::buffer const parts(
+          std::max({room::logits(H, E), room::input_gradient(tokens, H, E, 1), room::weight_gradient(tokens, H, E)}),
+          memory());
+      router_gradients(prefix, "", in, weights, [&]() -> mo::cuda_engine& { return engine(); });
+      auto const split = [&] { return mo::kernels::bf16x3_engine(engine(), parts.data()); };
+      run_.measure({prefix + "router_logits/bf16x3", 2 * t * H * E, t * H * 2 + t * E * 4 + 4.0 * E * H, true, 64,
+                    [&](int s) { mo::kernels::router_logits<T>(split(), of(s).x, weights.router(), of(s).logits); },
+                    nullptr});
+      router_gradients(prefix, "/bf16x3", in, weights, split);
+    }
     run_.measure({prefix + "route", 0, t * (4 * E + 8 * K + 1), false, 64,
                   [&](int s) {
                     mo::kernels::route<router_type, S, experts>(engine(), router_type{}, of(s).logits, mo::batch{},
@@ -274,6 +293,32 @@ template <class Spec> class model {
         {prefix + "combine", 0, 2 * (r * H + t * H) + 8 * r, false, 64,
          [&](int s) { mo::kernels::combine<T>(engine(), of(s).order(), out.o, of(s).weights.data(), nullptr, out.y); },
          nullptr});
+  }
+
+  /// The gradients of a router, by what `engine_of` gives, for gradients of logits that are the logits.
+  template <class EngineOf>
+  void router_gradients(std::string const& prefix, std::string const& kind, std::vector<inputs>& in,
+                        typename layer_type::weights_type& weights, EngineOf const& engine_of) {
+    std::int64_t const tokens = in[0].x.rows();
+    auto const t = static_cast<double>(tokens);
+    auto const of = [&](int set) -> inputs& { return in[static_cast<std::size_t>(set)]; };
+    mo::device_matrix<S> dx(tokens, H, memory()), dw(E, H, memory());
+    mo::device_matrix<std::int32_t> list(tokens, 1, memory());
+    mo::device_matrix<std::int64_t> offsets(1, 2, memory());
+    memory().zero(in[0].states.data(), tokens * static_cast<std::int64_t>(sizeof(mo::token_state)));  // all are routed
+    mo::kernels::list_routed(engine(), in[0].states.data(), tokens, list.data(), offsets.data());
+    bool const tensor_cores = !kind.empty();
+    run_.measure(
+        {prefix + "router_input_gradient" + kind, 2 * t * H * E, t * (H + E) * 4 + 4.0 * E * H, tensor_cores, 64,
+         [&](int s) { mo::kernels::router_input_gradient<S>(engine_of(), of(s).logits, weights.router(), dx.data()); },
+         nullptr});
+    run_.measure({prefix + "router_weight_gradient" + kind, 2 * t * H * E, t * (H * 2 + E * 4) + 4.0 * E * H,
+                  tensor_cores, 64,
+                  [&](int s) {
+                    mo::kernels::router_weight_gradient<T>(engine_of(), of(s).logits, of(s).x, list.data(),
+                                                           offsets.data(), dw, false);
+                  },
+                  nullptr});
   }
 
   /// The grouped products of both passes, each beside a dense one of the same size. `kind` ends the names of their rows.

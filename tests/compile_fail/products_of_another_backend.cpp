@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect: mo::radix_sort, mo::cublas_products and mo::tf32_products need 'using backend = mo::cuda' in the deployment; mo::fp8_products on mo::cuda need <moiety/experts/fp8.cuh>.
+// expect: mo::radix_sort, mo::cublas_products, mo::tf32_products and mo::bf16x3_products need 'using backend = mo::cuda' in the deployment; mo::fp8_products on mo::cuda need <moiety/experts/fp8.cuh>.
 #include <moiety/moiety.hpp>
 
 namespace mo = moiety;

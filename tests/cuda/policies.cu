@@ -6,6 +6,7 @@
 #include <moiety/experts/tf32.cuh>
 #include <moiety/kernels/cuda/portable/e4m3_gemm.cuh>
 #include <moiety/kernels/cuda/radix_sort.cuh>
+#include <moiety/router/bf16x3.cuh>
 
 #include <array>
 #include <cstddef>
@@ -63,7 +64,21 @@ template <class Products> void multiply_fp8(mo::cuda_engine& engine, mo::bf16* r
                         rows, rows, sums, rows);
 }
 
+/// A router's products in bf16x3, of one pair of matrices and of two.
+void multiply_router(mo::cuda_engine& engine, mo::bf16* rows, float* sums) {
+  mo::kernels::bf16x3_engine const by(engine, sums);
+  mo::matrix_view<mo::bf16 const> const x{rows, 1, 1};
+  mo::matrix_view<float const> const floats{sums, 1, 1};
+  mo::matrix_view<float> const out{sums, 1, 1};
+  mo::kernels::router_logits<mo::bf16>(by, x, floats, out);
+  mo::kernels::router_logits<mo::bf16>(by, x, floats, out, sums);
+  mo::kernels::router_input_gradient<float>(by, floats, floats, sums);
+  mo::kernels::router_input_gradient<float>(by, std::array{floats, floats}, std::array{floats, floats}, sums);
+  mo::kernels::router_weight_gradient<mo::bf16>(by, floats, x, nullptr, nullptr, out, false);
+}
+
 void use_all(mo::cuda_engine& engine) {
+  multiply_router(engine, nullptr, nullptr);
   mo::radix_sort::build<float>(engine, {}, {});
   mo::radix_sort::build<double>(engine, {}, {});
   multiply<mo::cublas_products, mo::gated_mlp<mo::silu>, mo::bf16>(engine, nullptr, nullptr);

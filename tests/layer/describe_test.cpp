@@ -87,7 +87,8 @@ TEST_CASE("a layer is described with the work and the memory of a call") {
   mo::context<> ctx;
   std::string const text = mo::describe(mo::moe_layer<spec>{ctx}, of).text;
   CHECK(text == mo::describe<spec>().text +
-                    "element  float, weights row_major, products grouped_products, numerics invariant\n16384 tokens: " +
+                    "element  float, weights row_major, products grouped_products, of the router fma_products, "
+                    "numerics invariant\n16384 tokens: " +
                     scaled(forward, "FLOP") + " forward, " + scaled(backward, "FLOP") + " backward\nmemory   weights " +
                     scaled(weights, "B") + ", gradients " + scaled(gradients, "B") + ", saved for backward " +
                     scaled(saved, "B") + ", workspace " + scaled(workspace, "B") + '\n');

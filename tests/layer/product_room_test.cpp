@@ -22,8 +22,27 @@ struct with_shared : spec {
 };
 template <class Products> struct by : mo::deployment<> { using expert_products = Products; };
 
+/// Products of a router that want room.
+struct splitting {
+  struct room {
+    static constexpr std::int64_t logits(std::int64_t hidden, std::int64_t experts) { return 64 * hidden * experts; }
+    static constexpr std::int64_t input_gradient(std::int64_t tokens, std::int64_t hidden, std::int64_t experts,
+                                                 std::int64_t matrices) {
+      return 128 * tokens * hidden * experts * matrices;
+    }
+    static constexpr std::int64_t weight_gradient(std::int64_t tokens, std::int64_t hidden, std::int64_t experts) {
+      return 256 * tokens * hidden * experts;
+    }
+  };
+};
+template <class Products> struct routed_by : by<Products> { using router_products = splitting; };
+struct noisy : spec {
+  using router = mo::router<mo::softmax, mo::top_k<4>, mo::logit_noise>;
+};
+
 constexpr mo::tokens size(10);
-constexpr auto forward = mo::layer_pass::forward, backward = mo::layer_pass::backward_input;
+constexpr auto forward = mo::layer_pass::forward, backward = mo::layer_pass::backward_input,
+               weights = mo::layer_pass::backward_weights;
 
 }  // namespace
 
@@ -35,7 +54,19 @@ TEST_CASE("products have room for the widest rows of their passes, routed or sha
   CHECK(mo::product_room<spec, both>(size, backward) == 40 * 96 * 2);
   CHECK(mo::product_room<spec, first>(size, forward) == 40 * 96 * 2);
   CHECK(mo::product_room<spec, first>(size, backward) == 0);
+  CHECK(mo::product_room<spec, both>(size, weights) == 0);
   CHECK(mo::product_room<with_shared, both>(size, forward) == 10 * 768 * 2);
+}
+
+TEST_CASE("the router's products have the room of the experts', or more; in the weight half, too") {
+  using plain = routed_by<mo::grouped_products>;
+  CHECK(mo::product_room<spec, plain>(size, forward) == 64 * 64 * 8);
+  CHECK(mo::product_room<spec, plain>(size, backward) == 128 * 10 * 64 * 8);
+  CHECK(mo::product_room<noisy, plain>(size, backward) == 2 * 128 * 10 * 64 * 8);
+  CHECK(mo::product_room<spec, plain>(size, weights) == 256 * 10 * 64 * 8);
+  CHECK(mo::product_room<with_shared, routed_by<mo::fp8_products>>(mo::tokens(100), forward) == 100 * 768 * 2);
+  CHECK(mo::layer_workspace<spec, plain>(size) ==
+        mo::forward_plan<spec, float>(size).block.bytes() + 256 * 10 * 64 * 8);
 }
 
 TEST_CASE("room lies behind the plan of its pass, at the end of one block for both") {

@@ -22,6 +22,10 @@ namespace moiety::inline MOIETY_ABI {
 
 template <class S> inline constexpr std::int64_t part_columns<S, cuda> = kernels::cuda_column_tile;
 
+struct do_nothing {
+  void operator()() const {}
+};
+
 template <class Mlp> struct apply_experts<Mlp, cuda> {
   using products = input_products<Mlp>;
   static constexpr bool fits = !products::transposed || products::count == 1;
@@ -48,17 +52,18 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
       down(kernels::gpu::store_rows<T, S>{o, of.hidden});
   }
 
-  /// row_weights and dweight_parts may be null.
-  template <scalar T, class Engine, class Layout>
+  /// row_weights and dweight_parts may be null. `between` puts work into the stream that finds dz and A′ written, and dx not yet.
+  template <scalar T, class Engine, class Layout, class Between = do_nothing>
   static void backward_input(Engine&& engine, expert_rows const& of, kernels::rows_of<T> dy,
                              expert_operands<Mlp, T, Layout> const& weights, T const* z, sum_t<T> const* row_weights,
-                             T* dz, T* scaled_a, sum_t<T>* dweight_parts, T* dx) {
+                             T* dz, T* scaled_a, sum_t<T>* dweight_parts, T* dx, Between const& between = {}) {
     using S = sum_t<T>;
     grouped_gemm_nn<S>(engine, of.experts, of.offsets, of.most, std::array{dy}, weights.backward_down(), of.ffn,
                        of.hidden, detail::differentiate<Mlp, T>{z, row_weights, dz, scaled_a, dweight_parts, of.ffn});
     if (has_biases<Mlp> && dweight_parts != nullptr)
       grouped_gemm_nt<S>(engine, of.experts, of.offsets, of.most, dy, bias_rows(weights.matrices.down_bias, of.hidden),
                          1, of.hidden, detail::store_part<S>{dweight_parts, weight_parts<Mlp, S, cuda>(of.ffn)});
+    between();
     if constexpr (fits)
       grouped_gemm_nn<S>(engine, of.experts, of.offsets, of.most, rows_before<Mlp, T>(dz, of),
                          weights.backward_inputs(), of.hidden, products::width(of.ffn),

@@ -8,6 +8,11 @@
 //   router_bias_gradient      db (+)= Σ dz_t over the tokens of a list           [E]; `one` is a 1 in memory of the back end
 //
 // Tokens that are not in the list have no gradient, and may hold values that are not finite.
+//
+// A deployment names what multiplies in routers:
+//
+//   fma_products      chains of fused multiply-adds, as here and in cuda/portable/router_gemm.cuh: on all back ends the same bits
+//   bf16x3_products   the tensor cores of a CUDA device, see router/bf16x3.cuh
 #pragma once
 
 #include <moiety/backend/host.hpp>
@@ -20,6 +25,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 namespace moiety::inline MOIETY_ABI::kernels {
 
@@ -106,3 +112,14 @@ void router_input_gradient(Engine& engine, matrix_view<S const> dlogits, matrix_
 }
 
 }  // namespace moiety::inline MOIETY_ABI::kernels
+
+namespace moiety::inline MOIETY_ABI {
+
+struct fma_products {
+  static constexpr std::string_view name = "fma_products";
+  template <class Backend> static constexpr bool runs_on = true;
+  template <class Engine> static Engine& on(Engine& engine, void*) { return engine; }
+};
+struct bf16x3_products;
+
+}  // namespace moiety

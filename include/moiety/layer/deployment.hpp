@@ -15,6 +15,8 @@
 //   index_builder  mo::counting_sort: what builds permutations; or mo::radix_sort of CUB, with mo::cuda
 //   expert_products  mo::grouped_products: what multiplies in experts; or mo::fp8_products and others of
 //                <moiety/experts/fp8.hpp>; or mo::cublas_products, mo::tf32_products, with mo::cuda
+//   router_products  mo::fma_products: what multiplies in routers; or mo::bf16x3_products of <moiety/router/bf16x3.cuh>, with
+//                mo::cuda and bf16
 //   numerics     mo::numerics::invariant: the order of a sum is a function of type, dims and policy, never of the batch; or
 //                mo::numerics::fastest: sums over ranks in whatever order is fastest, see docs/determinism.md
 #pragma once
@@ -28,6 +30,7 @@
 #include <moiety/experts/apply.hpp>
 #include <moiety/experts/weight_layout.hpp>
 #include <moiety/kernels/permute.hpp>
+#include <moiety/kernels/router_gemm.hpp>
 #include <moiety/layer/parameter_set.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/mesh/context.hpp>
@@ -52,6 +55,7 @@ template <layout Layout = layout{}> struct deployment {
   using weight_layout = row_major;
   using index_builder = counting_sort;
   using expert_products = grouped_products;
+  using router_products = fma_products;
   using numerics = moiety::numerics::invariant;
 };
 
@@ -66,7 +70,7 @@ template <class Policy, class Backend, class Instead> struct policy_of {
                 "this deployment names a policy with a header of its own: include <moiety/experts/fp8.hpp> for "
                 "mo::fp8_products, or, compiled by nvcc, <moiety/kernels/cuda/radix_sort.cuh> for mo::radix_sort, "
                 "<moiety/experts/cublas.cuh> for mo::cublas_products, <moiety/experts/tf32.cuh> for "
-                "mo::tf32_products.");
+                "mo::tf32_products, <moiety/router/bf16x3.cuh> for mo::bf16x3_products.");
   static constexpr bool runs() {
     if constexpr (known)
       return Policy::template runs_on<Backend>;
@@ -74,8 +78,8 @@ template <class Policy, class Backend, class Instead> struct policy_of {
       return true;
   }
   static_assert(runs(),
-                "mo::radix_sort, mo::cublas_products and mo::tf32_products need 'using backend = mo::cuda' in the "
-                "deployment; mo::fp8_products on mo::cuda need <moiety/experts/fp8.cuh>.");
+                "mo::radix_sort, mo::cublas_products, mo::tf32_products and mo::bf16x3_products need 'using backend = "
+                "mo::cuda' in the deployment; mo::fp8_products on mo::cuda need <moiety/experts/fp8.cuh>.");
   using type = std::conditional_t<known && runs(), Policy, Instead>;
 };
 

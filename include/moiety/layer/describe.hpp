@@ -130,7 +130,8 @@ template <class Spec, class Deployment> description describe(moe_layer<Spec, Dep
   std::ostringstream out;
   out << describe<Spec>() << "element  " << name_of<detail::element_t<Deployment>> << ", weights "
       << detail::weight_layout_t<Deployment>::name << ", products "
-      << detail::policy_name<typename Deployment::expert_products>() << ", numerics "
+      << detail::policy_name<typename Deployment::expert_products>() << ", of the router "
+      << detail::policy_name<typename Deployment::router_products>() << ", numerics "
       << (detail::sums_fastest<Deployment> ? "fastest" : "invariant") << '\n'
       << of.count << " tokens: " << detail::scaled(forward_flops<Spec>(of), "FLOP") << " forward, "
       << detail::scaled(backward_flops<Spec>(of), "FLOP") << " backward\n"

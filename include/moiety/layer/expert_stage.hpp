@@ -53,6 +53,7 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
   static constexpr bool biased = pending_plan<Spec, T>::biased;
   static constexpr bool may_gather = !travels && kernels::may_want_rows_in_order<T, engine_type>;
   static constexpr gathered_rows gathers = products::gathers_first;
+  static constexpr bool may_share_dy = may_gather && gathers.backward_input && gathers.backward_weights;
 
  public:
   using typename travel::links;
@@ -90,10 +91,11 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
     travel::combine(ctx.engine(), tape, own, results.sums, by_slot, base, y);
   }
 
-  /// `work` is that of backward_plan, `pending` that of pending_plan.
-  template <class Weights>
-  static void backward_input(context_type& ctx, links& through, Weights const& weights, tape_type& tape,
-                             buffer const& work) {
+  /// `work` is that of backward_plan, `pending` that of pending_plan. Gradients that are given get those of W_down at once where
+  /// rows of dy lie in order, which they do not later on: whether they have them.
+  template <class Weights, class Gradients>
+  static bool backward_input(context_type& ctx, links& through, Weights const& weights, tape_type& tape,
+                             buffer const& work, [[maybe_unused]] Gradients* gradients) {
     pending_plan<Spec, T> const kept(tape.size());
     backward_plan<Spec, T, backend> const plan(tape.size());
     permutation_view const& order = tape.permutation();
@@ -104,13 +106,24 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
     T* const dx_rows = detail::at<T>(work, plan.row_inputs);
     auto const own_weights = travel::template spread<weighted>(ctx, through, tape, row_weights);
     kernels::rows_of<T> const own_dy = local::dispatch(tape.expert_dy(), order);
-    auto const work_back = [&](expert_rows const& rows, kernels::rows_of<T> const& dy) {
-      apply::backward_input(ctx.engine(), in_room(rows, tape, work, layer_pass::backward_input), dy, weights.operands(),
-                            tape.pre_activation(), row_weights, detail::at<T>(tape.pending, kept.pre_activation),
-                            detail::at<T>(tape.pending, kept.activation), parts, dx_rows);
-    };
     kernels::rows_of<T> const read_dy =
         in_order<gathers.backward_input>(ctx.engine(), tape, own_dy, tape.expert_dy(), dx_rows);
+    bool const has_down = may_share_dy && gradients != nullptr && read_dy.index == nullptr;
+    auto const work_back = [&](expert_rows const& rows, kernels::rows_of<T> const& dy) {
+      T* const scaled_a = detail::at<T>(tape.pending, kept.activation);
+      auto const go_back = [&](auto const&... between) {
+        apply::backward_input(ctx.engine(), in_room(rows, tape, work, layer_pass::backward_input), dy,
+                              weights.operands(), tape.pre_activation(), row_weights,
+                              detail::at<T>(tape.pending, kept.pre_activation), scaled_a, parts, dx_rows, between...);
+      };
+      if constexpr (may_share_dy)
+        if (has_down)
+          return go_back([&] {
+            apply::backward_down_weights(ctx.engine(), rows, dy, scaled_a, gradients->experts(), !gradients->empty(),
+                                         factors_of(tape, work));
+          });
+      go_back();
+    };
     std::int64_t const own_rows = own_rows_of<Spec>(tape.size());
     typename travel::template result<T, travel::home::summed> of_dx{dx_rows, read::expert_hidden, own_rows};
     typename travel::template result<S> of_parts{parts, parts_of_weight(tape), own_rows};
@@ -130,6 +143,7 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
     else
       kernels::input_weight_gradients<T>(ctx.engine(), order, travel::all_rows(own_dx, tape), tape.expert_x(),
                                          dweights);
+    return has_down;
   }
 
   /// base [T × H] is what else reached x.
@@ -141,13 +155,12 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
     travel::combine(engine, tape, rows, tape.dx_sums, by_slot, base, dx);
   }
 
-  /// `work` is that of forward_plan; it may be empty where it is not needed again.
+  /// `work` is that of forward_plan; it may be empty where it is not needed again. has_down: the gradients have those of W_down.
   template <class Gradients>
   static void backward_weights(context_type& ctx, links& through, tape_type& tape, buffer const& work,
-                               Gradients& gradients, bool accumulate) {
+                               Gradients& gradients, bool accumulate, [[maybe_unused]] bool has_down) {
     pending_plan<Spec, T> const kept(tape.size());
-    bias_factors<S> factors;
-    if (biased) factors = {row_weights_of(tape, work), detail::at<S>(tape.pending, kept.one)};
+    bias_factors<S> const factors = factors_of(tape, work);
     buffer arrived;
     T* const dz = detail::at<T>(tape.pending, kept.pre_activation);
     T* const scaled_a = detail::at<T>(tape.pending, kept.activation);
@@ -157,6 +170,7 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
       T* const room = detail::at<T>(work, forward_plan<Spec, T>(tape.size()).output);
       apply::backward_input_weights(ctx.engine(), rows, in_order<true>(ctx.engine(), tape, x, tape.expert_x(), room),
                                     dz, gradients.experts(), accumulate, factors);
+      if (has_down) return;
       apply::backward_down_weights(ctx.engine(), rows, in_order<true>(ctx.engine(), tape, dy, tape.expert_dy(), room),
                                    scaled_a, gradients.experts(), accumulate, factors);
     } else {
@@ -209,6 +223,12 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
   static kernels::rows_of<T> dy_again(tape_type const& tape) {
     if constexpr (travels) return travel::exchange_of(tape).template brought<T>(tape.dy_rows, read::expert_hidden);
     return local::dispatch(tape.expert_dy(), tape.permutation());
+  }
+
+  /// What gradients of biases need; nothing without.
+  static bias_factors<S> factors_of(tape_type const& tape, buffer const& work) {
+    if (!biased) return {};
+    return {row_weights_of(tape, work), detail::at<S>(tape.pending, pending_plan<Spec, T>(tape.size()).one)};
   }
 
   /// Where the weights of rows stand: with biases the weight half needs them too. Null where inputs have them already.

@@ -136,55 +136,12 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   void backward(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx,
                 gradients_type& gradients) const {
     tape.options().check_accumulation(gradients.empty());
-    backward_input(weights, tape, dy, dx);
-    backward_weights(tape, gradients);
+    weight_half(tape, gradients, input_half(weights, tape, dy, dx, &gradients));
   }
-
   void backward_input(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx) const {
-    range const named("moiety backward_input");
-    call_together(*ctx_, dispatcher::travels, {"backward_input", tape.place().step}, [&] {
-      tape.expect(tape_state::forward_done, weights.router().data(), "backward_input");
-      weights.expect_packed("backward_input");
-      detail::check_shape(ctx_->engine(), "backward", "dy", dy, tape.x.rows(), read::hidden);
-      detail::check_call(ctx_->engine(), "backward", read::hidden, "dy", dy, "dx", dx);
-      detail::check_call(ctx_->engine(), "backward", read::hidden, "x", tape.x, "dx", dx);
-    });
-    pending_plan<Spec, T> const kept(tape.size());
-    buffer const work = workspace(tape);  // first: it is the block of forward
-    tape.pending = buffer(kept.block.bytes(), ctx_->memory());
-    tape.dy = dy;
-    S const one = 1;
-    if (pending_plan<Spec, T>::needs_one)
-      ctx_->memory().store(detail::at<S>(tape.pending, kept.one), &one, sizeof(one));
-    backward_plan<Spec, T, backend> const plan(tape.size());
-    S* const dx_router = detail::at<S>(work, plan.router_inputs);
-    if constexpr (read::has_latent) latent::leave_backward(ctx_->engine(), weights, tape);
-    experts::backward_input(*ctx_, links_, weights, tape, work);
-    routing::backward_input(ctx_->engine(), weights, tape, detail::at<S>(work, plan.weights), dx_router);
-    if constexpr (read::has_shared) shared::backward_input(ctx_->engine(), weights, tape, work, dx_router);
-    if constexpr (read::has_latent) {
-      experts::combine_input(ctx_->engine(), tape, work, nullptr, latent::dx_of(tape));
-      latent::enter_backward(ctx_->engine(), weights, tape, dx_router, dx);
-    } else {
-      experts::combine_input(ctx_->engine(), tape, work, dx_router, dx);
-    }
-    tape.advance(tape_state::input_half_done);
+    input_half(weights, tape, dy, dx, nullptr);
   }
-
-  void backward_weights(tape_type& tape, gradients_type& gradients) const {
-    range const named("moiety backward_weights");
-    tape.expect(tape_state::input_half_done, tape.weights(), "backward_weights");
-    tape.options().check_accumulation(gradients.empty());
-    bool const accumulate = !gradients.empty();
-    constexpr bool computes_again = read::router_type::has_jitter || experts::needs_work_again;
-    buffer const work = computes_again ? workspace(tape) : buffer();
-    experts::backward_weights(*ctx_, links_, tape, work, gradients, accumulate);
-    routing::backward_weights(ctx_->engine(), tape, work.data(), gradients, accumulate);
-    if constexpr (read::has_latent) latent::backward_weights(ctx_->engine(), tape, gradients, accumulate);
-    if constexpr (read::has_shared) shared::backward_weights(ctx_->engine(), tape, gradients, accumulate);
-    gradients.filled();
-    tape.advance(tape_state::finished);
-  }
+  void backward_weights(tape_type& tape, gradients_type& gradients) const { weight_half(tape, gradients, false); }
 
   /// What one forward found, for a ledger: of this rank.
   layer_record<Spec> record(tape_type const& tape) const { return layer_record<Spec>(tape); }
@@ -197,6 +154,49 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   }
 
  private:
+  /// Gradients that are given may get those of W_down here: whether they have.
+  bool input_half(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx,
+                  gradients_type* gradients) const {
+    range const named("moiety backward_input");
+    call_together(*ctx_, dispatcher::travels, {"backward_input", tape.place().step}, [&] {
+      tape.expect(tape_state::forward_done, weights.router().data(), "backward_input");
+      weights.expect_packed("backward_input");
+      detail::check_shape(ctx_->engine(), "backward", "dy", dy, tape.x.rows(), read::hidden);
+      detail::check_call(ctx_->engine(), "backward", read::hidden, "dy", dy, "dx", dx);
+      detail::check_call(ctx_->engine(), "backward", read::hidden, "x", tape.x, "dx", dx);
+    });
+    buffer const work = workspace(tape);  // first: it is the block of forward
+    tape.begin_backward(dy);
+    S* const dx_router = detail::at<S>(work, backward_plan<Spec, T, backend>(tape.size()).router_inputs);
+    if constexpr (read::has_latent) latent::leave_backward(ctx_->engine(), weights, tape);
+    bool const has_down = experts::backward_input(*ctx_, links_, weights, tape, work, gradients);
+    routing::backward_input(ctx_->engine(), weights, tape, work, dx_router);
+    if constexpr (read::has_shared) shared::backward_input(ctx_->engine(), weights, tape, work, dx_router);
+    if constexpr (read::has_latent) {
+      experts::combine_input(ctx_->engine(), tape, work, nullptr, latent::dx_of(tape));
+      latent::enter_backward(ctx_->engine(), weights, tape, dx_router, dx);
+    } else {
+      experts::combine_input(ctx_->engine(), tape, work, dx_router, dx);
+    }
+    tape.advance(tape_state::input_half_done);
+    return has_down;
+  }
+
+  void weight_half(tape_type& tape, gradients_type& gradients, bool has_down) const {
+    range const named("moiety backward_weights");
+    tape.expect(tape_state::input_half_done, tape.weights(), "backward_weights");
+    tape.options().check_accumulation(gradients.empty());
+    bool const accumulate = !gradients.empty();
+    constexpr bool computes_again = routing::needs_work_again || experts::needs_work_again;
+    buffer const work = computes_again ? workspace(tape) : buffer();
+    experts::backward_weights(*ctx_, links_, tape, work, gradients, accumulate, has_down);
+    routing::backward_weights(ctx_->engine(), tape, work, gradients, accumulate);
+    if constexpr (read::has_latent) latent::backward_weights(ctx_->engine(), tape, gradients, accumulate);
+    if constexpr (read::has_shared) shared::backward_weights(ctx_->engine(), tape, gradients, accumulate);
+    gradients.filled();
+    tape.advance(tape_state::finished);
+  }
+
   /// The workspace of forward and of both halves of backward, which one after another have the same block.
   buffer workspace(tape_type const& tape) const {
     return buffer(layer_workspace<Spec, Deployment>(tape.size()), ctx_->memory());

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Room in the workspace for products that want some, as those of 8 bits do for the rows that they quantise.
+// Room in the workspace for products that want some, as those of 8 bits do for the rows that they quantise, and a router's for
+// the parts of what they split.
 //
-//   product_room<Spec, D>(T, pass)    bytes of forward or of the input half: the most of routed and of shared experts
-//   layer_workspace<Spec, D>(T)       of forward and of the input half, in turn: each one's plan, and its room behind it
+//   product_room<Spec, D>(T, pass)    bytes of a pass: the most of routed experts, of shared ones and of the router
+//   layer_workspace<Spec, D>(T)       of forward and of both halves, in turn: each one's plan, and its room behind it
 //
-// Both ask for the same block (memory_plan.hpp), at whose end the room lies.
+// All ask for the same block (memory_plan.hpp), at whose end the room lies.
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -19,13 +20,16 @@
 
 namespace moiety::inline MOIETY_ABI {
 
-enum class layer_pass { forward, backward_input };
+enum class layer_pass { forward, backward_input, backward_weights };
 
-template <class Spec, class Deployment> constexpr std::int64_t product_room(tokens of, layer_pass pass) {
+namespace detail {
+
+template <class Spec, class Deployment> constexpr std::int64_t expert_room(tokens of, layer_pass pass) {
   using spec = spec_of<Spec>;
   using products = typename Deployment::expert_products;
   using backend = typename Deployment::backend;
   if constexpr (requires { products::wants_room; }) {
+    if (pass == layer_pass::backward_weights) return 0;
     using experts = typename products::template apply<typename spec::experts_type, backend>;
     using shared = typename products::template apply<typename spec::shared_mlp, backend>;
     bool const backward = pass == layer_pass::backward_input;
@@ -37,6 +41,28 @@ template <class Spec, class Deployment> constexpr std::int64_t product_room(toke
   return 0;
 }
 
+template <class Deployment> inline constexpr bool router_wants_room = requires {
+  typename Deployment::router_products::room;
+};
+template <class Spec, class Deployment> constexpr std::int64_t router_room(tokens of, layer_pass pass) {
+  using spec = spec_of<Spec>;
+  if constexpr (router_wants_room<Deployment>) {
+    using room = typename Deployment::router_products::room;
+    constexpr std::int64_t matrices = has_learned_noise<typename spec::router_type> ? 2 : 1;
+    if (pass == layer_pass::forward) return room::logits(spec::hidden, spec::experts);
+    if (pass == layer_pass::backward_input)
+      return room::input_gradient(of.count, spec::hidden, spec::experts, matrices);
+    return room::weight_gradient(of.count, spec::hidden, spec::experts);
+  }
+  return 0;
+}
+
+}  // namespace detail
+
+template <class Spec, class Deployment> constexpr std::int64_t product_room(tokens of, layer_pass pass) {
+  return std::max(detail::expert_room<Spec, Deployment>(of, pass), detail::router_room<Spec, Deployment>(of, pass));
+}
+
 template <class Spec, class Deployment> constexpr std::int64_t infer_workspace(tokens of) {
   using T = detail::element_t<Deployment>;
   return forward_plan<Spec, T>(of).block.bytes() + product_room<Spec, Deployment>(of, layer_pass::forward);
@@ -44,9 +70,11 @@ template <class Spec, class Deployment> constexpr std::int64_t infer_workspace(t
 
 template <class Spec, class Deployment> constexpr std::int64_t layer_workspace(tokens of) {
   using T = detail::element_t<Deployment>;
-  std::int64_t const backward = backward_plan<Spec, T, typename Deployment::backend>(of).block.bytes();
-  return std::max(infer_workspace<Spec, Deployment>(of),
-                  backward + product_room<Spec, Deployment>(of, layer_pass::backward_input));
+  std::int64_t const forward = forward_plan<Spec, T>(of).block.bytes(),
+                     backward = backward_plan<Spec, T, typename Deployment::backend>(of).block.bytes();
+  auto const room = [of](layer_pass pass) { return product_room<Spec, Deployment>(of, pass); };
+  return std::max({forward + room(layer_pass::forward), backward + room(layer_pass::backward_input),
+                   forward + room(layer_pass::backward_weights)});
 }
 
 /// Where the room lies in a workspace.

@@ -23,6 +23,7 @@
 #include <moiety/layer/loss_gradients.hpp>
 #include <moiety/layer/memory_plan.hpp>
 #include <moiety/layer/options.hpp>
+#include <moiety/layer/product_room.hpp>
 #include <moiety/layer/rank_sums.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/layer/tape.hpp>
@@ -43,6 +44,7 @@ template <class Spec, class Deployment> class routing_stage {
   using router_type = typename read::router_type;
   using capacity = typename read::capacity_type;
   using index_builder = typename detail::policy_of<typename Deployment::index_builder, backend, counting_sort>::type;
+  using products = typename detail::policy_of<typename Deployment::router_products, backend, fma_products>::type;
   static constexpr int experts = static_cast<int>(read::experts);
   static constexpr bool expects_loads = read::losses_type::needs_expected_loads;
 
@@ -78,8 +80,10 @@ template <class Spec, class Deployment> class routing_stage {
     layer_options<Spec> const& options = tape.options();
     router_type const router = router_of(options, weights);
     matrix_view<T const> const seen = keep ? seen_by_router(engine, router, tape, work.data()) : tape.x;
-    kernels::router_logits<T>(engine, seen, weights.router(), tape.logits(), weights.router_bias());
-    if (keep) add_noise(engine, weights, tape, seen);
+    using kernels::router_logits;
+    void* const room = room_in<Spec, Deployment>(work, tape.size(), layer_pass::forward);
+    router_logits<T>(products::on(engine, room), seen, weights.router(), tape.logits(), weights.router_bias());
+    if (keep) add_noise(engine, weights, tape, seen, room);
     auto const policy = options.non_finite.value_or(backend::default_non_finite);
     if constexpr (!couples)
       kernels::route<router_type, S, experts>(engine, router, tape.logits(), about, policy, tape.routing(),
@@ -108,36 +112,45 @@ template <class Spec, class Deployment> class routing_stage {
     if constexpr (detail::has_ranks<Deployment>) sum_statistics(ctx, tape);
   }
 
-  /// dweights [T × k]; writes the gradient of the logits to the tape, and its part of dx [T × H].
+  /// Writes the gradient of the logits to the tape, and its part of dx [T × H]. `work` is that of backward_plan, with that of the
+  /// weights [T × k].
   template <class Weights>
   static void backward_input(engine_type& engine, Weights const& weights, layer_tape<Spec, T> const& tape,
-                             S const* dweights, S* dx) {
+                             buffer const& work, S* dx) {
     router_type const router = router_of(tape.options(), weights);
+    S const* const dweights = detail::at<S>(work, backward_plan<Spec, T, backend>(tape.size()).weights);
     loss_gradients<Spec> const losses{tape.options().losses, tape.units(), tape.given_weight(), tape.loss_scale()};
     kernels::route_backward<router_type, S, experts>(engine, router, tape.logits(), tape.routing(), dweights, losses,
                                                      dlogits_of(tape), false);
     noise_backward(engine, router, tape, losses);
+    using kernels::router_input_gradient;
+    auto&& by = products::on(engine, room_in<Spec, Deployment>(work, tape.size(), layer_pass::backward_input));
     if constexpr (router_type::has_learned_noise)
-      kernels::router_input_gradient<S>(engine, operands{dlogits_of(tape), dnoise_of(tape)},
-                                        operands{weights.router(), weights.router_noise()}, dx);
+      router_input_gradient<S>(by, operands{dlogits_of(tape), dnoise_of(tape)},
+                               operands{weights.router(), weights.router_noise()}, dx);
     else
-      kernels::router_input_gradient<S>(engine, dlogits_of(tape), weights.router(), dx);
+      router_input_gradient<S>(by, dlogits_of(tape), weights.router(), dx);
     if constexpr (router_type::has_jitter) {
       matrix_view<S> const seen{dx, tape.x.rows(), read::hidden};
       kernels::jitter_rows<S>(engine, router.jitter(), tape.place(), seen, seen);
     }
   }
 
-  /// `work` has room for x where there is jitter.
+  /// Whether the weight half needs the workspace.
+  static constexpr bool needs_work_again = router_type::has_jitter || detail::router_wants_room<Deployment>;
+
+  /// `work` is that of forward_plan; it may be empty where it is not needed again.
   template <class Gradients>
-  static void backward_weights(engine_type& engine, layer_tape<Spec, T> const& tape, void* work, Gradients& gradients,
-                               bool accumulate) {
-    matrix_view<T const> const seen = seen_by_router(engine, tape.options().router, tape, work);
-    kernels::router_weight_gradient<T>(engine, dlogits_of(tape), seen, tape.routed_tokens(), tape.routed_offsets(),
-                                       gradients.router(), accumulate);
+  static void backward_weights(engine_type& engine, layer_tape<Spec, T> const& tape, buffer const& work,
+                               Gradients& gradients, bool accumulate) {
+    using kernels::router_weight_gradient;
+    matrix_view<T const> const seen = seen_by_router(engine, tape.options().router, tape, work.data());
+    auto&& by = products::on(engine, room_in<Spec, Deployment>(work, tape.size(), layer_pass::backward_weights));
+    router_weight_gradient<T>(by, dlogits_of(tape), seen, tape.routed_tokens(), tape.routed_offsets(),
+                              gradients.router(), accumulate);
     if constexpr (router_type::has_learned_noise)
-      kernels::router_weight_gradient<T>(engine, dnoise_of(tape), seen, tape.routed_tokens(), tape.routed_offsets(),
-                                         gradients.router_noise(), accumulate);
+      router_weight_gradient<T>(by, dnoise_of(tape), seen, tape.routed_tokens(), tape.routed_offsets(),
+                                gradients.router_noise(), accumulate);
     if constexpr (router_type::has_linear_bias)
       kernels::router_bias_gradient<S>(
           engine, dlogits_of(tape), detail::at<S>(tape.pending, pending_plan<Spec, T>(tape.size()).one),
@@ -169,9 +182,10 @@ template <class Spec, class Deployment> class routing_stage {
   /// The logits of a tape that is kept become noisy, where the router says so.
   template <class Weights>
   static void add_noise(engine_type& engine, Weights const& weights, layer_tape<Spec, T>& tape,
-                        [[maybe_unused]] matrix_view<T const> seen) {
+                        [[maybe_unused]] matrix_view<T const> seen, [[maybe_unused]] void* room) {
+    using kernels::router_logits;
     if constexpr (router_type::has_learned_noise)
-      kernels::router_logits<T>(engine, seen, weights.router_noise(), tape.noise_logits());
+      router_logits<T>(products::on(engine, room), seen, weights.router_noise(), tape.noise_logits());
     if constexpr (router_type::has_logit_noise)
       kernels::add_logit_noise<noise_type, S>(engine, tape.options().router.noise(), tape.place(), tape.noise_logits(),
                                               tape.logits());

@@ -161,6 +161,15 @@ template <class Spec, scalar T> class layer_tape {
   }
   arrivals& dispatched() const { return *dispatched_; }
 
+  /// The input half begins: its dy, and room for what it leaves.
+  void begin_backward(matrix_view<T const> of) {
+    pending_plan<Spec, T> const plan(tokens_);
+    pending = buffer(plan.block.bytes(), *memory_);
+    dy = of;
+    S const one = 1;
+    if (plan.needs_one) memory_->store(detail::at<S>(pending, plan.one), &one, sizeof(one));
+  }
+
   matrix_view<T const> x{};
   matrix_view<T const> dy{};
   buffer pending{};
