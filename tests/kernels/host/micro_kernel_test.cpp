@@ -42,7 +42,9 @@ template <class U> gemm::sum_of<U> add(U a, U b, gemm::sum_of<U> sum) {
   }
 }
 
-template <class U> void check(int64 rows, int vectors, int64 steps, bool resume, bool stream) {
+/// `halves`: the upper half of the last register is not to be touched.
+template <class U>
+void check(int64 rows, int vectors, int64 steps, bool resume, bool stream, [[maybe_unused]] bool halves = false) {
   using S = gemm::sum_of<U>;
   CAPTURE(rows);
   CAPTURE(vectors);
@@ -58,18 +60,22 @@ template <class U> void check(int64 rows, int vectors, int64 steps, bool resume,
   std::vector<line> memory(static_cast<std::size_t>(high * width) / (64 / sizeof(S)) + 1);
   S* const sums = memory[0].values;
   std::vector<S> expected(static_cast<std::size_t>(high * width));
+  auto const touched = [&](int64 i) { return !halves || i % width < width - simd::lanes<U> / 2; };
   for (int64 i = 0; i < high * width; ++i) {
     sums[i] = resume ? static_cast<S>(unit<S>(bits)) : std::numeric_limits<S>::quiet_NaN();
-    S sum = resume ? sums[i] : S{0};
-    for (int64 k = 0; k < steps; ++k)
+    S sum = resume || !touched(i) ? sums[i] : S{0};
+    for (int64 k = 0; touched(i) && k < steps; ++k)
       sum = add(narrow[static_cast<std::size_t>(i / width * stride + k)],
                 wide[static_cast<std::size_t>(k * width + i % width)], sum);
     expected[static_cast<std::size_t>(i)] = sum;
   }
   gemm::strided_rows<U> const strip{reinterpret_cast<std::byte const*>(narrow.data()),
                                     stride * static_cast<int64>(sizeof(U))};
-  gemm::micro_kernel<U>(rows, vectors, steps, strip, wide.data(),
-                        {resume ? sums : nullptr, width, sums, width, stream});
+  gemm::tile_sums<S> const to{resume ? sums : nullptr, width, sums, width, stream};
+#if defined(__AVX512VL__)
+  if (halves) gemm::half_kernel<U>(vectors, steps, strip, wide.data(), to, gemm::no_prefetch{});
+#endif
+  if (!halves) gemm::micro_kernel<U>(rows, vectors, steps, strip, wide.data(), to);
   simd::fence_stores();
   for (int64 i = 0; i < high * width; ++i)
     CHECK(std::bit_cast<std::array<std::byte, sizeof(S)>>(sums[i]) ==
@@ -85,6 +91,14 @@ TEST_CASE_TEMPLATE("every shape of tile is the chain of its unit", U, float, dou
         check<U>(rows, vectors, steps, false, false);
         check<U>(rows, vectors, steps, true, true);
       }
+}
+
+TEST_CASE_TEMPLATE("of a register that is half empty the lower half is the same chain", U, float, double,
+                   gemm::bf16_pair) {
+  if (!simd::has_halves) return;
+  for (int const vectors : {2, 3})
+    for (int64 const steps : {0, 1, 19})
+      for (bool const resume : {false, true}) check<U>(gemm::most_narrow, vectors, steps, resume, false, true);
 }
 
 TEST_CASE("units are what both operands hold") {

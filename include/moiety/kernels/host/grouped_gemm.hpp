@@ -23,6 +23,7 @@
 
 #include <algorithm>
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -192,6 +193,7 @@ template <class U> struct panel_block {
   std::int64_t steps;           // from one panel's first step to the next panel's, per lane
   std::int64_t first_step = 0;  // of the block, in packed panels of all steps
   upcoming<U> soon{};
+  bool half_last = false;  // the last register of several is half empty
 
   U const* panel(std::int64_t p) const { return data + cut.first(p) * steps + first_step * cut.width(p); }
 };
@@ -207,8 +209,11 @@ void multiply_rows(rows_of<A> a, std::int64_t rows, std::int64_t count, panel_bl
     for (std::int64_t p = 0; p < block.cut.count; ++p) {
       sum_of<U>* const out = sums + r * stride + block.cut.first(p);
       auto const product = [&](auto soon) {
-        micro_kernel<U>(present, block.cut.vectors(p), steps, strip, block.panel(p),
-                        {resume ? out : nullptr, stride, out, stride}, soon);
+        tile_sums<sum_of<U>> const to{resume ? out : nullptr, stride, out, stride};
+        if constexpr (simd::has_halves && !std::same_as<decltype(soon), prefetch_rows<2, 2>>)  // of the last strip
+          if (block.half_last && p + 1 == block.cut.count && kernel_rows(present) == most_narrow)
+            return half_kernel<U>(block.cut.vectors(p), steps, strip, block.panel(p), to, soon);
+        micro_kernel<U>(present, block.cut.vectors(p), steps, strip, block.panel(p), to, soon);
       };
       auto const next_rows = [&] {
         return prefetch_rows<3, 1>::share(reinterpret_cast<std::byte const*>(a.row(r + most_narrow)), most_narrow,
@@ -306,6 +311,7 @@ void nt_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a, std::arr
     std::int64_t const count = std::min(sizes::nt_values, k - k0);
     pack_along<U>([&](std::int64_t i) { return a.row(t.row + i) + k0; }, t.rows, count, wide);
     panel_block<U> block{cut, wide, steps_of<U>(count)};
+    block.half_last = t.rows > simd::lanes<U> && cut.lanes() - t.rows >= simd::lanes<U> / 2;
     for (std::size_t m = 0; m < M; ++m) {
       if (m + 1 == M && a.index == nullptr && k0 + count < k)
         block.soon = next_rows_of<U>(rows_from(a, t.row, k0 + count), t.rows, std::min(count, k - k0 - count));

@@ -192,6 +192,52 @@ void micro_kernel(std::int64_t steps, Narrow narrow, Wide wide, tile_sums<sum_of
   }
 }
 
+#if defined(__AVX512VL__)
+/// The same of most_narrow rows against one or two registers, and the lower half of one more, whose upper half is not stored.
+template <class U, int Whole, class Narrow, class Prefetch>
+void half_kernel(std::int64_t steps, Narrow narrow, U const* wide, tile_sums<sum_of<U>> const& sums, Prefetch soon) {
+  using S = sum_of<U>;
+  constexpr int lanes = simd::lanes<U>, last = Whole * lanes;
+  constexpr std::size_t high = most_narrow, across = Whole;
+  simd::vec<S> sum[high][across];
+  simd::half_vec<S> half[high];
+  MOIETY_UNROLL(8)
+  for (int i = 0; i < most_narrow; ++i) {
+    S const* const from = sums.from + i * sums.from_stride;
+    MOIETY_UNROLL(2)
+    for (int j = 0; j < Whole; ++j) sum[i][j] = sums.from != nullptr ? simd::load(from + j * lanes) : simd::zero<S>();
+    half[i] = sums.from != nullptr ? simd::load_half(from + last) : simd::half_vec<S>{};
+  }
+  for (std::int64_t k = 0; k < steps; ++k, wide += last + lanes) {
+    simd::vec<U> right[across];
+    MOIETY_UNROLL(2)
+    for (int j = 0; j < Whole; ++j) right[j] = simd::load(wide + j * lanes);
+    simd::half_vec<U> const right_half = simd::load_half(wide + last);
+    MOIETY_UNROLL(8)
+    for (int i = 0; i < most_narrow; ++i) {
+      simd::vec<U> const left = simd::broadcast(narrow.at(i));
+      MOIETY_UNROLL(2)
+      for (int j = 0; j < Whole; ++j) sum[i][j] = simd::fma(left, right[j], sum[i][j]);
+      half[i] = simd::fma_half(simd::lower_half<U>(left), right_half, half[i]);
+    }
+    soon.advance();
+    narrow.advance();
+  }
+  MOIETY_UNROLL(8)
+  for (int i = 0; i < most_narrow; ++i) {
+    MOIETY_UNROLL(2)
+    for (int j = 0; j < Whole; ++j) simd::store(sums.to + i * sums.to_stride + j * lanes, sum[i][j]);
+    simd::store_half(sums.to + i * sums.to_stride + last, half[i]);
+  }
+}
+template <class U, class Narrow, class Prefetch>
+void half_kernel(int vectors, std::int64_t steps, Narrow narrow, U const* wide, tile_sums<sum_of<U>> const& sums,
+                 Prefetch soon) {
+  if (vectors == 2) return half_kernel<U, 1>(steps, narrow, wide, sums, soon);
+  half_kernel<U, 2>(steps, narrow, wide, sums, soon);
+}
+#endif
+
 /// The rows that a micro kernel for `rows` of them computes: the next of 1, 2, 4 and 8.
 constexpr int kernel_rows(std::int64_t rows) { return rows > 4 ? most_narrow : rows > 2 ? 4 : static_cast<int>(rows); }
 

@@ -239,6 +239,55 @@ inline void fence_stores() {
 #endif
 }
 
+#if defined(__AVX512VL__)
+// Lower halves of registers: cores whose units have half the width of one take half as long for them.
+inline constexpr bool has_halves = true;
+
+namespace detail {
+template <class S> struct half_of;
+template <> struct half_of<float> { typedef float type __attribute__((vector_size(MOIETY_VECTOR_BYTES / 2))); };
+template <> struct half_of<double> { typedef double type __attribute__((vector_size(MOIETY_VECTOR_BYTES / 2))); };
+template <> struct half_of<bf16_pair> {
+  typedef std::uint32_t type __attribute__((vector_size(MOIETY_VECTOR_BYTES / 2)));
+};
+}  // namespace detail
+template <class S> using half_vec = typename detail::half_of<S>::type;
+
+template <class S> [[gnu::always_inline]] inline half_vec<S> load_half(S const* from) {
+  half_vec<S> value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+template <class S> [[gnu::always_inline]] inline void store_half(S* to, half_vec<S> value) {
+  std::memcpy(static_cast<void*>(to), &value, sizeof value);
+}
+template <class S> [[gnu::always_inline]] inline half_vec<S> lower_half(vec<S> const& of) {
+  half_vec<S> value;
+  std::memcpy(&value, &of, sizeof value);
+  return value;
+}
+
+/// As fma of whole registers.
+[[gnu::always_inline]] inline half_vec<float> fma_half(half_vec<float> a, half_vec<float> b, half_vec<float> c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+[[gnu::always_inline]] inline half_vec<double> fma_half(half_vec<double> a, half_vec<double> b, half_vec<double> c) {
+  return _mm256_fmadd_pd(a, b, c);
+}
+[[gnu::always_inline]] inline half_vec<float> fma_half(half_vec<bf16_pair> a, half_vec<bf16_pair> b,
+                                                       half_vec<float> c) {
+#if defined(__AVX512BF16__)
+  return (half_vec<float>)_mm256_dpbf16_ps((__m256)c, (__m256bh)a, (__m256bh)b);
+#else
+  constexpr std::uint32_t second = 0xffff0000u;
+  c = fma_half((half_vec<float>)(a & second), (half_vec<float>)(b & second), c);
+  return fma_half((half_vec<float>)(a << 16), (half_vec<float>)(b << 16), c);
+#endif
+}
+#else
+inline constexpr bool has_halves = false;
+#endif
+
 /// Stores the first count lanes.
 template <class S> inline void store_first(S* to, vec<S> value, std::int64_t count) {
   std::memcpy(to, &value, static_cast<std::size_t>(count) * sizeof(S));
