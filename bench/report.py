@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from statistics import geometric_mean, median
+from statistics import geometric_mean, median, mode
 
 DIRECTIONS = {"nt": "forward (nt)", "nt2": "gate and up (nt2)", "nn": "input gradient (nn)",
               "tn": "weight gradient (tn)"}
@@ -28,7 +28,7 @@ class Row:
         self.limit = 100 * middle("floor_s") / self.time
         self.peak = 100 * self.flops / self.time / middle("fma_rate")  # % of the loop on registers
         self.busy = middle("busy")
-        self.bound_by = runs[-1]["label"]
+        self.bound_by = mode(run["label"] for run in runs)
         self.nanoseconds = self.time / self.items * 1e9
 
 
@@ -352,7 +352,7 @@ def goals(run, with_missing):
     lines += rank_goals(run)
     if not with_missing:
         lines = [line for line in lines if line[3]]
-    return section("Goals", "The least over shapes counts; one thread unless said otherwise.",
+    return section("Goals", "The least over shapes counts, and one thread, unless said otherwise.",
                    table(["piece", "first release", "goal", "measured", "reached"], lines))
 
 

@@ -91,6 +91,27 @@ TEST_CASE("exp has the same bits in a vector loop and alone") {
   }
 }
 
+TEST_CASE_TEMPLATE("logistic is 1 / (1 + exp(-v)), or 0 where that is no normal number", S, float, double) {
+  using numbers = std::numeric_limits<S>;
+  auto const wanted = [](S v) {
+    S const divisor = 1 + mo::exp(-v);
+    return 1 / divisor < numbers::min() ? S{0} : 1 / divisor;
+  };
+  std::mt19937_64 words(6);
+  S const widest = numbers::max_exponent;
+  std::uniform_real_distribution<S> any(-widest, widest), near(-2, 2);
+  for (int i = 0; i < 100000; ++i) {
+    S const v = i % 2 == 0 ? any(words) : near(words);
+    REQUIRE(mo::logistic(v) == wanted(v));
+  }
+  S const edge = std::log(numbers::min());
+  for (S v = edge - 2; v < edge + 2; v += S(0.001)) REQUIRE(mo::logistic(v) == wanted(v));
+  for (S v = -edge - 2; v < -edge + 3; v += S(0.001)) REQUIRE(mo::logistic(v) == 1);
+  for (S const v : {numbers::infinity(), -numbers::infinity(), S{0}, -S{0}, numbers::denorm_min()})
+    CHECK(mo::logistic(v) == wanted(v));
+  CHECK(std::isnan(mo::logistic(numbers::quiet_NaN())));
+}
+
 TEST_CASE("logistic, fma, is_finite") {
   CHECK(mo::logistic(0.0) == 0.5);
   CHECK(mo::logistic(-1e9) == 0);

@@ -69,10 +69,19 @@
 
 #define MOIETY_JOIN_(major, minor, patch, isa) v##major##_##minor##_##patch##_##isa
 #define MOIETY_JOIN(major, minor, patch, isa) MOIETY_JOIN_(major, minor, patch, isa)
-#if defined(__AVX512BF16__)
+#if defined(__AVX512VL__) && defined(__FMA__)
+#define MOIETY_HAS_HALVES 1
+#else
+#define MOIETY_HAS_HALVES 0
+#endif
+#if defined(__AVX512BF16__) && MOIETY_HAS_HALVES
 #define MOIETY_ISA avx512bf16
-#elif defined(__AVX512F__)
+#elif defined(__AVX512BF16__)
+#define MOIETY_ISA avx512bf16_whole
+#elif defined(__AVX512F__) && MOIETY_HAS_HALVES
 #define MOIETY_ISA avx512
+#elif defined(__AVX512F__)
+#define MOIETY_ISA avx512_whole
 #elif defined(__AVX2__) && defined(__FMA__)
 #define MOIETY_ISA avx2_fma
 #elif defined(__AVX__) && defined(__FMA__)

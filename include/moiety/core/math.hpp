@@ -34,20 +34,22 @@ template <std::floating_point S> MOIETY_HD inline S fma(S a, S b, S c) {
 
 namespace detail {
 
-/// The constants of exp for one type: bit layout, ln 2 in two parts, and the degree at which Taylor's rest is below ε/4.
+/// The constants of exp for one type: bit layout, ln 2 in two parts, and the degree at which Taylor's rest is below ε/4. From
+/// lowest to highest results are zero, finite or infinite; from least to most they are normal, and 1 + e^most has no normal
+/// reciprocal.
 template <class S> struct exp_constants;
 
 template <> struct exp_constants<float> {
   using bits = std::uint32_t;
   static constexpr unsigned mantissa = 23, bias = 127, degree = 7;
-  static constexpr float lowest = -104.0f, highest = 89.0f, to_integer = 0x1.8p23f;
+  static constexpr float lowest = -104.0f, highest = 89.0f, to_integer = 0x1.8p23f, least = -87.0f, most = 88.0f;
   static constexpr float log2_e = 0x1.715476p0f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
 };
 
 template <> struct exp_constants<double> {
   using bits = std::uint64_t;
   static constexpr unsigned mantissa = 52, bias = 1023, degree = 13;
-  static constexpr double lowest = -746.0, highest = 710.0, to_integer = 0x1.8p52;
+  static constexpr double lowest = -746.0, highest = 710.0, to_integer = 0x1.8p52, least = -708.0, most = 709.0;
   static constexpr double log2_e = 0x1.71547652b82fep0, ln2_high = 0x1.62e42fee00000p-1,
                           ln2_low = 0x1.a39ef35793c76p-33;
 };
@@ -71,24 +73,47 @@ MOIETY_HD inline S horner(inverse_factorials<S, Degree> const& of, S r, std::ind
   return sum;
 }
 
+/// v between two bounds; a NaN stays one.
+template <class S> MOIETY_HD inline S bounded(S v, S least, S most) {
+  S const raised = v < least ? least : v;
+  return raised > most ? most : raised;
+}
+
+/// e^v = power · 2ⁿ, with n in the low bits of `shifted`.
+template <class S> struct exp_parts {
+  using constants = exp_constants<S>;
+  S power, shifted;
+
+  MOIETY_HD explicit exp_parts(S v) {
+    constexpr inverse_factorials<S, constants::degree> taylor{};
+    shifted = moiety::fma(v, constants::log2_e, constants::to_integer);
+    S const n = shifted - constants::to_integer;
+    S const r = moiety::fma(n, -constants::ln2_low, moiety::fma(n, -constants::ln2_high, v));
+    power = horner(taylor, r, std::make_index_sequence<constants::degree>{});
+  }
+};
+
+/// exp from least to most, where it is normal, and its values there beyond.
+template <class S> MOIETY_HD inline S normal_exp(S v) {
+  using constants = exp_constants<S>;
+  using bits = typename constants::bits;
+  exp_parts<S> const of(bounded(v, constants::least, constants::most));
+  bits const one = bits{constants::bias} << constants::mantissa;
+  return of.power * bit_cast<S>(static_cast<bits>((bit_cast<bits>(of.shifted) << constants::mantissa) + one));
+}
+
 }  // namespace detail
 
 template <std::floating_point S> MOIETY_HD inline S exp(S v) {
   using constants = detail::exp_constants<S>;
   using bits = typename constants::bits;
-  constexpr detail::inverse_factorials<S, constants::degree> taylor{};
-  S const raised = v < constants::lowest ? constants::lowest : v;
-  S const x = raised > constants::highest ? constants::highest : raised;
-  S const shifted = fma(x, constants::log2_e, constants::to_integer);  // n in the low bits of the mantissa
-  S const n = shifted - constants::to_integer;
-  S const r = fma(n, -constants::ln2_low, fma(n, -constants::ln2_high, x));
-  S power = detail::horner(taylor, r, std::make_index_sequence<constants::degree>{});
-  // 2^n in two factors, so that results below the normal range and above the largest come out by rounding.
-  bits const integer = detail::bit_cast<bits>(shifted) - detail::bit_cast<bits>(constants::to_integer);
+  detail::exp_parts<S> const of(detail::bounded(v, constants::lowest, constants::highest));
+  // 2ⁿ in two factors, so that results below the normal range and above the largest come out by rounding.
+  bits const integer = detail::bit_cast<bits>(of.shifted) - detail::bit_cast<bits>(constants::to_integer);
   bits const biased = integer + bits{2} * constants::bias, half = biased / 2;
   S const scale = detail::bit_cast<S>(static_cast<bits>(half << constants::mantissa));
   S const rest = detail::bit_cast<S>(static_cast<bits>((biased - half) << constants::mantissa));
-  return power * scale * rest;
+  return of.power * scale * rest;
 }
 
 namespace detail {
@@ -148,7 +173,7 @@ MOIETY_HD inline float reciprocal(float v) {
 }  // namespace detail
 
 template <std::floating_point S> MOIETY_HD inline S logistic(S v) {
-  S const divisor = S{1} + moiety::exp(-v), result = detail::reciprocal(divisor);
+  S const divisor = S{1} + detail::normal_exp(-v), result = detail::reciprocal(divisor);
   return divisor > detail::largest_divisor<S> ? S{0} : result;
 }
 

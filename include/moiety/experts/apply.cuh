@@ -22,9 +22,11 @@ namespace moiety::inline MOIETY_ABI {
 
 template <class S> inline constexpr std::int64_t part_columns<S, cuda> = kernels::cuda_column_tile;
 
+namespace detail {
 struct do_nothing {
   void operator()() const {}
 };
+}  // namespace detail
 
 template <class Mlp> struct apply_experts<Mlp, cuda> {
   using products = input_products<Mlp>;
@@ -53,7 +55,7 @@ template <class Mlp> struct apply_experts<Mlp, cuda> {
   }
 
   /// row_weights and dweight_parts may be null. `between` puts work into the stream that finds dz and A′ written, and dx not yet.
-  template <scalar T, class Engine, class Layout, class Between = do_nothing>
+  template <scalar T, class Engine, class Layout, class Between = detail::do_nothing>
   static void backward_input(Engine&& engine, expert_rows const& of, kernels::rows_of<T> dy,
                              expert_operands<Mlp, T, Layout> const& weights, T const* z, sum_t<T> const* row_weights,
                              T* dz, T* scaled_a, sum_t<T>* dweight_parts, T* dx, Between const& between = {}) {

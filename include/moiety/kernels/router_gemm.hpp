@@ -107,7 +107,7 @@ void router_bias_gradient(cuda_engine& engine, matrix_view<S const> dlogits, S c
                           std::int64_t const* offsets, S* db, bool accumulate);
 
 template <class S, class Engine>
-void router_input_gradient(Engine& engine, matrix_view<S const> dlogits, matrix_view<S const> w, S* dx) {
+void router_input_gradient(Engine&& engine, matrix_view<S const> dlogits, matrix_view<S const> w, S* dx) {
   router_input_gradient<S>(engine, std::array{dlogits}, std::array{w}, dx);
 }
 

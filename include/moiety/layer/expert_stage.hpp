@@ -58,7 +58,7 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
  public:
   using typename travel::links;
   /// Whether the weight half needs the workspace.
-  static constexpr bool needs_work_again = place == weight_place::input || (may_gather && gathers.backward_weights);
+  static constexpr bool needs_work = place == weight_place::input || (may_gather && gathers.backward_weights);
 
   /// `work` is that of forward_plan.
   template <class Weights>
@@ -91,8 +91,8 @@ template <class Spec, class Deployment> class expert_stage : public expert_trave
     travel::combine(ctx.engine(), tape, own, results.sums, by_slot, base, y);
   }
 
-  /// `work` is that of backward_plan, `pending` that of pending_plan. Gradients that are given get those of W_down at once where
-  /// rows of dy lie in order, which they do not later on: whether they have them.
+  /// `work` is that of backward_plan, `pending` that of pending_plan. Returns whether `gradients`, which may be null, have got those
+  /// of W_down: they do where rows of dy lie in order, as later they do not.
   template <class Weights, class Gradients>
   static bool backward_input(context_type& ctx, links& through, Weights const& weights, tape_type& tape,
                              buffer const& work, [[maybe_unused]] Gradients* gradients) {

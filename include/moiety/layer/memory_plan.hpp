@@ -4,7 +4,7 @@
 //
 //   tape_plan      what forward saves: logits, those of learned noise, routing, permutation, pre-activations, statistics
 //   forward_plan   workspace of forward and infer: activations and expert outputs, and before them that of the routing;
-//                  the weight half asks for it too, where it computes again what forward had there
+//                  the weight half asks for it too, where it computes again what forward had there or its products want room
 //   pending_plan   what the input half leaves for the weight half: dz, A′, gradients of the logits; for biases w and a 1
 //   backward_plan  workspace of the input half
 //

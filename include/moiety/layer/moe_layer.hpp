@@ -154,7 +154,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   }
 
  private:
-  /// Gradients that are given may get those of W_down here: whether they have.
+  /// Returns whether `gradients`, which may be null, have got those of W_down here.
   bool input_half(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx,
                   gradients_type* gradients) const {
     range const named("moiety backward_input");
@@ -187,8 +187,8 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     tape.expect(tape_state::input_half_done, tape.weights(), "backward_weights");
     tape.options().check_accumulation(gradients.empty());
     bool const accumulate = !gradients.empty();
-    constexpr bool computes_again = routing::needs_work_again || experts::needs_work_again;
-    buffer const work = computes_again ? workspace(tape) : buffer();
+    constexpr bool needs_work = routing::needs_work || experts::needs_work;
+    buffer const work = needs_work ? workspace(tape) : buffer();
     experts::backward_weights(*ctx_, links_, tape, work, gradients, accumulate, has_down);
     routing::backward_weights(ctx_->engine(), tape, work, gradients, accumulate);
     if constexpr (read::has_latent) latent::backward_weights(ctx_->engine(), tape, gradients, accumulate);

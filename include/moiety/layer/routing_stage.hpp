@@ -137,9 +137,9 @@ template <class Spec, class Deployment> class routing_stage {
   }
 
   /// Whether the weight half needs the workspace.
-  static constexpr bool needs_work_again = router_type::has_jitter || detail::router_wants_room<Deployment>;
+  static constexpr bool needs_work = router_type::has_jitter || detail::router_wants_room<Deployment>;
 
-  /// `work` is that of forward_plan; it may be empty where it is not needed again.
+  /// `work` is that of forward_plan; it may be empty where it is not needed.
   template <class Gradients>
   static void backward_weights(engine_type& engine, layer_tape<Spec, T> const& tape, buffer const& work,
                                Gradients& gradients, bool accumulate) {

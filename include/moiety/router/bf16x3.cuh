@@ -4,9 +4,13 @@
 //
 //   struct fast_router : one_gpu { using element = mo::bf16; using router_products = mo::bf16x3_products; };
 //
-// Logits have errors as those of the default, mo::fma_products, but other last bits than the host's: of two experts whose logits
-// differ by no more, another may be chosen. Gradients keep 16 bits of every factor. A token's bits still depend on no other
-// token; biases of the router have the gradient that they have without it. Calls can be captured.
+// Logits lose nothing of a router weight, but their sums are those of the tensor cores, and not the host's as those of the
+// default, mo::fma_products: of two experts whose logits differ by no more than float sums do, another may be chosen. A logit
+// of what is not finite may be NaN, which sanitising counts as −∞. Gradients keep 16 bits of every factor. A token's bits still
+// depend on no other token; a bias of the router has the gradient that it has without it. Calls can be captured.
+//
+// Another element is refused while compiling. The workspace has, with E and H rounded up to 8 and M = 1 or, with learned noise,
+// 2: 6 H E bytes in forward, 4 M (T + H) E in the input half, 4 T E + 8 ⌈T / 2048⌉ E H in the weight half.
 #pragma once
 
 #include <moiety/backend/cuda.cuh>

@@ -72,7 +72,7 @@ void check(int64 rows, int vectors, int64 steps, bool resume, bool stream, [[may
   gemm::strided_rows<U> const strip{reinterpret_cast<std::byte const*>(narrow.data()),
                                     stride * static_cast<int64>(sizeof(U))};
   gemm::tile_sums<S> const to{resume ? sums : nullptr, width, sums, width, stream};
-#if defined(__AVX512VL__)
+#if MOIETY_HAS_HALVES
   if (halves) gemm::half_kernel<U>(vectors, steps, strip, wide.data(), to, gemm::no_prefetch{});
 #endif
   if (!halves) gemm::micro_kernel<U>(rows, vectors, steps, strip, wide.data(), to);

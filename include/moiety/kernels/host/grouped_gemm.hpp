@@ -210,7 +210,8 @@ void multiply_rows(rows_of<A> a, std::int64_t rows, std::int64_t count, panel_bl
       sum_of<U>* const out = sums + r * stride + block.cut.first(p);
       auto const product = [&](auto soon) {
         tile_sums<sum_of<U>> const to{resume ? out : nullptr, stride, out, stride};
-        if constexpr (simd::has_halves && !std::same_as<decltype(soon), prefetch_rows<2, 2>>)  // of the last strip
+        // The strips that are left out are so in each block with another behind it: none goes on from a half by a whole kernel.
+        if constexpr (simd::has_halves && !std::same_as<decltype(soon), prefetch_rows<2, 2>>)
           if (block.half_last && p + 1 == block.cut.count && kernel_rows(present) == most_narrow)
             return half_kernel<U>(block.cut.vectors(p), steps, strip, block.panel(p), to, soon);
         micro_kernel<U>(present, block.cut.vectors(p), steps, strip, block.panel(p), to, soon);

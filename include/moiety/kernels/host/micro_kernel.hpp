@@ -192,7 +192,7 @@ void micro_kernel(std::int64_t steps, Narrow narrow, Wide wide, tile_sums<sum_of
   }
 }
 
-#if defined(__AVX512VL__)
+#if MOIETY_HAS_HALVES
 /// The same of most_narrow rows against one or two registers, and the lower half of one more, whose upper half is not stored.
 template <class U, int Whole, class Narrow, class Prefetch>
 void half_kernel(std::int64_t steps, Narrow narrow, U const* wide, tile_sums<sum_of<U>> const& sums, Prefetch soon) {
@@ -203,10 +203,10 @@ void half_kernel(std::int64_t steps, Narrow narrow, U const* wide, tile_sums<sum
   simd::half_vec<S> half[high];
   MOIETY_UNROLL(8)
   for (int i = 0; i < most_narrow; ++i) {
-    S const* const from = sums.from + i * sums.from_stride;
     MOIETY_UNROLL(2)
-    for (int j = 0; j < Whole; ++j) sum[i][j] = sums.from != nullptr ? simd::load(from + j * lanes) : simd::zero<S>();
-    half[i] = sums.from != nullptr ? simd::load_half(from + last) : simd::half_vec<S>{};
+    for (int j = 0; j < Whole; ++j)
+      sum[i][j] = sums.from != nullptr ? simd::load(sums.from + i * sums.from_stride + j * lanes) : simd::zero<S>();
+    half[i] = sums.from != nullptr ? simd::load_half(sums.from + i * sums.from_stride + last) : simd::half_vec<S>{};
   }
   for (std::int64_t k = 0; k < steps; ++k, wide += last + lanes) {
     simd::vec<U> right[across];

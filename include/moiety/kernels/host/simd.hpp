@@ -239,9 +239,9 @@ inline void fence_stores() {
 #endif
 }
 
-#if defined(__AVX512VL__)
+inline constexpr bool has_halves = MOIETY_HAS_HALVES;
+#if MOIETY_HAS_HALVES
 // Lower halves of registers: cores whose units have half the width of one take half as long for them.
-inline constexpr bool has_halves = true;
 
 namespace detail {
 template <class S> struct half_of;
@@ -284,8 +284,6 @@ template <class S> [[gnu::always_inline]] inline half_vec<S> lower_half(vec<S> c
   return fma_half((half_vec<float>)(a << 16), (half_vec<float>)(b << 16), c);
 #endif
 }
-#else
-inline constexpr bool has_halves = false;
 #endif
 
 /// Stores the first count lanes.

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The products of a router of bf16 tokens by the tensor cores: what router_gemm.hpp states, but for the order of sums. A float is
-// split into bf16 parts, each the rest of those before it, rounded: two hold 16 of its bits, three all 24. Products of
-// parts are exact in float, and summed as grouped_gemm.cuh sums bf16:
+// split into bf16 parts, each the rest of those before it, rounded: two hold 16 of its bits, three all 24 of a normal number.
+// Products of parts are exact in float, and summed as grouped_gemm.cuh sums bf16:
 //
-//   router_logits            z  = x W₂ᵀ + x W₁ᵀ + x W₀ᵀ, one sum, then b             W in three parts: the error is that of float sums
-//   router_input_gradient    dx = Σ_m dz₁ W₀ + Σ_m dz₀ W₁ + Σ_m dz₀ W₀, one sum       both in two parts, as is
-//   router_weight_gradient   dW (+)= Σ_blocks (Σ dz₀ᵀ x + Σ dz₁ᵀ x)                   dz: an error of 2⁻¹⁶ of each product
-//                            blocks of block_tokens tokens of the list, in its order
+//   router_logits            z  = x W₂ᵀ + x W₁ᵀ + x W₀ᵀ, one sum, then b: the parts lose nothing
+//   router_input_gradient    dx = Σ_m dz₁ W₀ + Σ_m dz₀ W₁ + Σ_m dz₀ W₀, one sum: the parts lose 2⁻¹⁵ of each product at most
+//   router_weight_gradient   dW (+)= Σ_blocks (Σ dz₀ᵀ x + Σ dz₁ᵀ x), blocks of block_tokens tokens of the list, in its order: the
+//                            parts lose 2⁻¹⁶ of each product at most
 //
-// A token's logits and dx depend on no other token. Where x or W is not finite a logit may be NaN that would be infinite. The parts
-// lie in `room`, which has what bf16x3_room says.
+// A token's logits and dx depend on no other token. Where x or W is not finite, or bf16 rounds W to infinity, a logit may be NaN.
+// The parts lie in `room`, which has what bf16x3_room says.
 #pragma once
 
 #include <moiety/backend/cuda.cuh>
@@ -35,7 +35,7 @@ namespace moiety::inline MOIETY_ABI::kernels {
 
 namespace gpu {
 
-inline constexpr int split_threads = 256, split_columns = 8;
+inline constexpr int split_threads = 256, split_columns = 8, added_columns = 4;
 
 /// Columns that a part takes: whole 16 bytes.
 MOIETY_HD constexpr std::int64_t part_width(std::int64_t columns) {
@@ -124,7 +124,7 @@ struct weight_blocks {
 template <int = 0>
 __global__ void __launch_bounds__(split_threads)
     add_blocks(weight_blocks const from, matrix_view<float> const dw, bool accumulate) {
-  constexpr int width = 4;
+  constexpr int width = added_columns;
   std::int64_t const across = (dw.cols() + width - 1) / width;
   std::int64_t const i = std::int64_t{blockIdx.x} * split_threads + threadIdx.x;
   if (i >= dw.rows() * across) return;
@@ -133,8 +133,8 @@ __global__ void __launch_bounds__(split_threads)
   float sums[width] = {};
   for (std::int64_t block = 0; block < from.count; ++block) {
     float first[width], second[width];
-    load_wide(from.at(block, 0, row) + col, first);
-    load_wide(from.at(block, 1, row) + col, second);
+    load_columns(from.at(block, 0, row) + col, count, first);
+    load_columns(from.at(block, 1, row) + col, count, second);
     MOIETY_REGISTERS
     for (int c = 0; c < width; ++c) sums[c] += first[c] + second[c];
   }
@@ -176,6 +176,7 @@ struct bf16x3_room {
   }
 };
 
+/// Taken by value: each product begins at the start of the room.
 class bf16x3_engine {
  public:
   bf16x3_engine(cuda_engine& engine, void* room) : of(engine), room_(static_cast<std::byte*>(room)) {}
@@ -242,7 +243,7 @@ void router_logits(bf16x3_engine by, matrix_view<T const> x, matrix_view<sum_t<T
 template <class S, std::size_t M>
 void router_input_gradient(bf16x3_engine by, std::array<matrix_view<S const>, M> const& dlogits,
                            std::array<matrix_view<S const>, M> const& w, S* dx) {
-  if constexpr (std::same_as<S, float>) {
+  if constexpr (std::same_as<S, float>) {  // else router_logits has refused the layer
     std::int64_t const tokens = dlogits[0].rows(), hidden = w[0].cols(), each = gpu::part_width(w[0].rows());
     auto const dz = by.template take_split<2>(tokens, each * std::int64_t{M}),
                of = by.template take_split<2>(each * std::int64_t{M}, hidden);
@@ -255,10 +256,6 @@ void router_input_gradient(bf16x3_engine by, std::array<matrix_view<S const>, M>
                            std::array{of.part(0), of.part(1), of.part(0)}, hidden, dz.columns,
                            gpu::store_rows<float, float>{dx, hidden});
   }
-}
-template <class S>
-void router_input_gradient(bf16x3_engine by, matrix_view<S const> dlogits, matrix_view<S const> w, S* dx) {
-  router_input_gradient<S>(by, std::array{dlogits}, std::array{w}, dx);
 }
 
 template <scalar T>
@@ -276,7 +273,7 @@ void router_weight_gradient(bf16x3_engine by, matrix_view<sum_t<T> const> dlogit
     grouped_gemm_tn<float>(by.of, blocks, begins, x.rows(), rows_of<T>{dz.data, dz.stride(), list},
                            rows_of<T>{x.data(), x.stride(), list},
                            grouped_matrix<float>{sums, dz.stride() * stride, stride}, dz.stride(), dw.cols(), false);
-    std::int64_t const pieces = dw.rows() * ((dw.cols() + 3) / 4);
+    std::int64_t const pieces = dw.rows() * ((dw.cols() + gpu::added_columns - 1) / gpu::added_columns);
     by.of.launch("router_weight_gradient: sums", gpu::add_blocks<>, gpu::thread_a_piece(pieces),
                  gpu::weight_blocks{sums, blocks, dz.width(), stride}, dw, accumulate);
   }

@@ -23,18 +23,6 @@ namespace moiety::inline MOIETY_ABI::kernels::gpu {
 
 inline constexpr int cut_threads = 256;  // one for each digit
 
-/// The sum of `value` over the threads of the block before this one; every thread calls it once.
-template <int Threads> __device__ int sum_before(int value) {
-  __shared__ int warp_sums[static_cast<unsigned>(Threads) / 32];
-  int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  int const sum = sum_up_to_lane(value);
-  if (lane == 31) warp_sums[warp] = sum;
-  __syncthreads();
-  int base = 0;
-  for (int w = 0; w < warp; ++w) base += warp_sums[w];
-  return base + sum - value;
-}
-
 /// All threads of a block call it together.
 __device__ inline int sum_of_block(int value) {
   __shared__ int total;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// build_permutation on a CUDA device, in three launches and without a host read: a counting sort that keeps token order.
+// build_permutation on a CUDA device, in two launches and without a host read: a counting sort that keeps token order.
 //
 //   count   each block counts the slots of its tokens by expert, in shared memory
-//   scan    one block turns the counts, expert after expert, into the rows at which each block's slots of an expert begin
-//   place   each warp of a block takes a part of its tokens and gives its slots rows in their order
+//   place   each block adds the counts of all and of those before it, which gives the rows at which its slots of an expert begin;
+//           each of its warps takes a part of its tokens and gives its slots rows in their order
 //
 // A row depends on the routing alone, not on the number of blocks. list_routed is a permutation of one expert.
 #pragma once
@@ -27,8 +27,10 @@ namespace moiety::inline MOIETY_ABI::kernels {
 
 namespace gpu {
 
-inline constexpr int index_threads = 256, index_warps = index_threads / 32, scan_threads = 1024;
-inline constexpr std::int64_t most_indexed_experts = 12288;  // whose counts fit in the shared memory of a block
+inline constexpr int index_threads = 1024, index_warps = index_threads / 32;
+inline constexpr std::int64_t shared_counts = 48 * 1024 / 4 - index_warps;  // of a block, beside sum_before's
+inline constexpr std::int64_t most_indexed_experts = 4000;
+static_assert(3 * most_indexed_experts <= shared_counts);
 
 /// The slots of tokens that are to be sorted, by expert: those of dispatched tokens that have one. There are fewer than 2³¹.
 struct routed_slots {
@@ -68,11 +70,11 @@ struct token_cut {
 };
 
 inline token_cut cut_tokens(std::int64_t tokens, std::int64_t experts) {
-  constexpr std::int64_t least = 128, most_blocks = 512, shared_counts = 48 * 1024 / 4;
+  constexpr std::int64_t least = 128, most_blocks = 128;  // of which each reads the counts of all
   std::int64_t const by_scratch = cuda_engine::scratch_bytes / (experts * static_cast<std::int64_t>(sizeof(int)));
   std::int64_t const blocks =
       std::clamp<std::int64_t>((tokens + least - 1) / least, 1, std::min(most_blocks, by_scratch));
-  std::int64_t const warps = std::clamp<std::int64_t>(shared_counts / experts, 1, index_warps);
+  std::int64_t const warps = std::clamp<std::int64_t>(shared_counts / experts - 2, 1, index_warps);
   return {blocks, (tokens + blocks - 1) / blocks, static_cast<int>(warps)};
 }
 
@@ -93,7 +95,7 @@ __device__ inline slot_range slots_of_warp(slot_range const& block, int warp, in
   return {first < block.last ? first : block.last, last < block.last ? last : block.last};
 }
 
-/// counts[e][block]
+/// counts[block][e]
 template <class Slots>
 __global__ void __launch_bounds__(index_threads) count_slots(Slots const of, token_cut const cut, int* counts) {
   int* const mine = reinterpret_cast<int*>(dynamic_shared());
@@ -104,7 +106,7 @@ __global__ void __launch_bounds__(index_threads) count_slots(Slots const of, tok
     if (int const e = of.expert(slot); e >= 0) atomicAdd(&mine[e], 1);
   __syncthreads();
   for (int e = static_cast<int>(threadIdx.x); e < of.experts; e += index_threads)
-    counts[e * cut.blocks + blockIdx.x] = mine[e];
+    counts[std::int64_t{blockIdx.x} * of.experts + e] = mine[e];
 }
 
 /// The sum of `value` over the lanes up to this one.
@@ -118,59 +120,88 @@ __device__ inline int sum_up_to_lane(int value) {
   return value;
 }
 
-/// counts[e][block] becomes the first row of the block's slots of e; starts[e] that of all slots of e. A warp has consecutive
-/// counts: it adds them, waits for the sums of the warps before, and goes through them again, some words of all lanes at a time.
-template <int Threads>
-__global__ void __launch_bounds__(Threads, 1) scan_counts(int* counts, int blocks, int experts, std::int64_t* starts) {
-  constexpr int warps = Threads / 32, words = 4;
-  __shared__ int sums[warps];
+/// The sum of `value` over the threads of the block before this one; every thread calls it once.
+template <int Threads> __device__ int sum_before(int value) {
+  __shared__ int warp_sums[static_cast<unsigned>(Threads) / 32];
   int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  int const all = blocks * experts, each = (all + Threads - 1) / Threads * 32, place = warp * each;
-  int const first = place < all ? place : all, last = first + each < all ? first + each : all;
-  int sum = 0;
-  for (int i = first + lane; i < last; i += 32) sum += counts[i];
-  sum = __reduce_add_sync(0xffffffffu, sum);
-  if (lane == 0) sums[warp] = sum;
+  int const sum = sum_up_to_lane(value);
+  if (lane == 31) warp_sums[warp] = sum;
   __syncthreads();
-  int row = 0;
-  for (int w = 0; w < warp; ++w) row += sums[w];
-  for (int next = first; next < last; next += words * 32) {
-    int here[words];
-    MOIETY_REGISTERS
-    for (int word = 0; word < words; ++word) {
-      int const i = next + word * 32 + lane;
-      here[word] = i < last ? counts[i] : 0;
+  int base = 0;
+  for (int w = 0; w < warp; ++w) base += warp_sums[w];
+  return base + sum - value;
+}
+
+/// Adds the counts of all blocks by expert, and of those before this one. A warp takes every index_warps-th block; counts of
+/// several blocks and experts are on their way together.
+__device__ inline void add_counts(int const* counts, std::int64_t blocks, int experts, int* all, int* before) {
+  constexpr int together = 4, words = 4;
+  int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  for (int first = lane; first < experts; first += words * 32) {
+    int sums[words] = {}, sums_before[words] = {};
+    for (std::int64_t block = warp; block < blocks; block += together * index_warps) {
+      int here[together][words];
+      MOIETY_REGISTERS
+      for (int i = 0; i < together; ++i) {
+        MOIETY_REGISTERS
+        for (int word = 0; word < words; ++word) {
+          std::int64_t const of = block + i * index_warps;
+          int const e = first + word * 32;
+          here[i][word] = of < blocks && e < experts ? counts[of * experts + e] : 0;
+        }
+      }
+      MOIETY_REGISTERS
+      for (int i = 0; i < together; ++i) {
+        MOIETY_REGISTERS
+        for (int word = 0; word < words; ++word) {
+          sums[word] += here[i][word];
+          sums_before[word] += block + i * index_warps < blockIdx.x ? here[i][word] : 0;
+        }
+      }
     }
     MOIETY_REGISTERS
     for (int word = 0; word < words; ++word) {
-      int const i = next + word * 32 + lane;
-      int const sum_here = sum_up_to_lane(here[word]);
-      if (i < last) {
-        int const begin = row + sum_here - here[word];
-        counts[i] = begin;
-        if (i % blocks == 0) starts[i / blocks] = begin;
-      }
-      row += __shfl_sync(0xffffffffu, sum_here, 31);
+      int const e = first + word * 32;
+      if (e < experts) atomicAdd(&all[e], sums[word]), atomicAdd(&before[e], sums_before[word]);
     }
   }
-  if (last == all && first < all && lane == 0) starts[experts] = row;
+}
+
+/// first_rows, which holds the slots of blocks before, becomes the rows where the block's slots begin; block 0 writes starts.
+__device__ inline void start_rows(int const* all, int experts, int* first_rows, std::int64_t* starts) {
+  int const each = (experts + index_threads - 1) / index_threads, begin = static_cast<int>(threadIdx.x) * each,
+            end = begin + each < experts ? begin + each : experts;
+  int sum = 0;
+  for (int e = begin; e < end; ++e) sum += all[e];
+  int row = sum_before<index_threads>(sum);
+  for (int e = begin; e < end; ++e) {
+    first_rows[e] += row;
+    if (blockIdx.x == 0) starts[e] = row;
+    row += all[e];
+  }
+  if (blockIdx.x == 0 && threadIdx.x == index_threads - 1) starts[experts] = row;
 }
 
 template <class Slots>
 __global__ void __launch_bounds__(index_threads, 1)
-    place_slots(Slots const of, token_cut const cut, int const* first_rows, permutation_view const out) {
-  int* const next = reinterpret_cast<int*>(dynamic_shared());  // [warps][experts]: the next row of an expert's slots
+    place_slots(Slots const of, token_cut const cut, int const* counts, permutation_view const out) {
+  int* const all = reinterpret_cast<int*>(dynamic_shared());  // [experts]
+  int* const first_rows = all + of.experts;                   // [experts]
+  int* const next = first_rows + of.experts;                  // [warps][experts]: the next row of an expert's slots
   int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  for (int i = static_cast<int>(threadIdx.x); i < cut.warps * of.experts; i += index_threads) next[i] = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < (2 + cut.warps) * of.experts; i += index_threads) all[i] = 0;
   __syncthreads();
   bool const works = warp < cut.warps;
   slot_range const range = works ? slots_of_warp(slots_of_block(of, cut), warp, cut.warps) : slot_range{0, 0};
   int* const mine = next + warp * of.experts;
   for (std::int64_t slot = range.first + lane; slot < range.last; slot += 32)
     if (int const e = of.expert(slot); e >= 0) atomicAdd(&mine[e], 1);
+  add_counts(counts, cut.blocks, of.experts, all, first_rows);
+  __syncthreads();
+  start_rows(all, of.experts, first_rows, out.starts);
   __syncthreads();
   for (int e = static_cast<int>(threadIdx.x); e < of.experts; e += index_threads) {
-    int row = first_rows[e * cut.blocks + blockIdx.x];
+    int row = first_rows[e];
     for (int w = 0; w < cut.warps; ++w) {
       int const here = next[w * of.experts + e];
       next[w * of.experts + e] = row;
@@ -198,10 +229,9 @@ template <class Slots> void sort_slots(cuda_engine& engine, Slots const& of, per
   std::int64_t const row_bytes = of.experts * static_cast<std::int64_t>(sizeof(int));
   engine.launch("build_permutation: count", count_slots<Slots>, {cut.blocks, index_threads, row_bytes}, of, cut,
                 counts);
-  engine.launch("build_permutation: scan", scan_counts<scan_threads>, {1, scan_threads}, counts,
-                static_cast<int>(cut.blocks), of.experts, out.starts);
-  engine.launch("build_permutation: place", place_slots<Slots>, {cut.blocks, index_threads, cut.warps * row_bytes}, of,
-                cut, static_cast<int const*>(counts), out);
+  engine.launch("build_permutation: place", place_slots<Slots>,
+                {cut.blocks, index_threads, (2 + cut.warps) * row_bytes}, of, cut, static_cast<int const*>(counts),
+                out);
 }
 
 }  // namespace gpu
