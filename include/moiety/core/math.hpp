@@ -80,24 +80,20 @@ template <class S> MOIETY_HD inline S bounded(S v, S least, S most) {
 }
 
 /// e^v = power · 2ⁿ, with n in the low bits of `shifted`.
-template <class S> struct exp_parts {
+template <class S> struct exp_parts { S power, shifted; };
+template <class S> MOIETY_HD inline exp_parts<S> parts_of_exp(S v) {
   using constants = exp_constants<S>;
-  S power, shifted;
-
-  MOIETY_HD explicit exp_parts(S v) {
-    constexpr inverse_factorials<S, constants::degree> taylor{};
-    shifted = moiety::fma(v, constants::log2_e, constants::to_integer);
-    S const n = shifted - constants::to_integer;
-    S const r = moiety::fma(n, -constants::ln2_low, moiety::fma(n, -constants::ln2_high, v));
-    power = horner(taylor, r, std::make_index_sequence<constants::degree>{});
-  }
-};
+  constexpr inverse_factorials<S, constants::degree> taylor{};
+  S const shifted = moiety::fma(v, constants::log2_e, constants::to_integer), n = shifted - constants::to_integer;
+  S const r = moiety::fma(n, -constants::ln2_low, moiety::fma(n, -constants::ln2_high, v));
+  return {horner(taylor, r, std::make_index_sequence<constants::degree>{}), shifted};
+}
 
 /// exp from least to most, where it is normal, and its values there beyond.
 template <class S> MOIETY_HD inline S normal_exp(S v) {
   using constants = exp_constants<S>;
   using bits = typename constants::bits;
-  exp_parts<S> const of(bounded(v, constants::least, constants::most));
+  exp_parts<S> const of = parts_of_exp(bounded(v, constants::least, constants::most));
   bits const one = bits{constants::bias} << constants::mantissa;
   return of.power * bit_cast<S>(static_cast<bits>((bit_cast<bits>(of.shifted) << constants::mantissa) + one));
 }
@@ -107,7 +103,7 @@ template <class S> MOIETY_HD inline S normal_exp(S v) {
 template <std::floating_point S> MOIETY_HD inline S exp(S v) {
   using constants = detail::exp_constants<S>;
   using bits = typename constants::bits;
-  detail::exp_parts<S> const of(detail::bounded(v, constants::lowest, constants::highest));
+  detail::exp_parts<S> const of = detail::parts_of_exp(detail::bounded(v, constants::lowest, constants::highest));
   // 2ⁿ in two factors, so that results below the normal range and above the largest come out by rounding.
   bits const integer = detail::bit_cast<bits>(of.shifted) - detail::bit_cast<bits>(constants::to_integer);
   bits const biased = integer + bits{2} * constants::bias, half = biased / 2;
