@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect: this deployment names a policy with a header of its own: include <moiety/experts/fp8.hpp> for mo::fp8_products, or, compiled by nvcc, <moiety/kernels/cuda/radix_sort.cuh> for mo::radix_sort, <moiety/experts/cublas.cuh> for mo::cublas_products, <moiety/experts/tf32.cuh> for mo::tf32_products.
+// expect: this deployment names a policy with a header of its own: include <moiety/experts/fp8.hpp> for mo::fp8_products, or, compiled by nvcc, <moiety/kernels/cuda/radix_sort.cuh> for mo::radix_sort, <moiety/experts/cublas.cuh> for mo::cublas_products, <moiety/experts/tf32.cuh> for mo::tf32_products, <moiety/router/bf16x3.cuh> for mo::bf16x3_products.
 #include <moiety/moiety.hpp>
 
 namespace mo = moiety;
