@@ -47,6 +47,15 @@ inline double distance(std::vector<double> const& wanted, std::vector<double> co
   return std::sqrt(error / norm);
 }
 
+/// One more result: values of a context's memory, widened.
+template <class Context, class V>
+void append_values(Context& ctx, V const* from, std::size_t count, std::vector<std::vector<double>>& to) {
+  std::vector<V> values(count);
+  ctx.memory().load(values.data(), from, static_cast<std::int64_t>(count * sizeof(V)));
+  auto& wide = to.emplace_back();
+  for (V const v : values) wide.push_back(static_cast<double>(static_cast<mo::sum_t<V>>(v)));
+}
+
 /// y of infer and forward, dx and all gradients, which are filled twice; and last y of the first nine tokens alone.
 template <class Spec, class Deployment>
 std::vector<std::vector<double>> run(std::uint64_t number, typename Deployment::backend const& on = {}) {
@@ -59,12 +68,7 @@ std::vector<std::vector<double>> run(std::uint64_t number, typename Deployment::
   mo::fill_normal(ctx, x, mo::seed{number + 1});
   mo::fill_normal(ctx, dy, mo::seed{number + 2});
   std::vector<std::vector<double>> all;
-  auto const keep = [&]<class V>(V const* from, std::size_t count) {
-    std::vector<V> values(count);
-    ctx.memory().load(values.data(), from, static_cast<std::int64_t>(count * sizeof(V)));
-    auto& wide = all.emplace_back();
-    for (V const v : values) wide.push_back(static_cast<double>(static_cast<mo::sum_t<V>>(v)));
-  };
+  auto const keep = [&](auto const* from, std::size_t count) { append_values(ctx, from, count, all); };
   layer.infer(weights, x, y), keep(y.data(), y.size());
   for (int pass = 0; pass < 2; ++pass) {
     auto tape = layer.forward(weights, x, y);

@@ -71,12 +71,7 @@ std::pair<std::vector<std::vector<double>>, std::int64_t> backward(std::uint64_t
     gathered = launches_of("copy_rows") - before;
   }
   std::vector<std::vector<double>> all;
-  auto const keep = [&]<class V>(V const* from, std::size_t count) {
-    std::vector<V> values(count);
-    ctx.memory().load(values.data(), from, static_cast<std::int64_t>(count * sizeof(V)));
-    auto& wide = all.emplace_back();
-    for (V const v : values) wide.push_back(static_cast<double>(static_cast<mo::sum_t<V>>(v)));
-  };
+  auto const keep = [&](auto const* from, std::size_t count) { layer_results::append_values(ctx, from, count, all); };
   keep(dx.data(), dx.size());
   gradients.for_each([&](mo::parameter const&, auto values) { keep(values.data(), values.size()); });
   return {all, gathered};
