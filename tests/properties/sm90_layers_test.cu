@@ -23,10 +23,7 @@ namespace mo = moiety;
 
 namespace {
 
-struct by_grouped : mo::deployment<> {
-  using backend = mo::cuda;
-  using element = mo::bf16;
-};
+using by_grouped = layer_results::by<mo::cuda, mo::bf16, mo::grouped_products>;
 struct by_bf16x3 : by_grouped {
   using router_products = mo::bf16x3_products;
 };

@@ -18,10 +18,7 @@ namespace mo = moiety;
 
 namespace {
 
-struct on_device : mo::deployment<> {
-  using backend = mo::cuda;
-  using element = mo::bf16;
-};
+using on_device = layer_results::by<mo::cuda, mo::bf16, mo::grouped_products>;
 struct by_tensor_cores : on_device {
   using router_products = mo::bf16x3_products;
 };
