@@ -58,17 +58,17 @@ template <class U, class T> void check(int64 count, int64 width) {
   std::vector<U> packed(static_cast<std::size_t>(cut.lanes() * steps));
 
   numbered<T> const across(count, width);
-  gemm::pack_across<U>([&](int64 k) { return across.row(k); }, count, width, packed.data());
+  gemm::pack_across(across, count, width, packed.data());
   CHECK(panels_hold<U>(packed, width, steps, [&](int64 k, int64 lane) { return across.at(k, lane); }));
 
   numbered<T> const along(width, count);
-  gemm::pack_along<U>([&](int64 i) { return along.row(i); }, width, count, packed.data());
+  gemm::pack_along(along, width, count, packed.data());
   CHECK(panels_hold<U>(packed, width, steps, [&](int64 k, int64 lane) {
     return along.at(std::min(lane, width - 1), k);  // missing rows repeat the last
   }));
 
   std::vector<U> strips(static_cast<std::size_t>(gemm::strip_units<U>(steps, width)));
-  gemm::pack_strips<U>([&](int64 k) { return across.row(k); }, count, width, strips.data());
+  gemm::pack_strips(across, count, width, strips.data());
   bool right = true;
   for (int64 col = 0; col < gemm::round_up(width, gemm::most_narrow); ++col)
     for (int64 k = 0; k < steps * gemm::values_per_unit<U>; ++k) {

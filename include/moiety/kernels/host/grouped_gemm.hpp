@@ -242,17 +242,23 @@ template <class S, class Function> void for_column_blocks(tile const& t, Functio
     f(first, std::min(column_block<S>, t.cols - first));
 }
 
-/// Hands rows of sums to the epilogue: those of M matrices stand `apart` sums from one another, or are one.
-template <bool OneSum, class S, std::size_t M, class Epilogue>
-void give_rows(tile const& t, S const* sums, std::int64_t stride, std::int64_t apart, Epilogue const& epilogue) {
+/// The sums of a tile in rows: those of several matrices stand `apart` sums from one another.
+template <class S> struct sum_rows {
+  S const* data;
+  std::int64_t stride, apart;
+};
+
+/// Hands rows of sums of M matrices to the epilogue, or of one.
+template <bool OneSum, std::size_t M, class S, class Epilogue>
+void hand_over(tile const& t, sum_rows<S> const& sums, Epilogue const& epilogue) {
   for (std::int64_t r = 0; r < t.rows; ++r)
     for_column_blocks<S>(t, [&](std::int64_t first, std::int64_t cols) {
-      S const* const row = sums + r * stride + first;
+      S const* const row = sums.data + r * sums.stride + first;
       if constexpr (OneSum) {
         epilogue(t.group, t.row + r, t.col + first, cols, row);
       } else {
         std::array<S const*, M> rows;
-        for (std::size_t m = 0; m < M; ++m) rows[m] = row + static_cast<std::int64_t>(m) * apart;
+        for (std::size_t m = 0; m < M; ++m) rows[m] = row + static_cast<std::int64_t>(m) * sums.apart;
         epilogue(t.group, t.row + r, t.col + first, cols, rows);
       }
     });
@@ -263,25 +269,37 @@ template <class S> constexpr std::int64_t padded_columns(tile const& t) {
   return round_up(t.cols, std::max(simd::lanes<S>, most_narrow));
 }
 
-/// Turns the sums of nt, M matrices of [column][row], into rows and hands them to the epilogue.
-template <class S, std::size_t M, class Epilogue>
-void hand_over(tile const& t, S const* sums, std::int64_t stride, S* stage, Epilogue const& epilogue) {
-  constexpr std::int64_t lanes = simd::lanes<S>, stage_stride = column_block<S> + lanes;
-  auto const turn = [&](std::int64_t m, std::int64_t col, std::int64_t cols, std::int64_t first) {
-    S const* const from = sums + (m * padded_columns<S>(t) + col) * stride + first;
+/// The sums of nt, matrices of [column][row]; `stage` has room for a register's rows of a column block of each.
+template <class S> struct sum_columns {
+  static constexpr std::int64_t stage_stride = column_block<S> + simd::lanes<S>;
+  S const* data;
+  std::int64_t stride, apart;
+  S* stage;
+
+  /// Rows first, first + 1, … of columns [col, col + cols) of matrix m, as many as a register has lanes, go to the stage.
+  void turn(std::int64_t m, std::int64_t col, std::int64_t cols, std::int64_t first) const {
+    constexpr std::int64_t lanes = simd::lanes<S>;
+    S const* const from = data + m * apart + col * stride + first;
     for (std::int64_t c = 0; c < cols; c += lanes) {
       simd::square<S> square;
       for (std::int64_t i = 0; i < lanes; ++i) square[i] = simd::load(from + (c + i) * stride);
       simd::transpose<S>(square);
       for (std::int64_t i = 0; i < lanes; ++i) simd::store(stage + (m * lanes + i) * stage_stride + c, square[i]);
     }
-  };
+  }
+};
+
+/// Turns the sums of M matrices into rows and hands them to the epilogue.
+template <std::size_t M, class S, class Epilogue>
+void hand_over(tile const& t, sum_columns<S> const& sums, Epilogue const& epilogue) {
+  constexpr std::int64_t lanes = simd::lanes<S>;
   for_column_blocks<S>(t, [&](std::int64_t col, std::int64_t cols) {
     for (std::int64_t first = 0; first < t.rows; first += lanes) {
-      for (std::int64_t m = 0; m < static_cast<std::int64_t>(M); ++m) turn(m, col, cols, first);
+      for (std::int64_t m = 0; m < static_cast<std::int64_t>(M); ++m) sums.turn(m, col, cols, first);
       for (std::int64_t i = 0; i < std::min(lanes, t.rows - first); ++i) {
         std::array<S const*, M> rows;
-        for (std::size_t m = 0; m < M; ++m) rows[m] = stage + (static_cast<std::int64_t>(m) * lanes + i) * stage_stride;
+        for (std::size_t m = 0; m < M; ++m)
+          rows[m] = sums.stage + (static_cast<std::int64_t>(m) * lanes + i) * sums.stage_stride;
         epilogue(t.group, t.row + first + i, t.col + col, cols, rows);
       }
     }
@@ -294,23 +312,23 @@ template <class U, class A> upcoming<U> next_rows_of(rows_of<A> a, std::int64_t 
   return {reinterpret_cast<std::byte const*>(a.data), rows, count * size, a.stride * size};
 }
 
-template <class U, class A, class B, std::size_t M, class Epilogue>
-void nt_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a, std::array<grouped_matrix<B const>, M> const& w,
-             std::int64_t k, Epilogue const& epilogue) {
+template <class U, class A, class B, std::size_t M>
+sum_columns<sum_of<U>> nt_sums(std::span<std::byte> scratch, tile const& t, rows_of<A> a,
+                               std::array<grouped_matrix<B const>, M> const& w, std::int64_t k) {
   using S = sum_of<U>;
   using sizes = blocking<U>;
   constexpr auto matrices = static_cast<std::int64_t>(M);
   carver memory(scratch);
   U* const wide = memory.take<U>(sizes::rows / 2 * sizes::nt_steps);
   U* const space = memory.take<U>(most_narrow * copied_stride<U>);
-  S* const stage = memory.take<S>(matrices * simd::lanes<S> * (column_block<S> + simd::lanes<S>));
+  S* const stage = memory.take<S>(matrices * simd::lanes<S> * sum_columns<S>::stage_stride);
   panel_cut<U> const cut(t.rows);
   std::int64_t const size = padded_columns<S>(t) * cut.lanes();
   S* const sums = memory.take<S>(matrices * size);
   if (k == 0) std::fill_n(sums, matrices * size, S{0});
   for (std::int64_t k0 = 0; k0 < k; k0 += sizes::nt_values) {
     std::int64_t const count = std::min(sizes::nt_values, k - k0);
-    pack_along<U>([&](std::int64_t i) { return a.row(t.row + i) + k0; }, t.rows, count, wide);
+    pack_along(rows_from(a, t.row, k0), t.rows, count, wide);
     panel_block<U> block{cut, wide, steps_of<U>(count)};
     block.half_last = t.rows > simd::lanes<U> && cut.lanes() - t.rows >= simd::lanes<U> / 2;
     for (std::size_t m = 0; m < M; ++m) {
@@ -321,7 +339,7 @@ void nt_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a, std::arr
                        sums + static_cast<std::int64_t>(m) * size, k0 > 0, space);
     }
   }
-  hand_over<S, M>(t, sums, cut.lanes(), stage, epilogue);
+  return {sums, cut.lanes(), size, stage};
 }
 
 /// Rows that hold units: those of a, or copies in `space`, the last one repeated.
@@ -343,15 +361,15 @@ template <class U, class A> struct unit_rows {
   }
 };
 
-/// Whether nt_few_rows_tile can take rows of k values: those of another type are copied.
+/// Whether nt_few_rows can take rows of k values: those of another type are copied.
 template <class U, class A> constexpr bool few_rows_fit(std::int64_t k) {
   return std::same_as<typename unit_rows<U, A>::value, A> || k <= (1 << 20) / (few_rows * static_cast<int>(sizeof(U)));
 }
 
 /// nt for few rows: the weights are the wide operand, turned in registers on their way.
-template <class U, class A, class B, std::size_t M, class Epilogue>
-void nt_few_rows_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a,
-                      std::array<grouped_matrix<B const>, M> const& w, std::int64_t k, Epilogue const& epilogue) {
+template <class U, class A, class B, std::size_t M>
+sum_rows<sum_of<U>> nt_few_rows(std::span<std::byte> scratch, tile const& t, rows_of<A> a,
+                                std::array<grouped_matrix<B const>, M> const& w, std::int64_t k) {
   using S = sum_of<U>;
   constexpr std::int64_t lanes = simd::lanes<U>;
   carver memory(scratch);
@@ -382,14 +400,14 @@ void nt_few_rows_tile(std::span<std::byte> scratch, tile const& t, rows_of<A> a,
                    transposing_kernel<U, Rows>(k, rows.row, columns, to, stride, soon_after(m, c));
                  });
     }
-  give_rows<false, S, M>(t, sums, stride, few_rows * stride, epilogue);
+  return {sums, stride, few_rows * stride};
 }
 
 /// nn for few rows: the weights are read as they lie, a few of their rows at a time over all columns of the tile. As in
-/// rows_tile the sums of M matrices are one, or stand side by side.
-template <class U, bool OneSum, class A, class B, std::size_t M, class Epilogue>
-void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>, M> const& a,
-                      std::array<grouped_matrix<B const>, M> const& w, std::int64_t k, Epilogue const& epilogue) {
+/// panel_sums the sums of M matrices are one, or stand side by side.
+template <class U, bool OneSum, class A, class B, std::size_t M>
+sum_rows<sum_of<U>> nn_few_rows(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>, M> const& a,
+                                std::array<grouped_matrix<B const>, M> const& w, std::int64_t k) {
   using S = sum_of<U>;
   using sizes = blocking<U>;
   constexpr std::int64_t lanes = simd::lanes<U>;
@@ -425,7 +443,7 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
               w[m].row_stride * static_cast<std::int64_t>(sizeof(B)), 64};
       };
       if (whole < t.cols) {
-        pack_across<U>([&](std::int64_t i) { return from + whole + i * w[m].row_stride; }, count, t.cols - whole, edge);
+        pack_across(rows_of<B>{from + whole, w[m].row_stride}, count, t.cols - whole, edge);
         micro_kernel<U>(t.rows, 1, steps, strip, edge, sums_at(whole, resume));
       }
       for (std::int64_t s = 0; s < steps; s += together, resume = true) {
@@ -448,10 +466,10 @@ void nn_few_rows_tile(std::span<std::byte> scratch, tile const& t, std::array<ro
       }
     }
   }
-  give_rows<OneSum, S, M>(t, sums, stride, few_rows * stride, epilogue);
+  return {sums, stride, few_rows * stride};
 }
 
-/// Where rows_tile finds the weights of matrix m for a block of k, of so many steps at most: packed into `wide` as nn and nt
+/// Where panel_sums finds the weights of matrix m for a block of k, of so many steps at most: packed into `wide` as nn and nt
 /// go, or packed before.
 template <class U, class B, std::size_t M> struct nn_weights {
   std::array<grouped_matrix<B const>, M> w;
@@ -460,7 +478,7 @@ template <class U, class B, std::size_t M> struct nn_weights {
   static constexpr std::int64_t steps(tile const&) { return blocking<U>::steps; }
   panel_block<U> operator()(tile const& t, std::size_t m, std::int64_t k0, std::int64_t count, U* wide) const {
     rows_of<B> const rows{w[m].group(t.group) + k0 * w[m].row_stride + t.col, w[m].row_stride};
-    pack_across<U>([&](std::int64_t i) { return rows.row(i); }, count, t.cols, wide);
+    pack_across(rows, count, t.cols, wide);
     panel_block<U> block{panel_cut<U>(t.cols), wide, steps_of<U>(count)};
     if (k0 + count < k)
       block.soon = next_rows_of<U>(rows_from(rows, count, 0), std::min(count, k - k0 - count), t.cols);
@@ -473,7 +491,7 @@ template <class U, class B, std::size_t M> struct nt_weights {
   static constexpr std::int64_t steps(tile const&) { return blocking<U>::steps; }
   panel_block<U> operator()(tile const& t, std::size_t m, std::int64_t k0, std::int64_t count, U* wide) const {
     B const* const from = w[m].group(t.group) + t.col * w[m].row_stride + k0;
-    pack_along<U>([&](std::int64_t c) { return from + c * w[m].row_stride; }, t.cols, count, wide);
+    pack_along(rows_of<B>{from, w[m].row_stride}, t.cols, count, wide);
     return {panel_cut<U>(t.cols), wide, steps_of<U>(count)};
   }
 };
@@ -502,9 +520,9 @@ template <class U, class T, std::size_t M> struct packed_weights {
 };
 
 /// Rows times panels, straight into rows of sums: those of M matrices stand side by side, as in nt, or are one sum.
-template <class U, bool OneSum, class A, std::size_t M, class Weights, class Epilogue>
-void rows_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>, M> const& a, Weights const& weights,
-               std::int64_t k, Epilogue const& epilogue) {
+template <class U, bool OneSum, class A, std::size_t M, class Weights>
+sum_rows<sum_of<U>> panel_sums(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>, M> const& a,
+                               Weights const& weights, std::int64_t k) {
   using S = sum_of<U>;
   using sizes = blocking<U>;
   constexpr std::int64_t results = OneSum ? 1 : static_cast<std::int64_t>(M);
@@ -522,7 +540,7 @@ void rows_tile(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A
       multiply_rows<U>(rows_from(a[m], t.row, k0), t.rows, count, weights(t, m, k0, count, wide),
                        sums + (OneSum ? 0 : static_cast<std::int64_t>(m) * size), k0 > 0 || (OneSum && m > 0), space);
     }
-  give_rows<OneSum, S, M>(t, sums, stride, size, epilogue);
+  return {sums, stride, size};
 }
 
 /// Rows [i0, i0 + ni), columns [j0, j0 + nj) of one group's output, from its rows [row, row + rows).
@@ -578,7 +596,7 @@ void tn_tile(std::span<std::byte> scratch, tn_block const& t, rows_of<A> a, rows
       soon = next_rows_of<U>(rows_from(b, t.row + next_r, t.j0 + next_j), std::min(sizes::values, t.rows - next_r),
                              std::min(sizes::cols, t.nj - next_j));
     }
-    pack_across<U>([&](std::int64_t r) { return b.row(t.row + r0 + r) + t.j0 + j; }, count, nj, wide);
+    pack_across(rows_from(b, t.row + r0, t.j0 + j), count, nj, wide);
     for (std::int64_t i = 0; i < t.ni; i += most_narrow)
       for (std::int64_t p = 0; p < cut.count; ++p) {
         S* const here = out + i * out_stride + j + cut.first(p);
@@ -600,8 +618,8 @@ void tn_tile(std::span<std::byte> scratch, tn_block const& t, rows_of<A> a, rows
   for (std::int64_t r0 = 0; r0 < t.rows; r0 += together) {
     std::int64_t const end = std::min(t.rows, r0 + together);
     for (std::int64_t r = r0; r < end; r += sizes::values)
-      pack_strips<U>([&](std::int64_t i) { return a.row(t.row + r + i) + t.i0; }, std::min(sizes::values, end - r),
-                     t.ni, narrow + (r - r0) / sizes::values * strips);
+      pack_strips(rows_from(a, t.row + r, t.i0), std::min(sizes::values, end - r), t.ni,
+                  narrow + (r - r0) / sizes::values * strips);
     for (std::int64_t j = 0; j < t.nj; j += sizes::cols)
       for (std::int64_t r = r0; r < end; r += sizes::values)
         multiply(j, std::min(sizes::cols, t.nj - j), r, std::min(sizes::values, end - r),
@@ -646,8 +664,9 @@ void multiply_packed(Engine& engine, std::int64_t groups, std::int64_t const* of
   static_assert(scratch_needed<U, M>() <= Engine::scratch_bytes);
   tile_list<U> const tiles(groups, offsets, n, engine.threads(), blocking<U>::packed);
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
-    rows_tile<U, OneSum>(engine.scratch(worker), tiles[task], a, packed_weights<U, T, M>{w, k, engine.threads()}, k,
-                         epilogue);
+    auto const t = tiles[task];
+    packed_weights<U, T, M> const weights{w, k, engine.threads()};
+    hand_over<OneSum, M>(t, panel_sums<U, OneSum>(engine.scratch(worker), t, a, weights, k), epilogue);
   });
 }
 
@@ -668,12 +687,14 @@ void grouped_gemm_nt(Engine& engine, std::int64_t groups, std::int64_t const* of
   rows.fill(a);
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
     auto const t = tiles[task];
+    auto const scratch = engine.scratch(worker);
     if (t.rows <= host_gemm::few_rows && host_gemm::few_rows_fit<U, A>(k))
-      host_gemm::nt_few_rows_tile<U>(engine.scratch(worker), t, a, w, k, epilogue);
+      host_gemm::hand_over<false, M>(t, host_gemm::nt_few_rows<U>(scratch, t, a, w, k), epilogue);
     else if (host_gemm::short_sums<U>(t.rows, k))
-      host_gemm::rows_tile<U, false>(engine.scratch(worker), t, rows, host_gemm::nt_weights<U, B, M>{w}, k, epilogue);
+      host_gemm::hand_over<false, M>(
+          t, host_gemm::panel_sums<U, false>(scratch, t, rows, host_gemm::nt_weights<U, B, M>{w}, k), epilogue);
     else
-      host_gemm::nt_tile<U>(engine.scratch(worker), t, a, w, k, epilogue);
+      host_gemm::hand_over<M>(t, host_gemm::nt_sums<U>(scratch, t, a, w, k), epilogue);
   });
 }
 
@@ -686,10 +707,13 @@ void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* of
   host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads(), host_gemm::blocking<U>::nn);
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
     auto const t = tiles[task];
-    if (t.rows <= host_gemm::few_rows)
-      host_gemm::nn_few_rows_tile<U, true>(engine.scratch(worker), t, a, w, k, epilogue);
-    else
-      host_gemm::rows_tile<U, true>(engine.scratch(worker), t, a, host_gemm::nn_weights<U, B, M>{w, k}, k, epilogue);
+    auto const scratch = engine.scratch(worker);
+    host_gemm::hand_over<true, M>(
+        t,
+        t.rows <= host_gemm::few_rows
+            ? host_gemm::nn_few_rows<U, true>(scratch, t, a, w, k)
+            : host_gemm::panel_sums<U, true>(scratch, t, a, host_gemm::nn_weights<U, B, M>{w, k}, k),
+        epilogue);
   });
 }
 
@@ -705,11 +729,13 @@ void grouped_gemm_nt(Engine& engine, std::int64_t groups, std::int64_t const* of
   rows.fill(a);
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
     auto const t = tiles[task];
-    if (t.rows <= host_gemm::few_rows)
-      host_gemm::nn_few_rows_tile<U, false>(engine.scratch(worker), t, rows, lying, k, epilogue);
-    else
-      host_gemm::rows_tile<U, false>(engine.scratch(worker), t, rows, host_gemm::nn_weights<U, B, M>{lying, k}, k,
-                                     epilogue);
+    auto const scratch = engine.scratch(worker);
+    host_gemm::hand_over<false, M>(
+        t,
+        t.rows <= host_gemm::few_rows
+            ? host_gemm::nn_few_rows<U, false>(scratch, t, rows, lying, k)
+            : host_gemm::panel_sums<U, false>(scratch, t, rows, host_gemm::nn_weights<U, B, M>{lying, k}, k),
+        epilogue);
   });
 }
 
@@ -722,7 +748,9 @@ void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* of
   host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads(), host_gemm::blocking<U>::packed);
   auto const lying = host_gemm::lying(w);
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
-    host_gemm::rows_tile<U, true>(engine.scratch(worker), tiles[task], a, host_gemm::nt_weights<U, B, M>{lying}, k,
+    auto const t = tiles[task];
+    host_gemm::nt_weights<U, B, M> const weights{lying};
+    host_gemm::hand_over<true, M>(t, host_gemm::panel_sums<U, true>(engine.scratch(worker), t, a, weights, k),
                                   epilogue);
   });
 }
@@ -735,11 +763,10 @@ template <class T> constexpr std::int64_t packed_bytes(std::int64_t n, std::int6
 template <class Engine, class T>
 void pack_nt(Engine& engine, std::int64_t groups, grouped_matrix<T const> w, std::int64_t n, std::int64_t k,
              std::byte* to) {
-  host_gemm::pack_weights<T>(engine, groups, n, k, to,
-                             [=](std::int64_t g, std::int64_t col, std::int64_t cols, auto* out) {
-                               host_gemm::pack_along<std::remove_pointer_t<decltype(out)>>(
-                                   [&](std::int64_t c) { return w.group(g) + (col + c) * w.row_stride; }, cols, k, out);
-                             });
+  host_gemm::pack_weights<T>(
+      engine, groups, n, k, to, [=](std::int64_t g, std::int64_t col, std::int64_t cols, auto* out) {
+        host_gemm::pack_along(rows_of<T>{w.group(g) + col * w.row_stride, w.row_stride}, cols, k, out);
+      });
 }
 
 template <class Engine, class T>
@@ -747,8 +774,7 @@ void pack_nn(Engine& engine, std::int64_t groups, grouped_matrix<T const> w, std
              std::byte* to) {
   host_gemm::pack_weights<T>(engine, groups, n, k, to,
                              [=](std::int64_t g, std::int64_t col, std::int64_t cols, auto* out) {
-                               host_gemm::pack_across<std::remove_pointer_t<decltype(out)>>(
-                                   [&](std::int64_t i) { return w.group(g) + i * w.row_stride + col; }, k, cols, out);
+                               host_gemm::pack_across(rows_of<T>{w.group(g) + col, w.row_stride}, k, cols, out);
                              });
 }
 

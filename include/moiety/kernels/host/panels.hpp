@@ -71,26 +71,26 @@ template <class U, class T> struct row_step {
   }
 };
 
-/// Step s of rows that row(k) gives, k in [0, count).
-template <class U, class Row> auto step_of(Row const& row, std::int64_t s, std::int64_t count) {
-  using T = std::remove_const_t<std::remove_pointer_t<decltype(row(s))>>;
+/// Step s of rows that rows.row(k) gives, k in [0, count).
+template <class U, class Rows> auto step_of(Rows const& rows, std::int64_t s, std::int64_t count) {
+  using T = std::remove_const_t<std::remove_pointer_t<decltype(rows.row(s))>>;
   if constexpr (std::same_as<U, bf16_pair>)
-    return row_step<U, T>{row(2 * s), 2 * s + 1 < count ? row(2 * s + 1) : nullptr};
+    return row_step<U, T>{rows.row(2 * s), 2 * s + 1 < count ? rows.row(2 * s + 1) : nullptr};
   else
-    return row_step<U, T>{row(s)};
+    return row_step<U, T>{rows.row(s)};
 }
 
 /// Steps that packing asks the cache for ahead of time: a block's rows lie in different pages, where no hardware does.
 template <class U> inline constexpr std::int64_t prefetch_steps = 4 * values_per_unit<U>;
 
-/// row(k) gives the row of k, k in [0, count): `cols` values are packed.
-template <class U, class Row> void pack_across(Row const& row, std::int64_t count, std::int64_t cols, U* to) {
+/// rows.row(k) gives the row of k, k in [0, count): `cols` values are packed.
+template <class U, class Rows> void pack_across(Rows const& rows, std::int64_t count, std::int64_t cols, U* to) {
   constexpr std::int64_t lanes = simd::lanes<U>;
   panel_cut<U> const cut(cols);
   std::int64_t const steps = steps_of<U>(count);
   for (std::int64_t s = 0; s < steps; ++s) {
-    auto const now = step_of<U>(row, s, count),
-               soon = step_of<U>(row, std::min(s + prefetch_steps<U>, steps - 1), count);
+    auto const now = step_of<U>(rows, s, count),
+               soon = step_of<U>(rows, std::min(s + prefetch_steps<U>, steps - 1), count);
     for (std::int64_t p = 0; p < cut.count; ++p) {
       U* const out = to + cut.first(p) * steps + s * cut.width(p);
       for (std::int64_t v = 0; v < cut.width(p); v += lanes) {
@@ -102,17 +102,17 @@ template <class U, class Row> void pack_across(Row const& row, std::int64_t coun
   }
 }
 
-/// row(i) gives row i, i in [0, rows), whose values [0, count) are packed.
-template <class U, class Row> void pack_along(Row const& row, std::int64_t rows, std::int64_t count, U* to) {
-  using T = std::remove_const_t<std::remove_pointer_t<decltype(row(rows))>>;
+/// rows.row(i) gives row i, i in [0, height), whose values [0, count) are packed.
+template <class U, class Rows> void pack_along(Rows const& rows, std::int64_t height, std::int64_t count, U* to) {
+  using T = std::remove_const_t<std::remove_pointer_t<decltype(rows.row(height))>>;
   constexpr std::int64_t lanes = simd::lanes<U>, values = lanes * values_per_unit<U>;
-  panel_cut<U> const cut(rows);
+  panel_cut<U> const cut(height);
   std::int64_t const steps = steps_of<U>(count);
   for (std::int64_t p = 0; p < cut.count; ++p)
     for (int v = 0; v < cut.vectors(p); ++v) {
-      std::int64_t const first = cut.first(p) + v * lanes, present = std::min(lanes, rows - first);
+      std::int64_t const first = cut.first(p) + v * lanes, present = std::min(lanes, height - first);
       T const* from[static_cast<std::size_t>(lanes)];
-      for (std::int64_t i = 0; i < lanes; ++i) from[i] = row(first + std::min(i, present - 1));
+      for (std::int64_t i = 0; i < lanes; ++i) from[i] = rows.row(first + std::min(i, present - 1));
       U* const column = to + cut.first(p) * steps + v * lanes;
       simd::square<U> square;
       for (std::int64_t s = 0; s < steps; s += lanes) {
@@ -137,12 +137,12 @@ template <class U> constexpr std::int64_t strip_units(std::int64_t steps, std::i
 }
 
 /// As pack_across, in strips.
-template <class U, class Row> void pack_strips(Row const& row, std::int64_t count, std::int64_t cols, U* to) {
+template <class U, class Rows> void pack_strips(Rows const& rows, std::int64_t count, std::int64_t cols, U* to) {
   constexpr std::int64_t lanes = simd::lanes<U>, piece = std::min<std::int64_t>(most_narrow, lanes);
   std::int64_t const steps = steps_of<U>(count);
   for (std::int64_t s = 0; s < steps; ++s) {
-    auto const now = step_of<U>(row, s, count),
-               soon = step_of<U>(row, std::min(s + prefetch_steps<U>, steps - 1), count);
+    auto const now = step_of<U>(rows, s, count),
+               soon = step_of<U>(rows, std::min(s + prefetch_steps<U>, steps - 1), count);
     for (std::int64_t col = 0; col < round_up(cols, most_narrow); col += lanes) {
       soon.prefetch(std::min(col, cols - 1));
       U run[static_cast<std::size_t>(lanes)];
