@@ -16,22 +16,26 @@ constexpr mo::expert_sizes sizes{.experts = 4, .hidden = 3, .ffn = 5};
 
 using tensors = std::vector<std::pair<std::string, std::vector<std::int64_t>>>;
 
-/// Names and shapes; the memory that is given holds as many values as are counted.
+/// Names and shapes; as many pointers, and the memory that is given holds as many values as are counted.
 template <class Mlp> tensors listed() {
-  mo::detail::expert_parameters<Mlp, float> of;
+  using parameters = mo::detail::expert_parameters<Mlp, float>;
   tensors all;
   std::int64_t values = 0;
-  mo::detail::expert_parameters<Mlp, float>::visit(
-      of, "experts", sizes,
-      [&](float*& pointer, std::string const& name, std::vector<std::int64_t> const& shape, std::int64_t fan_in) {
-        CHECK(pointer == nullptr);
-        CHECK((fan_in == 0) == (name.find("bias") != std::string::npos));
-        all.emplace_back(name, shape);
-        std::int64_t size = 1;
-        for (std::int64_t const extent : shape) size *= extent;
-        values += size;
-      });
-  CHECK(values == sizes.experts * (of.matrix_values(sizes) + of.bias_values(sizes)));
+  for (mo::detail::expert_tensor const& of : parameters::tensors("experts", sizes)) {
+    CHECK((of.fan_in == 0) == (of.name.find("bias") != std::string::npos));
+    all.emplace_back(of.name, of.shape);
+    std::int64_t size = 1;
+    for (std::int64_t const extent : of.shape) size *= extent;
+    values += size;
+  }
+  CHECK(values == sizes.experts * (parameters::matrix_values(sizes) + parameters::bias_values(sizes)));
+  parameters of;
+  std::size_t pointers = 0;
+  parameters::visit(of, [&](float*& pointer) {
+    CHECK(pointer == nullptr);
+    ++pointers;
+  });
+  CHECK(pointers == all.size());
   return all;
 }
 

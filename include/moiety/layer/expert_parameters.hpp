@@ -23,9 +23,16 @@
 
 namespace moiety::inline MOIETY_ABI::detail {
 
+/// One tensor; a bias has no fan in.
+struct expert_tensor {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  std::int64_t fan_in;
+};
+
 template <class Mlp, class T> class expert_parameters {
   using storage = typename storage_of<Mlp>::type;
-  static constexpr auto tensors = static_cast<std::size_t>(storage::joined ? 1 : Mlp::inputs);
+  static constexpr auto input_tensors = static_cast<std::size_t>(storage::joined ? 1 : Mlp::inputs);
 
  public:
   /// Values of one expert: of its matrices, and of its biases.
@@ -34,31 +41,32 @@ template <class Mlp, class T> class expert_parameters {
     return has_biases<Mlp> ? Mlp::inputs * of.ffn + of.hidden : 0;
   }
 
-  /// f(pointer, name, shape, fan in) for each tensor; biases have no fan in.
-  template <class Self, class F>
-  static void visit(Self& self, std::string const& prefix, expert_sizes const& of, F const& f) {
-    using shape = std::vector<std::int64_t>;
-    auto const matrix = [&](bool transposed, std::int64_t out, std::int64_t in) {
-      return transposed ? shape{of.experts, in, out} : shape{of.experts, out, in};
+  static std::vector<expert_tensor> tensors(std::string const& prefix, expert_sizes const& of) {
+    std::vector<expert_tensor> all;
+    auto const matrix = [&](std::string const& name, bool transposed, std::int64_t out, std::int64_t in) {
+      all.push_back({name, {of.experts, transposed ? in : out, transposed ? out : in}, in});
+    };
+    auto const bias = [&](std::string const& name, std::int64_t out) {
+      all.push_back({name + "_bias", {of.experts, out}, 0});
     };
     std::int64_t const rows = storage::joined ? Mlp::inputs * of.ffn : of.ffn;
-    for (std::size_t i = 0; i < tensors; ++i)
-      f(self.inputs_[i], name(prefix, i), matrix(storage::transposed, rows, of.hidden), of.hidden);
-    f(self.down_, prefix + ".down", matrix(storage::down_transposed, of.hidden, of.ffn), of.ffn);
+    for (std::size_t i = 0; i < input_tensors; ++i) matrix(name(prefix, i), storage::transposed, rows, of.hidden);
+    matrix(prefix + ".down", storage::down_transposed, of.hidden, of.ffn);
     if constexpr (has_biases<Mlp>) {
-      for (std::size_t i = 0; i < tensors; ++i)
-        f(self.input_biases_[i], name(prefix, i) + "_bias", shape{of.experts, rows}, std::int64_t{0});
-      f(self.down_bias_, prefix + ".down_bias", shape{of.experts, of.hidden}, std::int64_t{0});
+      for (std::size_t i = 0; i < input_tensors; ++i) bias(name(prefix, i), rows);
+      bias(prefix + ".down", of.hidden);
     }
+    return all;
   }
 
-  /// The shapes of all, in the order of visit.
-  static std::vector<std::vector<std::int64_t>> shapes(expert_sizes const& of) {
-    std::vector<std::vector<std::int64_t>> all;
-    expert_parameters none;
-    visit(none, {}, of,
-          [&](T*, std::string const&, std::vector<std::int64_t> const& shape, std::int64_t) { all.push_back(shape); });
-    return all;
+  /// f(pointer) for each tensor, in their order.
+  template <class Self, class F> static void visit(Self& self, F const& f) {
+    for (auto& pointer : self.inputs_) f(pointer);
+    f(self.down_);
+    if constexpr (has_biases<Mlp>) {
+      for (auto& pointer : self.input_biases_) f(pointer);
+      f(self.down_bias_);
+    }
   }
 
   expert_matrices<Mlp, T> matrices(expert_sizes const& of) const {
@@ -85,7 +93,7 @@ template <class Mlp, class T> class expert_parameters {
   }
 
  private:
-  std::array<T*, tensors> inputs_{}, input_biases_{};
+  std::array<T*, input_tensors> inputs_{}, input_biases_{};
   T* down_ = nullptr;
   T* down_bias_ = nullptr;
 };

@@ -182,37 +182,49 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
     return part;
   }
 
-  template <class Self, class F> static void visit_trained(Self& self, F const& f) {
+  /// What the pointers of visit_trained are, in its order.
+  std::vector<parameter> trained() const {
     constexpr std::int64_t experts = spec::experts;
     std::string_view const router_name = name_of<RouterType>, expert_name = name_of<ExpertType>;
-    f(self.router_, dense_parameter("router.weight", {experts, spec::hidden}, spec::hidden, router_name));
-    if constexpr (has_linear_bias<router_type>)
-      f(self.router_bias_, dense_parameter("router.bias", {experts}, 0, router_name));
-    if constexpr (has_learned_noise<router_type>)
-      f(self.router_noise_, dense_parameter("router.noise", {experts, spec::hidden}, 0, router_name));
-    auto const dense = [&](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
-      f(pointer, dense_parameter(std::move(name), std::move(shape), fan_in, expert_name));
+    std::vector<parameter> all;
+    auto const dense = [&](std::string_view type, std::string name, std::vector<std::int64_t> shape,
+                           std::int64_t fan_in) {
+      all.push_back(dense_parameter(std::move(name), std::move(shape), fan_in, type));
     };
-    auto const shapes = experts_type::shapes(self.sizes());
-    auto shape_here = shapes.begin();
-    experts_type::visit(
-        self.experts_, "experts", all_sizes,
-        [&](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
-          std::vector<range_of> part = self.part_of(shape, *shape_here++);
-          f(pointer, parameter{std::move(name), std::move(shape), std::move(part), fan_in, expert_name, true, true});
-        });
+    dense(router_name, "router.weight", {experts, spec::hidden}, spec::hidden);
+    if constexpr (has_linear_bias<router_type>) dense(router_name, "router.bias", {experts}, 0);
+    if constexpr (has_learned_noise<router_type>) dense(router_name, "router.noise", {experts, spec::hidden}, 0);
+    std::vector<expert_tensor> tensors = experts_type::tensors("experts", all_sizes);
+    std::vector<expert_tensor> const here = experts_type::tensors({}, sizes());
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      auto& [name, shape, fan_in] = tensors[i];
+      std::vector<range_of> part = part_of(shape, here[i].shape);
+      all.push_back({std::move(name), std::move(shape), std::move(part), fan_in, expert_name, true, true});
+    }
     if constexpr (spec::has_latent) {
-      dense(self.latent_in_, "latent.in", {spec::latent, spec::hidden}, spec::hidden);
-      dense(self.latent_out_, "latent.out", {spec::hidden, spec::latent}, spec::latent);
+      dense(expert_name, "latent.in", {spec::latent, spec::hidden}, spec::hidden);
+      dense(expert_name, "latent.out", {spec::hidden, spec::latent}, spec::latent);
     }
     if constexpr (spec::has_shared)
-      shared_type::visit(self.shared_, "shared", shared_sizes,
-                         [&](auto& pointer, std::string name, std::vector<std::int64_t> shape, std::int64_t fan_in) {
-                           shape.erase(shape.begin());
-                           dense(pointer, std::move(name), std::move(shape), fan_in);
-                         });
-    if constexpr (spec::shared_gated)
-      f(self.shared_gate_, dense_parameter("shared_gate.weight", {1, spec::hidden}, spec::hidden, router_name));
+      for (expert_tensor& of : shared_type::tensors("shared", shared_sizes)) {
+        of.shape.erase(of.shape.begin());
+        dense(expert_name, std::move(of.name), std::move(of.shape), of.fan_in);
+      }
+    if constexpr (spec::shared_gated) dense(router_name, "shared_gate.weight", {1, spec::hidden}, spec::hidden);
+    return all;
+  }
+
+  template <class Self, class F> static void visit_trained(Self& self, F const& f) {
+    std::vector<parameter> const all = self.trained();
+    auto next = all.begin();
+    auto const visit_one = [&](auto& pointer) { f(pointer, *next++); };
+    visit_one(self.router_);
+    if constexpr (has_linear_bias<router_type>) visit_one(self.router_bias_);
+    if constexpr (has_learned_noise<router_type>) visit_one(self.router_noise_);
+    experts_type::visit(self.experts_, visit_one);
+    if constexpr (spec::has_latent) visit_one(self.latent_in_), visit_one(self.latent_out_);
+    if constexpr (spec::has_shared) shared_type::visit(self.shared_, visit_one);
+    if constexpr (spec::shared_gated) visit_one(self.shared_gate_);
   }
 
   expert_share share_ = everything;
