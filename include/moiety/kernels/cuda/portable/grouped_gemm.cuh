@@ -100,11 +100,12 @@ void launch_fma_rows(Engine& engine, char const* name, typename Operands::produc
       wide, epilogue);
 }
 
-/// Calls launch(tile) with the largest tile whose blocks(tile) leave less than a quarter of the multiprocessors without work.
+/// Calls launch(tile) with the largest tile whose blocks(tile) leave less than a quarter of the multiprocessors without work;
+/// `few` rows would leave most of a large one empty.
 template <class S, class Middle, class Blocks, class Launch>
-void with_fma_tile(cuda_engine const& engine, Blocks const& blocks, Launch const& launch) {
+void with_fma_tile(cuda_engine const& engine, bool few, Blocks const& blocks, Launch const& launch) {
   auto const fills = [&](auto shape) { return 4 * blocks(shape) >= 3 * engine.multiprocessors(); };
-  if (fills(large_fma_tile<S>{}))
+  if (!few && fills(large_fma_tile<S>{}))
     launch(large_fma_tile<S>{});
   else if (fills(Middle{}))
     launch(Middle{});
@@ -128,7 +129,7 @@ void choose_fma_rows(Engine& engine, char const* name, Product const& of, Epilog
   if constexpr (sums_rows<Epilogue>)
     launch(large_fma_tile<S>{});
   else
-    with_fma_tile<S, middle_fma_tile>(engine, blocks, launch);
+    with_fma_tile<S, middle_fma_tile>(engine, has_few_rows(engine, of.rows), blocks, launch);
 }
 
 template <bool Wide, class Engine, class T>
@@ -212,7 +213,7 @@ void grouped_gemm_tn(cuda_engine& engine, std::int64_t groups, std::int64_t cons
       gpu::launch_tensor_matrix<false>(engine, of);
   } else {
     gpu::with_fma_tile<S, gpu::middle_matrix_fma_tile>(
-        engine, [&]<class Shape>(Shape) { return gpu::blocks_of(of, Shape::rows, Shape::columns); },
+        engine, false, [&]<class Shape>(Shape) { return gpu::blocks_of(of, Shape::rows, Shape::columns); },
         [&]<class Shape>(Shape) { gpu::launch_fma_matrix<Shape>(engine, of); });
   }
 }
