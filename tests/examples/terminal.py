@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""terminal.py TRAIN_LM: on a terminal one line rewrites itself, elsewhere lines are plain; with text sampled at the end."""
+"""terminal.py TRAIN_LM TEXT: on a terminal one line rewrites itself, elsewhere lines are plain; with text sampled at the end."""
 import os
 import pty
 import subprocess
 import sys
 
-COMMAND = [sys.argv[1], "--steps", "40", "--batch", "2", "--context", "16", "--layers", "1", "--hidden", "64", "--heads",
-           "2", "--sample", "20", "--csv", "", "--html", ""]
+COMMAND = [sys.argv[1], "--text", sys.argv[2], "--steps", "40", "--batch", "2", "--context", "16", "--layers", "1",
+           "--hidden", "64", "--heads", "2", "--sample", "20", "--csv", "", "--html", ""]
 SHOWN = ("bits/byte", "balance", " z ", "max/mean load", "tokens/s", "s left")
 
 

@@ -336,7 +336,7 @@ TEST_CASE("a rank that skips a collective is named at the deadline, on every ran
     w.at_step(4);
     w.barrier();
     ending const end = ending_of([&] {
-      if (w.rank() == last) std::this_thread::sleep_for(4s);
+      if (w.rank() == last) std::this_thread::sleep_for(2500ms);
       w.barrier();
       w.barrier();
     });
@@ -358,7 +358,7 @@ TEST_CASE("all ranks that did not come are listed, and a split has a deadline") 
   ranks w = world_of(1s);
   if (w.size() < 3) return;
   ending const end = ending_of([&] {
-    if (w.rank() > 0) std::this_thread::sleep_for(4s);
+    if (w.rank() > 0) std::this_thread::sleep_for(2500ms);
     w.split(0, 0, "part");
   });
   CHECK(end.error.fault == mo::comm_fault::timeout);
