@@ -164,6 +164,7 @@ void micro_kernel(std::int64_t steps, Narrow narrow, Wide wide, tile_sums<sum_of
     for (int j = 0; j < Vectors; ++j)
       sum[i][j] = sums.from != nullptr ? simd::load(sums.from + i * sums.from_stride + j * lanes) : simd::zero<S>();
   }
+  MOIETY_UNROLL(1)  // clang writes eight steps out, whose operands push the sums out of the registers
   for (std::int64_t k = 0; k < steps; ++k) {
     simd::vec<U> right[across];
     wide.load(right);
@@ -208,6 +209,7 @@ void half_kernel(std::int64_t steps, Narrow narrow, U const* wide, tile_sums<sum
       sum[i][j] = sums.from != nullptr ? simd::load(sums.from + i * sums.from_stride + j * lanes) : simd::zero<S>();
     half[i] = sums.from != nullptr ? simd::load_half(sums.from + i * sums.from_stride + last) : simd::half_vec<S>{};
   }
+  MOIETY_UNROLL(1)
   for (std::int64_t k = 0; k < steps; ++k, wide += last + lanes) {
     simd::vec<U> right[across];
     MOIETY_UNROLL(2)
