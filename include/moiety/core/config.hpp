@@ -36,7 +36,8 @@
 #define MOIETY_REGISTERS
 #endif
 
-// Asks for a loop to be written out. The front end of nvcc does not know the request, and needs none on the host.
+// Asks for a loop to be written out so many times; once is not at all. The front end of nvcc does not know the request, and
+// needs none on the host.
 #define MOIETY_PRAGMA(text) _Pragma(#text)
 #if defined(__CUDACC__)
 #define MOIETY_UNROLL(times)

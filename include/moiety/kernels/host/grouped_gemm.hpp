@@ -543,6 +543,14 @@ sum_rows<sum_of<U>> panel_sums(std::span<std::byte> scratch, tile const& t, std:
   return {sums, stride, size};
 }
 
+/// The sums of nn, or of nt where weights lie transposed.
+template <class U, bool OneSum, class A, class B, std::size_t M>
+sum_rows<sum_of<U>> nn_sums(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>, M> const& a,
+                            std::array<grouped_matrix<B const>, M> const& w, std::int64_t k) {
+  if (t.rows <= few_rows) return nn_few_rows<U, OneSum>(scratch, t, a, w, k);
+  return panel_sums<U, OneSum>(scratch, t, a, nn_weights<U, B, M>{w, k}, k);
+}
+
 /// Rows [i0, i0 + ni), columns [j0, j0 + nj) of one group's output, from its rows [row, row + rows).
 struct tn_block {
   std::int64_t row, rows, i0, ni, j0, nj;
@@ -707,13 +715,7 @@ void grouped_gemm_nn(Engine& engine, std::int64_t groups, std::int64_t const* of
   host_gemm::tile_list<U> const tiles(groups, offsets, n, engine.threads(), host_gemm::blocking<U>::nn);
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
     auto const t = tiles[task];
-    auto const scratch = engine.scratch(worker);
-    host_gemm::hand_over<true, M>(
-        t,
-        t.rows <= host_gemm::few_rows
-            ? host_gemm::nn_few_rows<U, true>(scratch, t, a, w, k)
-            : host_gemm::panel_sums<U, true>(scratch, t, a, host_gemm::nn_weights<U, B, M>{w, k}, k),
-        epilogue);
+    host_gemm::hand_over<true, M>(t, host_gemm::nn_sums<U, true>(engine.scratch(worker), t, a, w, k), epilogue);
   });
 }
 
@@ -729,13 +731,8 @@ void grouped_gemm_nt(Engine& engine, std::int64_t groups, std::int64_t const* of
   rows.fill(a);
   engine.parallel(tiles.count(), [&](std::int64_t task, int worker) {
     auto const t = tiles[task];
-    auto const scratch = engine.scratch(worker);
-    host_gemm::hand_over<false, M>(
-        t,
-        t.rows <= host_gemm::few_rows
-            ? host_gemm::nn_few_rows<U, false>(scratch, t, rows, lying, k)
-            : host_gemm::panel_sums<U, false>(scratch, t, rows, host_gemm::nn_weights<U, B, M>{lying, k}, k),
-        epilogue);
+    host_gemm::hand_over<false, M>(t, host_gemm::nn_sums<U, false>(engine.scratch(worker), t, rows, lying, k),
+                                   epilogue);
   });
 }
 
