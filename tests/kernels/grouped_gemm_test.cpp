@@ -6,6 +6,9 @@
 
 #include <doctest/doctest.h>
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -35,6 +38,31 @@ template <class T> std::vector<T> random_values(int64 count, unsigned seed) {
   for (T& value : values) value = static_cast<T>(std::ldexp(static_cast<float>(bits() >> 8) + 0.5f, -23) - 1.0f);
   return values;
 }
+
+/// Values that end where memory does that nobody may read.
+template <class T> class before_a_wall {
+ public:
+  explicit before_a_wall(int64 count) {
+    auto const page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)),
+               bytes = static_cast<std::size_t>(count) * sizeof(T);
+    size_ = (bytes + page - 1) / page * page + page;
+    memory_ =
+        static_cast<std::byte*>(::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    REQUIRE(::mprotect(memory_ + size_ - page, page, PROT_NONE) == 0);
+    values = reinterpret_cast<T*>(memory_ + size_ - page - bytes);
+    auto const random = random_values<T>(count, 77);
+    std::copy(random.begin(), random.end(), values);
+  }
+  before_a_wall(before_a_wall const&) = delete;
+  before_a_wall& operator=(before_a_wall const&) = delete;
+  ~before_a_wall() { ::munmap(memory_, size_); }
+
+  T* values;
+
+ private:
+  std::byte* memory_;
+  std::size_t size_;
+};
 
 template <class S> S poison() { return std::numeric_limits<S>::quiet_NaN(); }
 
@@ -404,6 +432,28 @@ TEST_CASE_TEMPLATE("what lies between rows is not read", T, float, mo::bf16) {
                              });
       CHECK(finite == 2 * rows * n);
     }
+}
+
+TEST_CASE_TEMPLATE("nothing behind an operand is read", T, float, double, mo::bf16) {
+  for (int64 const rows : {1, 7, 20, 100})
+    for (int64 const n : {1, 33, 300})
+      for (int64 const k : {1, 7, 31, 257}) {
+        std::array<int64, 2> const offsets{0, rows};
+        std::vector<mo::sum_t<T>> out(static_cast<std::size_t>(n * k));
+        before_a_wall<T> const a(rows * k), wide_a(rows * n), w(n * k);
+        auto const ignore = [](int64, int64, int64, int64, auto const&) {};
+        std::array<grouped_matrix<T const>, 1> const nt{{{w.values, n * k, k}}}, nn{{{w.values, n * k, n}}};
+        std::array<transposed_matrix<T const>, 1> const turned_nt{{{w.values, n * k, n}}},
+            turned_nn{{{w.values, n * k, k}}};
+        rows_of<T> const narrow{a.values, k}, broad{wide_a.values, n};
+        using S = mo::sum_t<T>;
+        grouped_gemm_nt<S>(engine(1), 1, offsets.data(), narrow, nt, n, k, ignore);
+        grouped_gemm_nt<S>(engine(1), 1, offsets.data(), narrow, turned_nt, n, k, ignore);
+        grouped_gemm_nn<S>(engine(1), 1, offsets.data(), std::array{narrow}, nn, n, k, ignore);
+        grouped_gemm_nn<S>(engine(1), 1, offsets.data(), std::array{narrow}, turned_nn, n, k, ignore);
+        grouped_gemm_tn<S>(engine(1), 1, offsets.data(), broad, narrow, grouped_matrix<S>{out.data(), n * k, k}, n, k,
+                           false);
+      }
 }
 
 TEST_CASE("16-bit operands widen exactly") {

@@ -7,7 +7,7 @@
 //   nt                 rows of a, transposed (lane = row)    weights, read in place          [column][row], turned
 //   nt, few rows       weights, transposed (lane = column)   rows of a, in place             [row][column]
 //   nt, short sums     weights, transposed (lane = column)   rows of a, in place             [row][column]
-//   nn                 weights, copied (lane = column)       rows of a, in place             [row][column]
+//   nn                 weights, copied in passing            rows of a, in place             [row][column]
 //   transposed         nt packs as nn does and nn as nt does with short sums
 //   tn                 rows of b, copied (lane = j)          rows of a, packed in strips     the output
 //
@@ -234,6 +234,36 @@ void multiply_rows(rows_of<A> a, std::int64_t rows, std::int64_t count, panel_bl
         product(no_prefetch{});
     }
   }
+}
+
+/// A block of rows where they lie, `cols` columns of them.
+template <class U, class B> struct lying_block : panel_block<U> {
+  rows_of<B> rows;
+  std::int64_t cols;
+  U* to;  // where its panels go
+};
+
+/// The same, of more than most_narrow rows: the first of them pack the block in passing, for those behind.
+template <class U, class A, class B>
+void multiply_rows(rows_of<A> a, std::int64_t rows, std::int64_t count, lying_block<U, B> const& block, sum_of<U>* sums,
+                   bool resume, U* space) {
+  std::int64_t const stride = block.cut.lanes();
+  auto const strip = narrow_rows<U>(a, 0, most_narrow, most_narrow, count, space);
+  for (std::int64_t p = 0; p < block.cut.count; ++p) {
+    std::int64_t const first = block.cut.first(p), width = block.cut.width(p);
+    B const* const from = block.rows.data + first;
+    U* const panel = block.to + first * block.steps;
+    tile_sums<sum_of<U>> const to{resume ? sums + first : nullptr, stride, sums + first, stride};
+    if (first + width <= block.cols) {
+      micro_kernel_packing<U>(block.cut.vectors(p), block.steps, strip, from, block.rows.stride, count, panel, to);
+    } else {
+      pack_across(rows_of<B>{from, block.rows.stride}, count, block.cols - first, panel);
+      micro_kernel<U>(most_narrow, block.cut.vectors(p), block.steps, strip, panel, to);
+    }
+  }
+  panel_block<U> const& packed = block;
+  multiply_rows<U>(rows_from(a, most_narrow, 0), rows - most_narrow, count, packed, sums + most_narrow * stride, resume,
+                   space);
 }
 
 /// Calls f(first, columns) for the column blocks of a tile.
@@ -473,16 +503,11 @@ sum_rows<sum_of<U>> nn_few_rows(std::span<std::byte> scratch, tile const& t, std
 /// go, or packed before.
 template <class U, class B, std::size_t M> struct nn_weights {
   std::array<grouped_matrix<B const>, M> w;
-  std::int64_t k;
 
   static constexpr std::int64_t steps(tile const&) { return blocking<U>::steps; }
-  panel_block<U> operator()(tile const& t, std::size_t m, std::int64_t k0, std::int64_t count, U* wide) const {
+  lying_block<U, B> operator()(tile const& t, std::size_t m, std::int64_t k0, std::int64_t count, U* wide) const {
     rows_of<B> const rows{w[m].group(t.group) + k0 * w[m].row_stride + t.col, w[m].row_stride};
-    pack_across(rows, count, t.cols, wide);
-    panel_block<U> block{panel_cut<U>(t.cols), wide, steps_of<U>(count)};
-    if (k0 + count < k)
-      block.soon = next_rows_of<U>(rows_from(rows, count, 0), std::min(count, k - k0 - count), t.cols);
-    return block;
+    return {{panel_cut<U>(t.cols), wide, steps_of<U>(count)}, rows, t.cols, wide};
   }
 };
 template <class U, class B, std::size_t M> struct nt_weights {
@@ -548,7 +573,7 @@ template <class U, bool OneSum, class A, class B, std::size_t M>
 sum_rows<sum_of<U>> nn_sums(std::span<std::byte> scratch, tile const& t, std::array<rows_of<A>, M> const& a,
                             std::array<grouped_matrix<B const>, M> const& w, std::int64_t k) {
   if (t.rows <= few_rows) return nn_few_rows<U, OneSum>(scratch, t, a, w, k);
-  return panel_sums<U, OneSum>(scratch, t, a, nn_weights<U, B, M>{w, k}, k);
+  return panel_sums<U, OneSum>(scratch, t, a, nn_weights<U, B, M>{w}, k);
 }
 
 /// Rows [i0, i0 + ni), columns [j0, j0 + nj) of one group's output, from its rows [row, row + rows).

@@ -97,6 +97,27 @@ template <class U, class T, int Vectors> struct rows_in_place {
   void advance() { row += values_per_unit<U> * stride, rows -= values_per_unit<U>; }
 };
 
+/// The same, packed into a panel in passing. Each row lies in another page: no hardware asks for those that follow.
+template <class U, class T, int Vectors> struct rows_being_packed {
+  rows_in_place<U, T, Vectors> rows;
+  U* panel;
+  static constexpr std::int64_t ahead = 46 * values_per_unit<U>;  // rows; off a power of two, see copied_stride
+  static constexpr std::int64_t bytes = Vectors * simd::lanes<U> * static_cast<std::int64_t>(sizeof(T));  // of one
+
+  [[gnu::always_inline]] void load(simd::vec<U>* to) const {
+    rows.load(to);
+    MOIETY_UNROLL(3)
+    for (int j = 0; j < Vectors; ++j) simd::store<U>(panel + j * simd::lanes<U>, to[j]);
+    MOIETY_UNROLL(2)
+    for (std::int64_t i = 0; i < values_per_unit<U>; ++i) {
+      MOIETY_UNROLL(3)
+      for (std::int64_t line = 0; line < bytes; line += 64)
+        __builtin_prefetch(reinterpret_cast<std::byte const*>(rows.row + (ahead + i) * rows.stride) + line, 0, 2);
+    }
+  }
+  void advance() { rows.advance(), panel += Vectors * simd::lanes<U>; }
+};
+
 /// Where a tile's sums come from (null: from 0), and where they go: past the caches if `stream`.
 template <class S> struct tile_sums {
   S const* from;
@@ -280,6 +301,19 @@ void micro_kernel_in_place(std::int64_t rows, int vectors, std::int64_t steps, s
       [&]<int Rows, int Vectors>(std::integral_constant<int, Rows>, std::integral_constant<int, Vectors>) {
         micro_kernel<U, Rows, Vectors>(steps, narrow, rows_in_place<U, T, Vectors>{wide, stride, present}, sums, soon);
       });
+}
+
+/// The same of most_narrow rows, which packs the wide operand into `panel`.
+template <class U, class T>
+void micro_kernel_packing(int vectors, std::int64_t steps, strided_rows<U> narrow, T const* wide, std::int64_t stride,
+                          std::int64_t present, U* panel, tile_sums<sum_of<U>> const& sums) {
+  with_shape(most_narrow, vectors,
+             [&]<int Rows, int Vectors>(std::integral_constant<int, Rows>, std::integral_constant<int, Vectors>) {
+               if constexpr (Rows == most_narrow)
+                 micro_kernel<U, Rows, Vectors>(steps, narrow,
+                                                rows_being_packed<U, T, Vectors>{{wide, stride, present}, panel}, sums,
+                                                no_prefetch{});
+             });
 }
 
 /// sums(j) += chain over Steps steps of one narrow row times rows as they lie, for columns [first, cols), a whole number of
