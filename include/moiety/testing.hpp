@@ -4,7 +4,8 @@
 //   mo::testing::conforms<Spec>()     true if every check holds; otherwise says on std::cerr which did not
 //
 // It checks every gradient by differences (check_gradients), runs forward and backward twice, and on one and two threads,
-// for the same bits, and calls with no token and with one.
+// for the same bits, and calls with no token and with one. Its batches bring no ids and no experts: of a selection that needs
+// them, as mo::hash and mo::precomputed, it throws data_error. Give check_gradients a batch that has them.
 //
 //   mo::testing::check_gradients<Spec>(tokens)     the error of the gradient of x and of each parameter, in double:
 //

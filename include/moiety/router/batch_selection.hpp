@@ -13,7 +13,10 @@
 //   workspace_bytes<S>(tokens, experts)
 //   select(engine, scores)     writes the ids of all tokens; an overload for each back end's engine
 //   runs_on<Backend>           the back ends that it has one for; if it is not there: mo::host
-//   reads_logits               if it is there: sees logits in place of scores, finite or −∞ as everywhere
+//   reads_logits               if it is there: sees logits in place of scores, finite or −∞ as everywhere; refused with a
+//                              bias or groups
+//   sees_later_tokens          if it is there: refused by a spec that is causal
+//   needs_ids, needs_probabilities   as in router/selection.hpp
 // Tokens that are not dispatched take no part: they are neither chosen nor counted.
 #pragma once
 

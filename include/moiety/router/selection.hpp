@@ -12,6 +12,11 @@
 // experts, before it removes an expert from the row. A slot that is left out, or given an expert outside 0 … E − 1, as
 // argmax gives where none is left, ends in a data_error, unless `static constexpr bool fills_every_slot = false`. One that
 // writes values of its own into the row says `static constexpr bool writes_scores = true`: weights are not read from there.
+// Three members more count where they are there, whatever their value:
+//
+//   needs_ids             a batch of tokens without mo::batch{.ids} is a data_error, which says the selection's `name`
+//   needs_experts         so is one without an id for each slot in mo::batch{.experts}
+//   needs_probabilities   refused but for scores that sum to one, as those of softmax, without bias and groups
 //
 // A selection that looks at all tokens of a batch at once is of another kind: see router/batch_selection.hpp.
 #pragma once
