@@ -105,8 +105,9 @@ __device__ void hand_over(Staged const& staged, tile const& of, std::int64_t n, 
   // All lanes of a warp make the same number of rounds, as they meet in the sums of rows.
   for (int first = 0; first < of.rows; first += rows) {
     int const row = first + thread / lanes;
-    saved_columns<Epilogue> saved = next;
+    saved_columns<Epilogue> saved;
     if constexpr (reads_ahead<Epilogue>) {
+      saved = next;
       if (exists(row + rows)) next.read(epilogue, of.first_row + row + rows, col, count);
     } else {
       if (exists(row)) saved.read(epilogue, of.first_row + row, col, count);
