@@ -10,7 +10,45 @@
 #include <thread>
 #include <vector>
 
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 namespace mo = moiety;
+
+namespace {
+
+/// What a pool of 64 threads throws in a process that may start a few threads and no more: 'r' resource_error, '-' nothing, '?'
+/// something else, 0 where it dies. ' ' where the process cannot be kept from threads.
+char thrown_where_threads_end() {
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  pid_t const child = ::fork();
+  if (child == 0) {
+    constexpr uid_t nobody = 65534;
+    rlimit const few{6, 6};
+    char what = ' ';
+    if (::setrlimit(RLIMIT_NPROC, &few) == 0 && (::geteuid() != 0 || ::setuid(nobody) == 0)) {
+      try {
+        mo::thread_pool pool(64);
+        what = pool.threads() == 64 ? '-' : '?';
+      } catch (mo::resource_error const&) {
+        what = 'r';
+      } catch (...) {
+        what = '?';
+      }
+    }
+    ::_exit(::write(ends[1], &what, 1) == 1 ? 0 : 1);
+  }
+  ::close(ends[1]);
+  char what = 0;
+  if (::read(ends[0], &what, 1) != 1) what = 0;
+  ::close(ends[0]);
+  ::waitpid(child, nullptr, 0);
+  return what;
+}
+
+}  // namespace
 
 TEST_CASE("every task runs once, on a worker of the pool") {
   for (int const threads : {1, 2, 4}) {
@@ -92,4 +130,10 @@ TEST_CASE("the number of threads: asked for, from the environment, or one a proc
   CHECK(mo::thread_count(0) == 1);
   ::unsetenv("MOIETY_NUM_THREADS");
   ::unsetenv("OMP_NUM_THREADS");
+}
+
+TEST_CASE("threads that cannot be had are a resource_error, and those that could end") {
+  char const thrown = thrown_where_threads_end();
+  if (thrown == ' ' || thrown == '-') return;  // the system lets this process have them
+  CHECK(thrown == 'r');
 }

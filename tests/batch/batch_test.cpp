@@ -40,4 +40,8 @@ TEST_CASE("members that do not fit are data errors that say so") {
                          mo::data_error);
   for (double const weight : {-1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()})
     CHECK_THROWS_AS(mo::batch{.weight = weight}.check(4), mo::data_error);
+  for (double const weight : {0x1p62, 1e300, 0x1p-65, 5e-324})
+    CHECK_THROWS_WITH_AS(mo::batch{.weight = weight}.check(4), doctest::Contains("or at least 2^-64 and below 2^62"),
+                         mo::data_error);
+  for (double const weight : {0.0, -0.0, 0x1p-64, 0.5, 0x1p61}) CHECK_NOTHROW(mo::batch{.weight = weight}.check(4));
 }

@@ -88,6 +88,10 @@ TEST_CASE("units weigh by their tokens; a batch without a weight weighs its unma
   for (std::int64_t const t : {0, 1, 2}) CHECK(all.sequence_of(t) == 1);
   for (std::int64_t const t : {3, 7}) CHECK(all.sequence_of(t) == 3);
   CHECK(all.weight(0, -1) == 0);
+  all.states->unroutable = 5;  // no token counts: then no sequence does
+  CHECK(all.weight(0, -1) == 5);
+  for (std::int64_t const u : {1, 2, 3}) CHECK(all.weight(u, -1) == 0);
+  for (std::int64_t const u : {1, 2, 3}) CHECK(all.weight(u, 9) == 0);
   all.units[0].tokens = 6, all.units[1].tokens = 2, all.units[3].tokens = 4;
   *all.states = {6, 1, 0, 1};  // one token of the batch is padding
   CHECK(all.weight(0, -1) == 7);

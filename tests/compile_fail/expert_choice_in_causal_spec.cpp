@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect: mo::expert_choice lets a token's experts depend on later tokens: a causal spec cannot use it.
+// expect: a selection that looks at all tokens of a call, as mo::expert_choice, lets a token's experts depend on later tokens: a causal spec cannot use it.
 #include <moiety/moiety.hpp>
 
 namespace mo = moiety;

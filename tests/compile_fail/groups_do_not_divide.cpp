@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect: the groups of mo::device_balance and mo::communication_balance must divide dims.experts.
+// expect: the groups of mo::device_balance and mo::communication_balance must divide dims.experts + dims.zero_experts.
 #include <moiety/moiety.hpp>
 
 namespace mo = moiety;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect: mo::groups<G, Kept> needs G to divide dims.experts.
+// expect: mo::groups<G, Kept> needs G to divide dims.experts + dims.zero_experts.
 #include <moiety/moiety.hpp>
 
 namespace mo = moiety;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect: mo::top_k<K> needs 1 <= K <= dims.experts.
+// expect: mo::top_k<K> needs 1 <= K <= dims.experts + dims.zero_experts.
 #include <moiety/moiety.hpp>
 
 namespace mo = moiety;

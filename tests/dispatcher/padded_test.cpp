@@ -107,15 +107,28 @@ TEST_CASE("more rows than have an index of 32 bits are refused, whether they com
 }
 
 TEST_CASE("what an expert gets at most follows from the capacity and the number of ranks") {
-  constexpr auto of_batch = mo::padded_all_to_all<16>::limits<narrow>(2, 8, 4, 4);  // C(64) = 64 · 2 · 5 / (8 · 4)
+  constexpr auto of_batch = mo::padded_all_to_all<16>::limits<narrow>(2, 8, 4, 4, 1);  // C(64) = 64 · 2 · 5 / (8 · 4)
   CHECK(of_batch.from_rank == 16);
   CHECK(of_batch.from_all == 20);
-  constexpr auto many_experts = mo::padded_all_to_all<16>::limits<narrow>(2, 64, 4, 2);
+  constexpr auto many_experts = mo::padded_all_to_all<16>::limits<narrow>(2, 64, 4, 2, 2);
   CHECK(many_experts.from_rank == 3);
   CHECK(many_experts.from_all == 3);
-  constexpr auto sequences = mo::padded_all_to_all<16, 3>::limits<by_sequence>(2, 8, 4, 2);  // C(16) = 5
+  constexpr auto sequences = mo::padded_all_to_all<16, 3>::limits<by_sequence>(2, 8, 4, 2, 1);  // C(16) = 5
   CHECK(sequences.from_rank == 15);
   CHECK(sequences.from_all == 30);
+}
+
+TEST_CASE("ranks that share a sequence have its capacity together, and one of them may have it alone") {
+  using parts_of_16 = mo::padded_all_to_all<16, 3>;
+  constexpr auto of_two = parts_of_16::limits<by_sequence>(2, 8, 4, 4, 2);  // C(32) = 10
+  CHECK(of_two.from_rank == 30);
+  CHECK(of_two.from_all == 60);  // of two times 3 sequences
+  constexpr auto in_one = parts_of_16::limits<by_sequence>(2, 8, 4, 1, 2);
+  CHECK(in_one.from_rank == 30);
+  CHECK(in_one.from_all == 30);
+  constexpr auto of_all = parts_of_16::limits<by_sequence>(2, 8, 4, 4, 4);  // C(64) = 20
+  CHECK(of_all.from_rank == 48);
+  CHECK(of_all.from_all == 60);
 }
 
 TEST_CASE("rows are kept with the tape on top of it") {

@@ -4,11 +4,14 @@
 #include "dispatcher/exchanges.hpp"
 
 #include <moiety/core/errors.hpp>
+#include <moiety/layer/expert_stage.hpp>
+#include <moiety/moiety.hpp>
 
 #include <doctest/doctest.h>
 
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <vector>
 
 namespace {
@@ -52,4 +55,35 @@ TEST_CASE("nodes that do not divide the ranks are refused on every rank") {
           expect_throws<mo::config_error>([&] { exchange::links<mo::thread_communicator> const through(ranks); });
       expect(std::strstr(why.what(), "needs nodes of 2 to divide") != nullptr);
     });
+}
+
+TEST_CASE("what goes wrong between nodes or inside one is told with the step of the forward") {
+  struct spread : mo::deployment<mo::dynamic> {
+    using dispatcher = mo::two_level<2>;
+  };
+  struct spec : mo::layer_spec<mo::dims{.hidden = 6, .ffn = 4, .experts = 4}> {
+    using router = mo::router<mo::softmax, mo::top_k<2>>;
+  };
+  using stage = mo::expert_stage<spec, spread>;
+  for (bool const inside : {false, true}) {
+    std::int64_t step = -1;
+    auto const disagree = [&](mo::context<spread>& ctx) {
+      mo::moe_layer<spec, spread> layer{ctx};
+      auto const weights = layer.make_weights(mo::seed{1});
+      auto x = ctx.matrix(5, 6), y = ctx.matrix(5, 6);
+      auto tape = layer.forward(weights, x, y, {.step = 41});
+      stage::links through(ctx.expert_group());
+      through.at_step(0);
+      stage::arrive(ctx, through, tape, true);
+      auto& ranks = inside ? through.node : through.nodes;
+      std::vector<int> values(ranks.rank() == 0 ? 1 : 2);
+      ranks.all_reduce(std::span(values));
+    };
+    try {
+      mo::run<spread>(disagree, {}, mo::layout{.data = 4, .expert = 4}, {.threads = 1});
+    } catch (mo::comm_error const& e) {
+      step = e.step;
+    }
+    CHECK(step == 41);
+  }
 }

@@ -5,9 +5,12 @@
 
 #include <doctest/doctest.h>
 
+#include <cstdint>
 #include <ratio>
 #include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace mo = moiety;
 
@@ -100,16 +103,69 @@ TEST_CASE("values of a router's policies are compared, and named") {
   using balanced = routed<mo::router<mo::sigmoid, mo::quantile_bias, mo::top_k<2>>>;
   using noisy = routed<mo::router<mo::jitter<>, mo::logit_noise, mo::softmax, mo::top_k<2>>>;
   using constant = routed<mo::router<mo::constant_logit_noise<>, mo::softmax, mo::top_k<2>>>;
-  CHECK(told(of<biased>(), of<biased>({.router = {mo::selection_bias{.rate = 2e-3f}}}), "options.router rate") == 3);
-  CHECK(told(of<biased>(), of<biased>({.router = {mo::selection_bias{.centred = true}}}), "options.router centred") ==
-        3);
+  CHECK(told(of<biased>(), of<biased>({.router = {mo::selection_bias{.rate = 2e-3f}}}),
+             "options.router selection_bias.rate") == 3);
+  CHECK(told(of<biased>(), of<biased>({.router = {mo::selection_bias{.centred = true}}}),
+             "options.router selection_bias.centred") == 3);
   CHECK(told(of<balanced>(), of<balanced>({.router = {mo::quantile_bias{.momentum = 0.5f}}}),
-             "options.router momentum") == 3);
-  CHECK(told(of<noisy>(), of<noisy>({.router = {mo::jitter<>{.epsilon = 0.5f}}}), "options.router epsilon") == 3);
-  CHECK(told(of<noisy>(), of<noisy>({.router = {mo::jitter<>{.key = mo::seed{1}}}}), "options.router key") == 3);
-  CHECK(told(of<noisy>(), of<noisy>({.router = {mo::logit_noise{.floor = 0.5f}}}), "options.router floor") == 3);
+             "options.router quantile_bias.momentum") == 3);
+  CHECK(told(of<noisy>(), of<noisy>({.router = {mo::jitter<>{.epsilon = 0.5f}}}), "options.router jitter.epsilon") ==
+        3);
+  CHECK(told(of<noisy>(), of<noisy>({.router = {mo::jitter<>{.key = mo::seed{1}}}}), "options.router jitter.key") == 3);
+  CHECK(told(of<noisy>(), of<noisy>({.router = {mo::logit_noise{.floor = 0.5f}}}),
+             "options.router logit_noise.floor") == 3);
   CHECK(told(of<constant>(), of<constant>({.router = {mo::constant_logit_noise<>{.value = 0.5f}}}),
-             "options.router value") == 3);
+             "options.router constant_logit_noise.value") == 3);
+}
+
+namespace {
+
+/// A score rule of a user's, which names its value.
+struct cooled {
+  static constexpr std::string_view name = "cooled";
+  float temperature = 1;
+  void forward(mo::score_row auto& row) const {
+    row.map([&](auto v) { return v / temperature; });
+  }
+  void backward(mo::score_row auto const&, mo::score_row auto& gradient) const {
+    gradient.map([&](auto g) { return g / temperature; });
+  }
+  template <class F> void for_each_value(F const& f) const { f("temperature", temperature); }
+};
+
+}  // namespace
+
+TEST_CASE("values of selections, score rules and weight rules are compared, and named") {
+  using top_p = routed<mo::router<mo::softmax, mo::top_p<2>>>;
+  using forced = routed<mo::router<mo::softmax, mo::forced<2>>>;
+  using rounded = routed<mo::router<mo::softmax, mo::token_rounding<2>>>;
+  using sparse = routed<mo::router<mo::softmax, mo::top_k<2>, mo::sparsemixer<>>>;
+  using scored = routed<mo::router<cooled, mo::top_k<2>>>;
+  CHECK(told(of<top_p>(), of<top_p>({.router = {mo::top_p<2>{.mass = 0.5f}}}), "options.router top_p.mass") == 3);
+  CHECK(told(of<forced>(), of<forced>({.router = {mo::forced<2>{.key = mo::seed{1}}}}), "options.router forced.key") ==
+        3);
+  CHECK(told(of<rounded>(), of<rounded>({.router = {mo::token_rounding<2>{.key = mo::seed{1}}}}),
+             "options.router token_rounding.key") == 3);
+  CHECK(told(of<sparse>(), of<sparse>({.router = {mo::sparsemixer<>{.epsilon = 0.5f}}}),
+             "options.router sparsemixer.epsilon") == 3);
+  CHECK(told(of<scored>(), of<scored>({.router = {cooled{.temperature = 0.5f}}}),
+             "options.router cooled.temperature") == 3);
+}
+
+TEST_CASE("the entries of a hash table are compared, and what it says, wherever it lies") {
+  using hashed = routed<mo::router<mo::softmax, mo::hash<2>>>;
+  std::vector<std::int32_t> const table{0, 1, 2, 3, 1, 3}, copy = table, other{0, 1, 2, 3, 1, 2};
+  auto const with = [](std::vector<std::int32_t> const& at, std::int64_t entries) {
+    return of<hashed>({.router = {mo::hash<2>{.table = at.data(), .entries = entries}}});
+  };
+  CHECK(told(with(table, 3), with(copy, 3), "") == 0);
+  CHECK(told(with(table, 3), with(copy, 2), "options.router hash.entries") == 3);
+  CHECK(told(with(table, 3), with(other, 3), "options.router hash.table") == 3);
+  CHECK(told(with(table, 2), with(other, 2), "") == 0);  // rows behind the last are not read
+  // What can never work is not read: the layer refuses it.
+  auto const unsound = [](mo::hash<2> const& list) { return of<hashed>({.router = {list}}); };
+  CHECK(told(with(table, 3), unsound({.entries = 3}), "options.router hash.table") == 3);
+  CHECK(told(with(table, 3), unsound({.table = table.data(), .entries = -1}), "options.router hash.entries") == 3);
 }
 
 TEST_CASE("the same configuration is accepted, whatever ranks call their layers") {

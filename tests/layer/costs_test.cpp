@@ -96,6 +96,26 @@ TEST_CASE("weights in a packed layout count their copies") {
   CHECK(mo::weight_bytes<gated, kept> > mo::weight_bytes<gated, in<mo::bf16>>);
 }
 
+TEST_CASE("a rank has its share of the experts, and rows as with even loads") {
+  struct spread : mo::deployment<mo::dynamic> {};
+  constexpr std::int64_t experts = 6 * 3 * 48 * 20 * 4, router = 6 * 48 * 4, shared = 3 * 48 * 40 * 4;
+  constexpr mo::tokens of(10);
+  auto const whole = mo::bytes_of_rank<beside, spread>({}, of),
+             third = mo::bytes_of_rank<beside, spread>({.data = 3, .expert = 3}, of);
+  auto const split = mo::bytes_of_rank<beside, spread>({.data = 4, .expert = 2, .expert_tensor = 2}, of);
+  CHECK(whole.weights == mo::weight_bytes<beside>);
+  CHECK(whole.saved == mo::saved_bytes<beside>(of));
+  CHECK(whole.workspace == mo::workspace_bytes<beside>(of));
+  CHECK(third.weights == router + shared + experts / 3);
+  CHECK(third.gradients == third.weights);
+  CHECK(third.saved == whole.saved);  // as many rows as without other ranks
+  CHECK(third.workspace == whole.workspace);
+  CHECK(split.weights == router + shared + experts / 4);
+  CHECK(split.saved == whole.saved);  // twice the rows, of half the width
+  CHECK(split.workspace > whole.workspace);
+  CHECK_THROWS_AS(static_cast<void>(mo::bytes_of_rank<beside, spread>({.data = 4, .expert = 4}, of)), mo::config_error);
+}
+
 TEST_CASE("a gated expert has three matrices, a plain one has two, whatever the number of experts") {
   struct three : mo::layer_spec<mo::dims{.hidden = 1024, .ffn = 2816, .experts = 8}> {
     using router = mo::router<mo::softmax, mo::top_k<2>>;

@@ -96,6 +96,25 @@ TEST_CASE("a layer is described with the work and the memory of a call") {
   says(text, "a token  76.02 MFLOP forward, ");
 }
 
+TEST_CASE("a layer whose experts are spread over ranks is described with the memory of one rank") {
+  struct small : mo::resized<spec, mo::dims{.hidden = 64, .ffn = 48, .experts = 16}> {};
+  struct spread : mo::deployment<mo::dynamic> {};
+  for (mo::layout const& shape : {mo::layout{.data = 2, .expert = 2}, mo::layout{.data = 2, .expert_tensor = 2}}) {
+    std::string const text = mo::run<spread>(
+        [](mo::context<spread>& ctx) { return mo::describe(mo::moe_layer<small, spread>{ctx}, mo::tokens{100}).text; },
+        {}, shape, {.threads = 1});
+    mo::layer_bytes const of = mo::bytes_of_rank<small, spread>(shape, mo::tokens{100});
+    constexpr std::int64_t experts = 16 * 3 * 64 * 48 * 4;
+    CHECK(of.weights == mo::weight_bytes<small, spread> - experts / 2);
+    CHECK(of.gradients == mo::gradient_bytes<small, spread> - experts / 2);
+    using mo::detail::scaled;
+    std::string const memory = "memory   weights " + scaled(of.weights, "B") + ", gradients " +
+                               scaled(of.gradients, "B") + ", saved for backward " + scaled(of.saved, "B") +
+                               ", workspace " + scaled(of.workspace, "B") + '\n';
+    says(text, memory.c_str());
+  }
+}
+
 TEST_CASE("large numbers are written with a prefix") {
   CHECK(mo::detail::scaled(std::int64_t{999}, "B") == "999 B");
   CHECK(mo::detail::scaled(std::int64_t{12345678}, "B") == "12.35 MB");

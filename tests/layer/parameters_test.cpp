@@ -112,6 +112,41 @@ TEST_CASE("gradients know that they are empty, and read as zeros then") {
   });
 }
 
+TEST_CASE("zeros that were only prepared are no earlier backward to a loss over the global batch") {
+  struct global : gated {
+    using losses = mo::losses<mo::load_balance<mo::over::global_batch>>;
+  };
+  mo::context<> ctx;
+  mo::moe_layer<global> layer{ctx, {.losses = {mo::load_balance<mo::over::global_batch>{.coefficient = 1}}}};
+  auto weights = layer.make_weights(mo::seed{1});
+  auto gradients = layer.make_gradients(), plain = layer.make_gradients();
+  mo::matrix<float> x(6, 3), y(6, 3), dx(6, 3);
+  mo::fill_normal(ctx, x, mo::seed{2});
+  auto const backward = [&](auto& to) {
+    auto tape = layer.forward(weights, x, y);
+    layer.backward(weights, tape, x, dx, to);
+  };
+  auto const bits = [](auto& of) {
+    std::vector<float> all;
+    of.for_each([&](mo::parameter const&, auto g) { all.insert(all.end(), g.begin(), g.end()); });
+    return all;
+  };
+  mo::adamw<float> optimiser;
+  optimiser.prepare(mo::parameters_of(weights, gradients));
+  CHECK(mo::global_norm(ctx, gradients) == 0);
+  CHECK_FALSE(gradients.empty());
+  CHECK_NOTHROW(backward(gradients));
+  backward(plain);
+  CHECK(bits(gradients) == bits(plain));
+  CHECK_THROWS_WITH_AS(backward(gradients), doctest::Contains("under gradient accumulation"), mo::config_error);
+  CHECK(bits(gradients) == bits(plain));
+  gradients.reset();
+  gradients.for_each([](mo::parameter const&, auto) {});
+  CHECK_NOTHROW(backward(gradients));
+  CHECK(bits(gradients) == bits(plain));
+  CHECK_THROWS_AS(backward(gradients), mo::config_error);
+}
+
 TEST_CASE("memory is bound by typed pointers or void, and refused when null or of another type") {
   mo::context<in_bf16> ctx;
   mo::moe_layer<gated, in_bf16> layer{ctx};
@@ -234,4 +269,47 @@ TEST_CASE("tensors that lie otherwise are used where they lie: memory of a frame
   layer.infer(weights, x, y);
   CHECK(y(0, 2) == doctest::Approx(0.5 * 2 * .880797 * 6));  // equal logits of four experts: two weights of a quarter
   CHECK(y(0, 0) == 0);
+}
+
+TEST_CASE(
+    "weights and gradients that were moved from are refused, nothing is written, and they work again once assigned") {
+  struct biased : gated {
+    using router = mo::router<mo::sigmoid, mo::top_k<2>, mo::selection_bias>;
+  };
+  mo::context<> ctx;
+  mo::moe_layer<biased> const layer{ctx};
+  auto x = ctx.matrix(4, 3), y = ctx.matrix(4, 3), dx = ctx.matrix(4, 3);
+  mo::fill_normal(ctx, x, mo::seed{1});
+  auto const nothing = [](mo::parameter const&, auto) {};
+  std::vector<std::vector<float>> places;
+  auto const bind = [&](mo::parameter const& p) { return places.emplace_back(p.size(), 0.5f).data(); };
+  places.reserve(16);
+  for (bool const bound : {false, true}) {
+    auto weights = bound ? layer.bind_weights(bind) : layer.make_weights(mo::seed{1});
+    auto gradients = layer.make_gradients();
+    auto tape = layer.forward(weights, x, y);
+    auto const before = std::vector<float>(y.begin(), y.end());
+    auto held = std::move(weights);
+    auto held_gradients = std::move(gradients);
+    std::fill(y.begin(), y.end(), 5.0f), std::fill(dx.begin(), dx.end(), 5.0f);
+    CHECK_THROWS_WITH_AS(layer.forward(weights, x, y), "weights of a layer were used after a move.", mo::state_error);
+    CHECK_THROWS_AS(layer.infer(weights, x, y), mo::state_error);
+    CHECK_THROWS_AS(layer.pack(weights), mo::state_error);
+    CHECK_THROWS_AS(layer.initialise(weights, mo::seed{2}), mo::state_error);
+    CHECK_THROWS_AS(weights.for_each_trained(nothing), mo::state_error);
+    CHECK_THROWS_AS(std::as_const(weights).for_each(nothing), mo::state_error);
+    CHECK_THROWS_AS(weights.selection_bias(), mo::state_error);
+    CHECK_THROWS_AS(layer.backward_input(weights, tape, x, dx), mo::state_error);
+    CHECK_THROWS_WITH_AS(layer.backward(held, tape, x, dx, gradients), "gradients of a layer were used after a move.",
+                         mo::state_error);
+    CHECK_THROWS_AS(gradients.for_each(nothing), mo::state_error);
+    CHECK(std::all_of(y.begin(), y.end(), [](float v) { return v == 5; }));
+    CHECK(std::all_of(dx.begin(), dx.end(), [](float v) { return v == 5; }));
+    layer.backward(held, tape, x, dx, held_gradients);
+    weights = std::move(held), gradients = std::move(held_gradients);
+    CHECK_THROWS_AS(layer.infer(held, x, y), mo::state_error);
+    layer.infer(weights, x, y);
+    CHECK(std::equal(y.begin(), y.end(), before.begin()));
+    CHECK_FALSE(gradients.empty());
+  }
 }

@@ -2,6 +2,7 @@
 #include <moiety/layer/product_room.hpp>
 
 #include <moiety/experts/fp8.hpp>
+#include <moiety/moiety.hpp>
 
 #include <doctest/doctest.h>
 
@@ -9,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory_resource>
+#include <ratio>
 
 namespace mo = moiety;
 
@@ -81,4 +83,67 @@ TEST_CASE("room lies behind the plan of its pass, at the end of one block for bo
   auto const* const at = static_cast<std::byte const*>(mo::room_in<spec, both>(work, size, forward));
   CHECK(at - static_cast<std::byte const*>(work.data()) == std::max(plan, other));
   CHECK(mo::room_in<spec, mo::deployment<>>(work, size, forward) == nullptr);
+}
+
+namespace {
+
+/// Rows of odd lengths, and what works in a workspace before experts do.
+template <class Router> struct odd : mo::layer_spec<mo::dims{.hidden = 37, .ffn = 7, .experts = 15, .latent = 9}> {
+  using router = Router;
+};
+template <class Router> struct limited : odd<Router> {
+  using capacity = mo::capacity<std::ratio<1>, mo::per::sequence>;
+};
+
+/// A router's products that want odd numbers of bytes.
+struct splitting_odd {
+  struct room {
+    static constexpr std::int64_t logits(std::int64_t, std::int64_t) { return 1; }
+    static constexpr std::int64_t input_gradient(std::int64_t tokens, std::int64_t, std::int64_t, std::int64_t) {
+      return 3 * tokens + 7;
+    }
+    static constexpr std::int64_t weight_gradient(std::int64_t tokens, std::int64_t, std::int64_t) {
+      return 5 * tokens + 9;
+    }
+  };
+};
+template <class T, class Router, class Experts> struct in : by<Experts> {
+  using element = T;
+  using router_products = Router;
+};
+
+template <class Spec, class D> void check_places() {
+  auto const begins = [](void const* at) { return reinterpret_cast<std::uintptr_t>(at) % mo::memory_alignment == 0; };
+  bool all = true;
+  for (std::int64_t tokens = 0; tokens < 70; ++tokens)
+    for (std::int64_t const sequences : {std::int64_t{1}, std::int64_t{2}, std::int64_t{7}, tokens + 1})
+      for (std::int64_t const arrived : {-1, 0, 1, 13}) {
+        mo::tokens of(tokens, sequences);
+        of.arrived = arrived;
+        mo::buffer const step(mo::layer_workspace<Spec, D>(of), *std::pmr::new_delete_resource()),
+            inference(mo::infer_workspace<Spec, D>(of), *std::pmr::new_delete_resource());
+        for (mo::layer_pass const pass : {forward, backward, weights})
+          all = all && begins(mo::room_in<Spec, D>(step, of, pass));
+        all = all && begins(mo::room_in<Spec, D>(inference, of, forward));
+      }
+  CHECK(all);
+}
+
+template <class Spec> void check_places_of() {
+  check_places<Spec, in<float, splitting, mo::grouped_products>>();
+  check_places<Spec, in<mo::bf16, splitting_odd, mo::grouped_products>>();
+  check_places<Spec, in<mo::bf16, mo::fma_products, mo::fp8_products>>();
+  check_places<Spec, in<mo::bf16, splitting_odd, mo::fp8_block_forward_products>>();
+}
+
+}  // namespace
+
+TEST_CASE("room begins at a whole block, whatever the sizes are and whatever worked in the workspace before") {
+  check_places_of<odd<mo::router<mo::softmax, mo::top_k<1>>>>();
+  check_places_of<odd<mo::router<mo::softmax, mo::top_k<3>, mo::jitter<>>>>();
+  check_places_of<odd<mo::router<mo::softmax, mo::token_rounding<3, 4>>>>();
+  check_places_of<odd<mo::router<mo::softmax, mo::expert_choice<3>>>>();
+  check_places_of<odd<mo::router<mo::softmax, mo::sinkhorn<1>>>>();
+  check_places_of<limited<mo::router<mo::softmax, mo::top_k<1>, mo::jitter<>>>>();
+  check_places_of<limited<mo::router<mo::softmax, mo::top_k<3>>>>();
 }

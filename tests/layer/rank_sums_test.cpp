@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -284,4 +285,105 @@ TEST_CASE("parts of different numbers of sequences are refused on every rank, wh
       },
       {}, mo::layout{.tensor = 3}, {.threads = 1});
   CHECK(refused == 3);
+}
+
+namespace {
+
+struct limited_sequences : mo::layer_spec<size> {
+  using router = mo::router<mo::softmax, mo::top_k<k>>;
+  using capacity = mo::capacity<std::ratio<3, 4>, mo::per::sequence>;
+};
+
+/// On how many ranks a forward is refused for its sequences, with these words, y as it was, and the next forward works. Rank r
+/// has sequences[r], and as many tokens as the last offset says; 8 where there is none.
+template <class Spec>
+int refused_for(mo::layout const& shape, std::vector<std::vector<std::int64_t>> const& sequences,
+                std::string const& words) {
+  return mo::run<any>(
+      [&](mo::context<any>& ctx) {
+        auto const& mine = sequences[static_cast<std::size_t>(ctx.stage().rank())];
+        std::int64_t const tokens = mine.empty() ? 8 : mine.back();
+        mo::matrix<float> x(tokens, 6), y(tokens, 6);
+        mo::fill_normal(ctx, x, mo::seed{5});
+        std::fill_n(y.data(), y.size(), -5.0f);
+        mo::moe_layer<Spec, any> layer{ctx};
+        auto const weights = layer.make_weights(mo::seed{8});
+        int told = 0;
+        try {
+          layer.forward(weights, x, y, {.sequences = mine});
+        } catch (mo::data_error const& e) {
+          told = std::string(e.what()).find(words) != std::string::npos &&
+                 std::all_of(y.begin(), y.end(), [](float v) { return v == -5; });
+        }
+        layer.forward(weights, x, y);
+        ctx.stage().all_reduce(std::span(&told, 1));
+        return told;
+      },
+      {.deadline = std::chrono::seconds(20)}, shape, {.threads = 1});
+}
+
+/// The statistics of sequences that ranks of these offsets have, by rank.
+std::vector<std::string> statistics_of(std::vector<std::vector<std::int64_t>> const& sequences) {
+  return mo::run<any>(
+      [&](mo::context<any>& ctx) {
+        mo::matrix<float> x(8, 6), y(8, 6);
+        mo::fill_normal(ctx, x, mo::seed{5}, mo::first_row{8 * ctx.stage().rank()});
+        mo::moe_layer<counted, any> layer{ctx, {.router = {mo::constant_logit_noise<>{.value = 1e-30f}}}};
+        auto const weights = layer.make_weights(mo::seed{8});
+        auto const tape = layer.forward(weights, x, y,
+                                        {.sequences = sequences[static_cast<std::size_t>(ctx.stage().rank())],
+                                         .first_row = 8 * ctx.stage().rank()});
+        std::string const mine = units_of(tape, 0, tape.units().count);
+        std::vector<char> const all = ctx.stage().template all_gather_v<char>({mine.data(), mine.size()});
+        std::vector<std::string> each;
+        for (std::size_t i = 0; i < all.size(); i += mine.size()) each.emplace_back(all.data() + i, mine.size());
+        return each;
+      },
+      {}, mo::layout{.tensor = static_cast<int>(sequences.size())}, {.threads = 1});
+}
+
+template <class Spec> void check_counts_of_sequences() {
+  auto const words = [](int fewest, int on, int most, int there) {
+    return mo::detail::sentence("mo::batch{.sequences} has parts of ", fewest, " sequences on rank ", on, " and of ",
+                                most, " on rank ", there, " of the stage, which share them.");
+  };
+  CHECK(refused_for<Spec>({.tensor = 2}, {{0, 4, 8}, {0, 8}}, words(1, 1, 2, 0)) == 2);
+  CHECK(refused_for<Spec>({.context = 3}, {{0, 4, 8}, {}, {0, 4, 8}}, words(1, 1, 2, 2)) == 3);
+  CHECK(refused_for<Spec>({.tensor = 2}, {{0}, {0, 8}}, words(0, 0, 1, 1)) == 2);
+  CHECK(refused_for<Spec>({.tensor = 2}, {{0, 0, 0, 0, 3}, {0, 4, 8}}, words(2, 1, 4, 0)) == 2);
+  // Data ranks may have other numbers; where one has two, the ranks of all hear of it.
+  CHECK(refused_for<Spec>({.data = 2, .tensor = 2}, {{0, 4, 8}, {0, 5, 8}, {}, {0, 8}}, "") == 0);
+  CHECK(refused_for<Spec>({.data = 2, .tensor = 2}, {{0, 4, 8}, {0, 5, 8}, {}, {0, 1, 2, 8}}, words(1, 2, 3, 3)) == 4);
+}
+
+}  // namespace
+
+TEST_CASE("ranks that share sequences have parts of as many, or all ranks of the stage hear of it and go on") {
+  check_counts_of_sequences<counted>();
+  check_counts_of_sequences<limited_sequences>();
+}
+
+TEST_CASE("a call without offsets is one sequence, on each of the ranks that share it") {
+  std::vector<std::int64_t> const none, one{0, 8};
+  auto const said = statistics_of({one, one});
+  CHECK(statistics_of({none, one}) == said);
+  CHECK(statistics_of({one, none}) == said);
+  CHECK(statistics_of({none, none}) == said);
+}
+
+TEST_CASE("what goes wrong between the ranks that share sequences is told with the step of the call") {
+  for (mo::layout const& shape : {mo::layout{.tensor = 2}, mo::layout{.context = 2}}) {
+    std::int64_t step = -1;
+    auto const disagree = [&](mo::context<any>& ctx) {
+      mo::call_together(ctx, false, {"forward", 41}, [] {});
+      std::vector<int> values(ctx.sequence_parts().rank() == 0 ? 1 : 2);
+      ctx.sequence_parts().all_reduce(std::span(values));
+    };
+    try {
+      mo::run<any>(disagree, {}, shape, {.threads = 1});
+    } catch (mo::comm_error const& e) {
+      step = e.step;
+    }
+    CHECK(step == 41);
+  }
 }

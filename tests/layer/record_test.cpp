@@ -8,9 +8,12 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <limits>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -75,6 +78,29 @@ TEST_CASE_FIXTURE(fixture, "sequences: a loss over them is that of separate batc
   auto const a = of(x.rows(0, 4)), b = of(x.rows(4, 8));
   CHECK(together.value<by_sequence>() == doctest::Approx((4 * a.value<micro>() + 8 * b.value<micro>()) / 12));
   CHECK(together.value<micro>() == of(x).value<micro>());
+}
+
+TEST_CASE_FIXTURE(fixture, "sequences without a token that counts weigh nothing, in a batch of their own too") {
+  mo::moe_layer<spec> lenient{ctx,
+                              {.losses = {by_sequence{.coefficient = 0.5f}}, .non_finite = mo::non_finite::sanitise}};
+  auto x = ctx.matrix(12, 6), y = ctx.matrix(12, 6);
+  mo::fill_normal(ctx, x, mo::seed{4});
+  std::fill_n(x.row(4), 8 * 6, std::numeric_limits<float>::quiet_NaN());
+  auto const record_of = [&](std::int64_t first, std::vector<std::int64_t> const& sequences,
+                             std::optional<double> weight = {}) {
+    std::int64_t const count = sequences.back();
+    auto const tape = lenient.forward(weights, x.rows(first, count), y.rows(first, count),
+                                      {.sequences = sequences, .weight = weight});
+    return mo::layer_record<spec>(tape);
+  };
+  auto const together = record_of(0, {0, 4, 7, 12});
+  auto cut = record_of(0, {0, 4});
+  cut += record_of(4, {0, 3, 8});
+  cut += record_of(4, {0, 8}, 100);
+  CHECK(together.tokens.routed == 4);
+  CHECK(together.value<by_sequence>() > 0);
+  CHECK(cut.value<by_sequence>() == doctest::Approx(together.value<by_sequence>()));
+  CHECK(cut.weighted<by_sequence>() == doctest::Approx(together.weighted<by_sequence>()));
 }
 
 TEST_CASE_FIXTURE(fixture, "no token: every loss is 0, not NaN") {

@@ -88,6 +88,8 @@ TEST_CASE_FIXTURE(fixture, "a tape belongs to the weights of its forward, and mo
   CHECK(tape.state() == mo::tape_state::moved_from);
   CHECK(backward(weights) == "backward_input needs a tape after forward, but this one is after a move.");
   CHECK_THROWS_AS(layer.report(tape), mo::state_error);
+  CHECK_THROWS_AS(tape.statistics(), mo::state_error);
+  CHECK_THROWS_AS(tape.batch_weight(), mo::state_error);
   CHECK_NOTHROW(layer.backward(weights, moved, dy, dx, gradients));
 }
 

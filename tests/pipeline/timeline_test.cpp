@@ -2,6 +2,7 @@
 // What ranks really do, and when: every order on thread ranks, against its plan.
 #include <moiety/pipeline/timeline.hpp>
 
+#include "digit_groups.hpp"
 #include "pipeline/linear_stage.hpp"
 
 #include <moiety/moiety.hpp>
@@ -315,6 +316,9 @@ TEST_CASE("as text, one operation a line") {
   recorded const all{{0, {{2, 0, mo::computation::weight_gradient}}, 5, 9}, {1, sent, -4, 1234567890123}};
   CHECK(mo::to_csv(all) == "rank,kind,stage,microbatch,begin,end\n0,W,2,0,5,9\n1,SEND_B,1,3,-4,1234567890123\n");
   CHECK(mo::to_csv(recorded{}) == "rank,kind,stage,microbatch,begin,end\n");
+  std::string const plain = mo::to_csv(all);
+  digit_groups const locale;
+  CHECK(mo::to_csv(all) == plain);
 }
 
 TEST_CASE("a timeline goes on from step to step until it is cleared") {

@@ -171,6 +171,17 @@ TEST_CASE("arguments of one rank that do not fit") {
          }});
 }
 
+TEST_CASE("more slots on one rank than rows have an index for") {
+  std::int64_t const tokens = std::int64_t{1} << 40;  // nothing of them is read, so there are none
+  check({"2^40 tokens", 'd', "1099511627776 tokens of 2 slots each do not fit a row index of 32 bits.",
+         [&](bench& b, bool here) {
+           if (!here) return b.layer.infer(b.weights, b.x, b.y);
+           auto const beyond = reinterpret_cast<std::uintptr_t>(b.x.data()) + tokens * 10 * sizeof(float);
+           mo::matrix_view<float const> const x(b.x.data(), tokens, 10);
+           b.layer.infer(b.weights, x, {reinterpret_cast<float*>(beyond), tokens, 10});
+         }});
+}
+
 TEST_CASE("memory that one rank cannot have, before tokens travel") {
   class failing : public std::pmr::memory_resource {
     void* do_allocate(std::size_t bytes, std::size_t alignment) override {

@@ -147,7 +147,7 @@ template <class Spec, class T, class Dispatcher = mo::all_to_all, class Transpor
           class Backend = mo::host, class Numerics = mo::numerics::invariant, class Products = mo::grouped_products>
 outcome<T> step_on(mo::layout const& shape, std::vector<cut> const& micro_batches,
                    mo::layer_options<Spec> const& options, tokens_of_all const& about = {},
-                   Backend const& on = of_one_thread<Backend>()) {
+                   Backend const& on = of_one_thread<Backend>(), mo::run_options const& waits = {}) {
   using deployment = spread<T, Dispatcher, Transport, Backend, Numerics, Products>;
   using S = mo::sum_t<T>;
   using read = mo::spec_of<Spec>;
@@ -206,7 +206,7 @@ outcome<T> step_on(mo::layout const& shape, std::vector<cut> const& micro_batche
         });
         return result;
       },
-      {}, shape, on);
+      waits, shape, on);
 }
 
 /// The distance of a from b, of the norm of b.

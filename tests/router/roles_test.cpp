@@ -31,7 +31,8 @@ static_assert(std::is_same_v<few::bias, mo::detail::no_role> && std::is_same_v<f
 static_assert(mo::detail::count_if<mo::detail::is_selection, mo::top_k<1>, mo::softmax, mo::sinkhorn<2>> == 2);
 static_assert(mo::detail::needs_probabilities<mo::top_p<2>> && !mo::detail::needs_probabilities<mo::top_k<2>>);
 static_assert(mo::detail::reads_logits<mo::sinkhorn<2>> && !mo::detail::reads_logits<mo::token_rounding<2>>);
-static_assert(mo::detail::sees_later_tokens<mo::expert_choice<2>> && !mo::detail::sees_later_tokens<mo::top_k<2>>);
+static_assert(mo::detail::sees_later_tokens<mo::expert_choice<2>> && mo::detail::sees_later_tokens<mo::sinkhorn<2>> &&
+              mo::detail::sees_later_tokens<mo::token_rounding<2>> && !mo::detail::sees_later_tokens<mo::top_k<2>>);
 
 TEST_CASE("each value goes to the role of its type, and the others keep theirs") {
   all roles;

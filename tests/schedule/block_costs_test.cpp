@@ -5,6 +5,9 @@
 
 #include <doctest/doctest.h>
 
+#include <cstdint>
+#include <limits>
+
 namespace mo = moiety;
 
 namespace {
@@ -36,6 +39,20 @@ TEST_CASE("attention: projections, and scores that grow with the sequence") {
   CHECK(grouped.saved == 4096 + 2 * 4096 + 2 * 1024 + 32);
   auto const both_ways = mo::attention_block{.hidden = 4096, .heads = 32, .sequence = 100, .causal = false}.cost();
   CHECK(both_ways.forward == 8 * 4096 * 4096 + 4 * 4096 * 100);
+}
+
+TEST_CASE("an imbalance beyond what FLOPs have numbers for is refused, and one below it is exact") {
+  mo::moe_block block{.hidden = 7168, .ffn = 2048, .experts = 256, .active = 8};
+  std::int64_t const routed = std::int64_t{3} * 7168 * 2048 * 8, router = 256 * 7168;
+  block.imbalance = {25'000'000'000, 24'999'999'999};
+  CHECK(block.cost().forward == 2 * (routed + router));
+  for (mo::moe_block::ratio const beyond : {mo::moe_block::ratio{std::int64_t{1} << 62, 1},
+                                            {std::numeric_limits<std::int64_t>::max()},
+                                            {25'000'000'000, 1}}) {
+    block.imbalance = beyond;
+    CHECK_THROWS_WITH_AS(block.cost(), doctest::Contains("makes more FLOPs than have a number of 64 bits."),
+                         mo::config_error);
+  }
 }
 
 TEST_CASE("MLPs, shared experts, imbalance, head and embedding") {

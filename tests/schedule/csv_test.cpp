@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/schedule/csv.hpp>
 
+#include "digit_groups.hpp"
+
 #include <moiety/pipeline.hpp>
 
 #include <doctest/doctest.h>
@@ -111,4 +113,12 @@ TEST_CASE("numbers that the table does not fill are refused before they cost mem
   CHECK(refusal("2147483647F2147483647,0F0").starts_with("the table names 2147483648 stages and 2147483648"));
   CHECK(refusal("0F0,0B0,2F0,2B0") == "no rank has an action of stage 1.");
   CHECK(refusal("0F0,0B0\n0F1,0B1\n1F0,1B0,1F1,1B1") == "stage 0 is on rank 0 and, for micro-batch 1, on another one.");
+}
+
+TEST_CASE("what is written is read again in a locale that groups digits") {
+  auto const made = mo::make_schedule(mo::gpipe{}, {.ranks = 2, .microbatches = 1001});
+  std::string const plain = mo::to_csv(made);
+  digit_groups const locale;
+  CHECK((mo::to_csv(made) == plain));
+  CHECK(mo::same_actions(mo::parse_csv(mo::to_csv(made)), made));
 }

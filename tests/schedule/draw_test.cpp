@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moiety/schedule/draw.hpp>
 
+#include "digit_groups.hpp"
+
 #include <moiety/pipeline.hpp>
 
 #include <doctest/doctest.h>
 
 #include <array>
 #include <cstddef>
+#include <iomanip>
+#include <ios>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -111,4 +115,16 @@ TEST_CASE("long and unequal times fit, unsound schedules have no picture") {
   mo::schedule const open("own", {.microbatches = 1}, {0}, false, {{{0, 0, mo::computation::forward}}});
   CHECK_THROWS_AS(mo::draw(open), mo::schedule_error);
   CHECK_THROWS_AS(svg(open), mo::schedule_error);
+}
+
+TEST_CASE("a drawing has plain numbers, whatever the locale and the stream print") {
+  auto const made = mo::make_schedule(mo::gpipe{}, {.ranks = 3, .microbatches = 1001});
+  std::string const image = svg(made), text = mo::draw(made);
+  digit_groups const locale;
+  CHECK((svg(made) == image));
+  CHECK((mo::draw(made) == text));
+  std::ostringstream of_user;
+  of_user << std::hex << std::fixed << std::setprecision(1) << std::showpos;
+  mo::draw_svg(of_user, made);
+  CHECK((of_user.str() == image));
 }

@@ -169,6 +169,17 @@ TEST_CASE("other parameters than before are an error, and nothing is written") {
   CHECK(longer.weights == std::vector<float>{1, 2, 3});
 }
 
+TEST_CASE("an optimiser that began with no tensor gets none later") {
+  one_tensor<float> p{{1, 2}, {1, 1}};
+  auto const none = [](auto const&) {};
+  mo::adamw<float> optimiser;
+  CHECK(optimiser.step(none, 0.1, 1));
+  CHECK_THROWS_AS(optimiser.step(p, 0.1, 1), mo::state_error);
+  CHECK(p.weights == std::vector<float>{1, 2});
+  CHECK(optimiser.step(none, 0.1, 1));
+  CHECK(optimiser.steps() == 2);
+}
+
 TEST_CASE("options that can never work are refused") {
   double const nan = std::numeric_limits<double>::quiet_NaN();
   for (mo::adamw_options const& wrong : {mo::adamw_options{.beta1 = 1},

@@ -199,3 +199,19 @@ TEST_CASE("ranks that hold other tensors learn it, all of them, before a step") 
     CHECK_THROWS_AS(optimiser(mesh.of_rank(), {.beta1 = 2}), mo::config_error);
   });
 }
+
+TEST_CASE("a rank without a tensor takes steps beside others that have some") {
+  std::vector<float> const start = ranks::normals<float>(10, 1);
+  ranks::run(4, [&](ranks::communicator& world) {
+    ranks::mesh mesh(world, 2);
+    std::vector<float> weights = start, gradients(10, 1.0f);
+    auto const list = [&](auto const& f) {
+      if (world.rank() % 2 == 1)
+        f(mo::trained_tensor{"experts", std::span(weights), std::span(gradients), mo::replicated::expert_data});
+    };
+    mo::sharded_adamw<float, ranks::communicator> optimiser(mesh.of_rank());
+    for (int t = 0; t < steps; ++t) CHECK(optimiser.step(list, 0.01, 1));
+    CHECK(optimiser.steps() == steps);
+    CHECK((weights == start) == (world.rank() % 2 == 0));
+  });
+}

@@ -29,6 +29,7 @@
 #include <mutex>
 #include <new>
 #include <unordered_map>
+#include <utility>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -89,38 +90,47 @@ class arena : public std::pmr::memory_resource {
       if (blocks == &recorded_ && !recorded) continue;
       auto const fit = blocks->lower_bound(bytes);
       if (fit == blocks->end() || fit->first / 2 > bytes) continue;
-      auto const [size, block] = *fit;
-      blocks->erase(fit);
-      taken_.emplace(block, taken_block{size, recorded});
-      return block;
+      return take(*blocks, fit, recorded);
     }
     if (recorded) refuse_in_recording(bytes);
     for (auto outgrown = waiting_.lower_bound(bytes / 2); outgrown != waiting_.lower_bound(bytes);)
       give_back(waiting_, outgrown++);
-    void* const block = hook_.allocate(bytes, alignment_of(bytes));
-    taken_from_hook(block, bytes);
-    taken_.emplace(block, taken_block{bytes, recorded});
-    return block;
+    auto const fresh = waiting_.emplace(bytes, nullptr);
+    try {
+      fresh->second = hook_.allocate(bytes, alignment_of(bytes));
+    } catch (...) {
+      waiting_.erase(fresh);
+      throw;
+    }
+    taken_from_hook(fresh->second, bytes);
+    return take(waiting_, fresh, recorded);
   }
 
   void do_deallocate(void* block, std::size_t, std::size_t) override {
     std::scoped_lock const lock(mutex_);
     auto const taken = taken_.find(block);
-    (taken->second.recorded ? recorded_ : waiting_).emplace(taken->second.size, block);
+    (taken->second.recorded ? recorded_ : waiting_).insert(std::move(taken->second.entry));
     taken_.erase(taken);
   }
 
  private:
   using waiting_blocks = std::multimap<std::size_t, void*>;
   struct taken_block {
-    std::size_t size;
-    bool recorded;
+    waiting_blocks::node_type entry;  // kept, so that to free a block asks for no memory
+    bool recorded = false;
   };
 
   bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
 
   static void copy(void* to, void const* from, std::int64_t bytes) {
     if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  }
+
+  /// A block that waits is taken; it waits on where there is no memory to note it.
+  void* take(waiting_blocks& blocks, waiting_blocks::iterator block, bool recorded) {
+    auto const noted = taken_.try_emplace(block->second).first;
+    noted->second = {blocks.extract(block), recorded};
+    return noted->first;
   }
 
   void give_back(waiting_blocks& blocks, waiting_blocks::iterator block) {

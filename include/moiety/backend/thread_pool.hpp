@@ -4,7 +4,8 @@
 // parallel(tasks, f) calls f(task, worker) once for every task in [0, tasks); worker in [0, threads()) names the thread
 // (0 is the caller), so that f can keep memory of its own. Tasks are taken from one atomic counter, in ascending order.
 // The first exception stops the hand-out of further tasks and is thrown to the caller. Calls from several threads take
-// turns; a call from inside a task is a state_error. Results must not depend on which worker ran a task.
+// turns; a call from inside a task is a state_error, and threads that cannot be had are a resource_error. Results must not
+// depend on which worker ran a task.
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -62,16 +63,17 @@ inline void relax() {
 class thread_pool {
  public:
   explicit thread_pool(int threads) : awake_turns_(threads <= available_processors() ? 2000 : 0) {
-    for (int worker = 1; worker < threads; ++worker) others_.emplace_back([this, worker] { serve(worker); });
+    try {
+      for (int worker = 1; worker < threads; ++worker) others_.emplace_back([this, worker] { serve(worker); });
+    } catch (std::exception const& error) {
+      end();
+      throw resource_error(
+          detail::sentence("only ", others_.size() + 1, " of ", threads, " threads could be had: ", error.what(), '.'));
+    }
   }
   thread_pool(thread_pool const&) = delete;
   thread_pool& operator=(thread_pool const&) = delete;
-  ~thread_pool() {
-    stop_.store(true);
-    epoch_.fetch_add(1);
-    epoch_.notify_all();
-    for (std::thread& other : others_) other.join();
-  }
+  ~thread_pool() { end(); }
 
   int threads() const { return static_cast<int>(others_.size()) + 1; }
 
@@ -101,6 +103,13 @@ class thread_pool {
   }
 
  private:
+  void end() {
+    stop_.store(true);
+    epoch_.fetch_add(1);
+    epoch_.notify_all();
+    for (std::thread& other : others_) other.join();
+  }
+
   static thread_pool const*& running_in() {
     thread_local thread_pool const* pool = nullptr;
     return pool;

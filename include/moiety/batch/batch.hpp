@@ -8,11 +8,12 @@
 //   first_row   logical index of the first token, so that random numbers do not depend on how a batch was cut
 //   step        number of the training step, for random numbers
 //   layer       number of the layer in its model, so that layers draw other random numbers; a stack gives it to each
-//   weight      the weight of the batch in auxiliary losses; by default its unmasked tokens
+//   weight      the weight of the batch in auxiliary losses; by default its unmasked tokens. In the range of core/exact_sum.hpp
 //   loss_scale  times layer_options::loss_scale, multiplies the gradients of auxiliary losses, as the scale of a task loss
 //               multiplies dy. The tape keeps it, so it may change from call to call (training/loss_scale.hpp); the same on all
 //               ranks
-//   counts      of the layer's other micro-batches, for balance losses that ask for them, see batch/step_counts.hpp
+//   counts      of the layer's other micro-batches, for balance losses that ask for them, see batch/step_counts.hpp; of one
+//               layer, so that a stack of layers takes none
 #pragma once
 
 #include <moiety/batch/token.hpp>
@@ -67,8 +68,9 @@ struct batch {
       detail::require<data_error>(
           sequences.front() == 0 && sequences.back() == tokens && std::is_sorted(sequences.begin(), sequences.end()),
           "mo::batch{.sequences} must be offsets that rise from 0 to the ", tokens, " tokens of the call.");
-    detail::require<data_error>(!weight || (std::isfinite(*weight) && *weight >= 0),
-                                "mo::batch{.weight} must be finite and not negative, but is ", weight.value_or(0), '.');
+    detail::require<data_error>(!weight || *weight == 0 || (*weight >= 0x1p-64 && *weight < 0x1p62),
+                                "mo::batch{.weight} must be 0, or at least 2^-64 and below 2^62, but is ",
+                                weight.value_or(0), '.');
     detail::require<data_error>(std::isfinite(loss_scale) && loss_scale > 0,
                                 "mo::batch{.loss_scale} must be finite and positive, but is ", loss_scale, '.');
   }

@@ -7,12 +7,22 @@
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
 #include <moiety/core/matrix.hpp>
 
 #include <cstdint>
+#include <limits>
 #include <memory_resource>
 
 namespace moiety::inline MOIETY_ABI {
+
+namespace detail {
+/// Throws data_error where the slots of a call are more than the rows of a permutation can be.
+inline void check_rows(std::int64_t tokens, std::int64_t slots) {
+  require<data_error>(tokens <= std::numeric_limits<std::int32_t>::max() / slots, tokens, " tokens of ", slots,
+                      " slots each do not fit a row index of 32 bits.");
+}
+}  // namespace detail
 
 /// Refers to the memory of a permutation.
 struct permutation_view {

@@ -61,12 +61,13 @@ struct batch_statistics {
   /// Tokens that are not padding.
   MOIETY_HD std::int64_t unmasked() const { return states->routed + states->sanitised + states->unroutable; }
 
-  /// The weight of a unit: its share, by tokens, of the batch's weight, which is that of its unmasked tokens if negative.
+  /// The weight of a unit: its share, by tokens, of the batch's weight, which is that of its unmasked tokens if negative. A
+  /// sequence without tokens weighs nothing, also where no other has any.
   MOIETY_HD double weight(std::int64_t index, double of_batch) const {
     double const whole = of_batch < 0 ? static_cast<double>(unmasked()) : of_batch;
     std::int64_t const all = units[0].tokens;
-    if (index == 0 || all == 0) return whole;
-    return whole * static_cast<double>(units[index].tokens) / static_cast<double>(all);
+    if (index == 0) return whole;
+    return all == 0 ? 0 : whole * static_cast<double>(units[index].tokens) / static_cast<double>(all);
   }
 };
 

@@ -12,6 +12,7 @@
 #include <moiety/core/config.hpp>
 
 #include <cstdint>
+#include <locale>
 #include <new>
 #include <sstream>
 #include <stdexcept>
@@ -61,8 +62,13 @@ struct comm_error : std::runtime_error {
 
 namespace detail {
 
+/// Text with plain numbers, whatever the locale of the program.
+struct plain_text : std::ostringstream {
+  plain_text() { imbue(std::locale::classic()); }
+};
+
 template <class... Parts> std::string sentence(Parts const&... parts) {
-  std::ostringstream out;
+  plain_text out;
   (out << ... << parts);
   return std::move(out).str();
 }

@@ -4,16 +4,17 @@
 // and unpack, and work on as many rows as may come.
 //
 //   using dispatcher = mo::padded_all_to_all<4096>;      a rank calls the layer with at most 4096 tokens: any number, none too
-//   using dispatcher = mo::padded_all_to_all<512, 8>;    with at most 8 sequences of at most 512 tokens
+//   using dispatcher = mo::padded_all_to_all<512, 8>;    with at most 8 sequences, or parts of them, of at most 512 tokens
 //
 //   a block = [how many rows each expert of the receiver gets | share · P rows]      share experts on a rank, P rows for each;
 //                                                                                    see kernels/rank_blocks.hpp
 //
 // What is known without a word between ranks is these numbers, the capacity of the spec, and how many ranks there are:
 //
-//   per::sequence        P = sequences · C(tokens)                a rank's own drops bound its rows; the padding is C's
-//   per::global_batch    P = min(N, C(ranks · N))                 N = tokens · sequences; one rank may fill an expert alone, so
-//                                                                 blocks are up to `ranks` times what they carry
+//   per::sequence        P = sequences · min(tokens, C(parts · tokens)), with parts = the ranks that share a sequence
+//                        of 1 the padding is C's; of more, one rank may fill an expert alone
+//   per::global_batch    P = min(N, C(ranks · N)), with N = tokens · sequences
+//                        one rank may fill an expert alone, so blocks are up to `ranks` times what they carry
 //
 // More tokens, sequences or longer ones than that are a data_error on every rank. Rows beyond those that a rank has are zeros,
 // which are not unpacked: they reach no product, and every bit is that of mo::all_to_all. Tapes have room for as many rows as
@@ -168,12 +169,14 @@ template <std::int64_t Tokens, std::int64_t Sequences = 1> struct padded_all_to_
   static constexpr std::int64_t most_tokens = Tokens * Sequences;
   using exchange = padded_exchange;
 
-  /// Of a layer whose stage has `stage` ranks, of which `group` share the experts.
+  /// Of a layer whose stage has `stage` ranks, of which `group` share the experts and `parts` a sequence.
   template <class Capacity>
-  static constexpr row_limits limits(std::int64_t slots, std::int64_t experts, std::int64_t stage, std::int64_t group) {
+  static constexpr row_limits limits(std::int64_t slots, std::int64_t experts, std::int64_t stage, std::int64_t group,
+                                     std::int64_t parts) {
     if (Capacity::by_sequence) {
-      std::int64_t const own = Sequences * Capacity::of(Tokens, slots, experts);
-      return {own, group * own};
+      std::int64_t const whole = Capacity::of(parts * Tokens, slots, experts);
+      std::int64_t const own = Sequences * std::min(Tokens, whole);
+      return {own, std::min(group * own, stage / parts * Sequences * whole)};
     }
     std::int64_t const all = Capacity::of(stage * most_tokens, slots, experts);
     return {std::min(most_tokens, all), all};

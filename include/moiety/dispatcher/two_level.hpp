@@ -43,6 +43,7 @@ template <int RanksPerNode> class node_exchange : public arrived_rows {
       detail::require<config_error>(of.size() % L == 0, "mo::two_level<", L, "> needs nodes of ", L, " to divide the ",
                                     of.size(), " ranks that hold the experts.");
     }
+    void at_step(std::int64_t step) { nodes.at_step(step), node.at_step(step); }
     C* group;
     C nodes, node;  // of this rank's place; of this rank's node
   };

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <moiety/batch/batch.hpp>
+#include <moiety/batch/permutation.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/core/matrix.hpp>
@@ -13,9 +14,13 @@
 
 namespace moiety::inline MOIETY_ABI::detail {
 
+/// Whether they share memory; of different strides, whether one begins before the other ends.
 template <class T> bool overlap(matrix_view<T const> a, matrix_view<T const> b) {
   auto const end = [](matrix_view<T const> m) { return m.row(m.rows() - 1) + m.cols(); };
-  return a.rows() > 0 && b.rows() > 0 && a.data() < end(b) && b.data() < end(a);
+  if (a.rows() == 0 || b.rows() == 0 || a.data() >= end(b) || b.data() >= end(a)) return false;
+  if (a.stride() != b.stride()) return true;
+  std::int64_t const stride = a.stride(), first = ((b.data() - a.data()) % stride + stride) % stride;
+  return first < a.cols() || first + b.cols() > stride;  // rows of b begin at column `first` of those of a
 }
 
 template <class T, class Engine>
@@ -40,10 +45,11 @@ void check_call(Engine const& engine, char const* call, std::int64_t cols, char 
   require<data_error>(!overlap<T>(in, out), call, " was given ", out_name, " that overlaps ", in_name, '.');
 }
 
-/// Checks what a call of `count` tokens says of them, for itself and for the router.
+/// Checks a call of `count` tokens: whether their slots can be rows, and what it says of them, for itself and for the router.
 template <class Engine, class Router>
 void check_batch(Engine const& engine, Router const& router, batch const& about, std::int64_t count,
                  std::int64_t experts) {
+  check_rows(count, Router::slots_of(experts));
   about.check(count);
   engine.check_memory("a layer", "a mask", about.mask.data());
   engine.check_memory("a layer", "token ids", about.ids.data());

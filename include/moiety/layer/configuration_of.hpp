@@ -3,29 +3,38 @@
 // deployment what changes rows.
 #pragma once
 
+#include <moiety/backend/backend.hpp>
 #include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
+#include <moiety/core/hash.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/layer/deployment.hpp>
 #include <moiety/layer/options.hpp>
 #include <moiety/layer/spec.hpp>
 #include <moiety/mesh/agreement.hpp>
+#include <moiety/mesh/context.hpp>
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <type_traits>
 
 namespace moiety::inline MOIETY_ABI {
 
 namespace detail {
 
-/// The values of the library's own policies of a router.
-template <class Policy> void add_policy(configuration& all, Policy const& policy) {
-  if constexpr (requires { policy.check(); }) {
-    if constexpr (requires { policy.rate, policy.centred; })
-      all.add("options.router rate", policy.rate), all.add("options.router centred", policy.centred);
-    if constexpr (requires { policy.momentum; }) all.add("options.router momentum", policy.momentum);
-    if constexpr (requires { policy.epsilon; }) all.add("options.router epsilon", policy.epsilon);
-    if constexpr (requires { policy.floor; }) all.add("options.router floor", policy.floor);
-    if constexpr (requires { policy.value; }) all.add("options.router value", policy.value);
-    if constexpr (requires { policy.key.value; }) all.add("options.router key", policy.key.value);
+/// Adds a value that a policy of a router names: a table by a checksum, and not at all where it lies in memory of a device.
+template <class Deployment, class Policy> struct add_value_of {
+  configuration& all;
+
+  template <class V> void operator()(char const* name, V const& value) const {
+    std::string const full = sentence("options.router ", Policy::name, '.', name);
+    if constexpr (!std::is_same_v<V, std::span<std::int32_t const>>)
+      all.add(full.c_str(), value);
+    else if constexpr (std::is_same_v<typename backend_of<Deployment>::type, host>)
+      all.add(full.c_str(), fnv_1a({reinterpret_cast<char const*>(value.data()), value.size_bytes()}).value());
   }
-}
+};
 
 }  // namespace detail
 
@@ -41,9 +50,10 @@ template <class Spec, class Deployment> configuration configuration_of(layer_opt
   all.add("capacity", detail::words_of_type<typename read::capacity_type>());
   all.add("element", name_of<detail::element_t<Deployment>>), all.add("dispatcher", Deployment::dispatcher::name);
   all.add("numerics", detail::sums_fastest<Deployment> ? "fastest" : "invariant");
-  if constexpr (requires { options.router.bias(); }) detail::add_policy(all, options.router.bias());
-  if constexpr (requires { options.router.jitter(); }) detail::add_policy(all, options.router.jitter());
-  if constexpr (requires { options.router.noise(); }) detail::add_policy(all, options.router.noise());
+  options.router.for_each_policy([&]<class Policy>(Policy const& policy) {
+    detail::add_value_of<Deployment, Policy> const add{all};
+    if constexpr (requires { policy.for_each_value(add); }) policy.for_each_value(add);
+  });
   all.add("options.router.scale", options.router.scale_factor()), all.add("options.loss_scale", options.loss_scale);
   all.add("options.non_finite", options.non_finite ? static_cast<int>(*options.non_finite) : -1);
   options.losses.for_each([&](auto const& loss) { all.add("options.losses.coefficient", loss.coefficient); });

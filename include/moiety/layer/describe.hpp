@@ -3,6 +3,9 @@
 //
 //   std::cout << mo::describe<Spec>();                          roles, sizes, parameters, FLOPs and bytes a token
 //   std::cout << mo::describe(layer, mo::tokens{16384});        the same, with the memory of a call of that size
+//
+// Of several ranks the memory is that of this one: bytes_of_rank of layer/costs.hpp, with what that says of rows that arrive.
+// Beside it a context has scratch: 4 MiB a thread of mo::host, 4 MiB on mo::cuda.
 #pragma once
 
 #include <moiety/core/config.hpp>
@@ -126,7 +129,8 @@ template <class Spec> description describe() {
   return {out.str()};
 }
 
-template <class Spec, class Deployment> description describe(moe_layer<Spec, Deployment> const&, tokens of) {
+template <class Spec, class Deployment> description describe(moe_layer<Spec, Deployment> const& layer, tokens of) {
+  layer_bytes const bytes = bytes_of_rank<Spec, Deployment>(layer.shape(), of);
   std::ostringstream out;
   out << describe<Spec>() << "element  " << name_of<detail::element_t<Deployment>> << ", weights "
       << detail::weight_layout_t<Deployment>::name << ", products "
@@ -135,10 +139,9 @@ template <class Spec, class Deployment> description describe(moe_layer<Spec, Dep
       << (detail::sums_fastest<Deployment> ? "fastest" : "invariant") << '\n'
       << of.count << " tokens: " << detail::scaled(forward_flops<Spec>(of), "FLOP") << " forward, "
       << detail::scaled(backward_flops<Spec>(of), "FLOP") << " backward\n"
-      << "memory   weights " << detail::scaled(weight_bytes<Spec, Deployment>, "B") << ", gradients "
-      << detail::scaled(gradient_bytes<Spec, Deployment>, "B") << ", saved for backward "
-      << detail::scaled(saved_bytes<Spec, Deployment>(of), "B") << ", workspace "
-      << detail::scaled(workspace_bytes<Spec, Deployment>(of), "B") << '\n';
+      << "memory   weights " << detail::scaled(bytes.weights, "B") << ", gradients "
+      << detail::scaled(bytes.gradients, "B") << ", saved for backward " << detail::scaled(bytes.saved, "B")
+      << ", workspace " << detail::scaled(bytes.workspace, "B") << '\n';
   return {out.str()};
 }
 

@@ -66,13 +66,14 @@ template <class Spec, class Deployment> class expert_travel {
   /// but where messages are padded.
   static void arrive(context_type& ctx, links& through, tape_type& tape, bool keep) {
     if constexpr (travels) {
+      if constexpr (requires { through.at_step(0); }) through.at_step(tape.place().step);
       auto const make = [&](auto const&... limits) {
         tape.dispatch(std::make_unique<exchange_type>(through, tape.permutation(), read::mlp_experts,
                                                       ctx.shape().expert_tensor, ctx.memory(), limits...));
       };
       if constexpr (pads)
         make(dispatcher::template limits<capacity>(read::slots, read::experts, ctx.stage().size(),
-                                                   ctx.expert_group().size()));
+                                                   ctx.expert_group().size(), ctx.sequence_parts().size()));
       else
         make();
       tape.arrive(exchange_of(tape).most_rows(), keep);

@@ -66,7 +66,7 @@ class block_layout {
     return offset;
   }
   /// Room for something that is there before the buffers are.
-  constexpr void at_least(std::int64_t bytes) { bytes_ = bytes > bytes_ ? bytes : bytes_; }
+  constexpr void at_least(std::int64_t bytes) { bytes_ = std::max(bytes_, whole_blocks(bytes)); }
   constexpr std::int64_t bytes() const { return bytes_; }
 
  private:

@@ -83,6 +83,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
 
   static constexpr std::int64_t input_width() { return read::hidden; }
   static constexpr std::int64_t output_width() { return read::hidden; }
+  layout const& shape() const { return ctx_->shape(); }
   weights_type make_weights(seed key, std::string_view prefix = {}) const {
     weights_type weights(weights_type::allocate(ctx_->memory(), share_), ctx_->memory());
     initialise(weights, key, prefix);
@@ -118,9 +119,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
     detail::step_bias_by_tapes(*ctx_, options_.router, weights.selection_bias(), tape, tapes...);
   }
 
-  gradients_type make_gradients() const {
-    return gradients_type(gradients_type::allocate(ctx_->memory(), share_), ctx_->memory());
-  }
+  gradients_type make_gradients() const { return {gradients_type::allocate(ctx_->memory(), share_), ctx_->memory()}; }
 
   tape_type forward(weights_type const& weights, matrix_view<T const> x, matrix_view<T> y,
                     batch const& about = {}) const {
@@ -135,7 +134,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
 
   void backward(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx,
                 gradients_type& gradients) const {
-    tape.options().check_accumulation(gradients.empty());
+    tape.options().check_accumulation(gradients.has_backward());
     weight_half(tape, gradients, input_half(weights, tape, dy, dx, &gradients));
   }
   void backward_input(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx) const {
@@ -185,7 +184,7 @@ template <class Spec, class Deployment = deployment<>> class moe_layer {
   void weight_half(tape_type& tape, gradients_type& gradients, bool has_down) const {
     range const named("moiety backward_weights");
     tape.expect(tape_state::input_half_done, tape.weights(), "backward_weights");
-    tape.options().check_accumulation(gradients.empty());
+    tape.options().check_accumulation(gradients.has_backward());
     bool const accumulate = !gradients.empty();
     constexpr bool needs_work = routing::needs_work || experts::needs_work;
     buffer const work = needs_work ? workspace(tape) : buffer();

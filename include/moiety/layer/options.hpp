@@ -61,9 +61,9 @@ template <class Spec> struct layer_options {
                                 " experts was given to a layer of ", spec_of<Spec>::experts, '.');
   }
 
-  /// Throws config_error where a trained loss would need counts that are not known yet: unless gradients are empty.
-  void check_accumulation(bool empty) const {
-    detail::require<config_error>(empty || !trains_over<over::global_batch>(),
+  /// Throws config_error where a trained loss would need counts that were not known to an earlier backward.
+  void check_accumulation(bool has_backward) const {
+    detail::require<config_error>(!has_backward || !trains_over<over::global_batch>(),
                                   "a loss over the global batch cannot be trained under gradient accumulation: its "
                                   "counts are not known when the first backward runs, unless it names "
                                   "counts::prefix or counts::previous_step.");
@@ -80,9 +80,9 @@ template <class Spec> struct layer_options {
     detail::require<config_error>(std::isfinite(router.scale_factor()) && router.scale_factor() != 0,
                                   "the scale of a router must be finite and not 0, but is ", router.scale_factor(),
                                   '.');
-    if constexpr (requires { router.bias().check(); }) router.bias().check();
-    if constexpr (requires { router.jitter().check(); }) router.jitter().check();
-    if constexpr (requires { router.noise().check(); }) router.noise().check();
+    router.for_each_policy([](auto const& policy) {
+      if constexpr (requires { policy.check(); }) policy.check();
+    });
   }
 };
 

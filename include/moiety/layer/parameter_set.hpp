@@ -114,7 +114,7 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
   /// [E], or null where the router has none.
   RouterType* router_bias() const { return router_bias_; }
   matrix_view<RouterType> router_noise() const { return {router_noise_, spec::experts, spec::hidden}; }
-  float* selection_bias() const { return selection_bias_; }
+  float* selection_bias() const { return expect_held(), selection_bias_; }
 
   expert_matrices<typename spec::experts_type, ExpertType> experts() const { return experts_.matrices(sizes()); }
   /// Of the experts of this rank.
@@ -126,6 +126,10 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
   /// [1 × H].
   matrix_view<RouterType> shared_gate() const { return {shared_gate_, 1, spec::hidden}; }
 
+  /// Throws state_error for a set whose memory has moved to another.
+  void expect_held() const {
+    require<state_error>(!owned_.empty(), WithStates ? "weights" : "gradients", " of a layer were used after a move.");
+  }
   /// f(parameter, span of its values) for each parameter.
   template <class F> void for_each(F&& f) const {
     visit(*this, [&](auto* values, parameter const& p) { f(p, std::span(values, p.size())); });
@@ -150,7 +154,7 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
   /// Memory of the caller: bind(parameter) gives a pointer to size() values, typed or void*.
   template <class Bind> static parameter_set bound(Bind&& bind, expert_share const& share = everything) {
     parameter_set result;
-    result.share_ = share;
+    result.share_ = share, result.owned_.emplace_back();
     visit(result, [&]<class T>(T*& pointer, parameter const& p) {
       auto* const given = bind(p);
       using Given = std::remove_pointer_t<decltype(given)>;
@@ -215,6 +219,7 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
   }
 
   template <class Self, class F> static void visit_trained(Self& self, F const& f) {
+    if constexpr (std::is_const_v<Self>) self.expect_held();
     std::vector<parameter> const all = self.trained();
     auto next = all.begin();
     auto const visit_one = [&](auto& pointer) { f(pointer, *next++); };
@@ -237,7 +242,7 @@ template <class Spec, class RouterType, class ExpertType, bool WithStates> class
   ExpertType* latent_out_ = nullptr;
   shared_type shared_;
   RouterType* shared_gate_ = nullptr;
-  std::vector<buffer> owned_;
+  std::vector<buffer> owned_;  // one without memory where that is the caller's; none once moved from
 };
 
 }  // namespace detail

@@ -57,13 +57,15 @@ class layer_weights : public detail::parameter_set<Spec, sum_t<T>, T, true> {
 
   /// Brings the packed copies up to date; nothing to do in the layout row_major.
   template <class Engine> void pack(Engine& engine) {
+    base::expect_held();
     copies_.pack(engine, base::experts());
     if constexpr (spec::has_shared) shared_copies_.pack(engine, base::shared());
     changed_ = false;
   }
 
-  /// Throws state_error where packed copies are older than the weights.
+  /// Throws state_error where packed copies are older than the weights, or these were moved from.
   void expect_packed(char const* call) const {
+    base::expect_held();
     detail::require<state_error>(!packs || !changed_, call,
                                  " was given weights that may have changed since layer.pack(weights).");
   }
@@ -97,9 +99,11 @@ template <class Spec, scalar T> class layer_gradients : public detail::parameter
   layer_gradients(base set, arena& memory) : base(std::move(set)), memory_(&memory) {}
 
   /// The next backward overwrites.
-  void reset() { empty_ = true; }
-  bool empty() const { return empty_; }
-  void filled() { empty_ = false; }
+  void reset() { empty_ = true, has_backward_ = false; }
+  bool empty() const { return base::expect_held(), empty_; }
+  /// Whether a backward added to them since the reset; where none did, zeros may stand there, or what f wrote.
+  bool has_backward() const { return base::expect_held(), has_backward_; }
+  void filled() { empty_ = false, has_backward_ = true; }
 
   /// f(parameter, span of gradients); zeros where nothing was added since the reset.
   template <class F> void for_each(F&& f) {
@@ -114,7 +118,7 @@ template <class Spec, scalar T> class layer_gradients : public detail::parameter
   }
 
   arena* memory_;
-  bool empty_ = true;
+  bool empty_ = true, has_backward_ = false;
 };
 
 namespace detail {

@@ -5,10 +5,11 @@
 //   product_room<Spec, D>(T, pass)    bytes of a pass: the most of routed experts, of shared ones and of the router
 //   layer_workspace<Spec, D>(T)       of forward and of both halves, in turn: each one's plan, and its room behind it
 //
-// All ask for the same block (memory_plan.hpp), at whose end the room lies.
+// All ask for the same block (memory_plan.hpp), at whose end the room lies, in whole blocks of alignment.
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/layer/deployment.hpp>
 #include <moiety/layer/memory_plan.hpp>
@@ -60,7 +61,8 @@ template <class Spec, class Deployment> constexpr std::int64_t router_room(token
 }  // namespace detail
 
 template <class Spec, class Deployment> constexpr std::int64_t product_room(tokens of, layer_pass pass) {
-  return std::max(detail::expert_room<Spec, Deployment>(of, pass), detail::router_room<Spec, Deployment>(of, pass));
+  return detail::whole_blocks(
+      std::max(detail::expert_room<Spec, Deployment>(of, pass), detail::router_room<Spec, Deployment>(of, pass)));
 }
 
 template <class Spec, class Deployment> constexpr std::int64_t infer_workspace(tokens of) {
@@ -77,10 +79,13 @@ template <class Spec, class Deployment> constexpr std::int64_t layer_workspace(t
                    forward + room(layer_pass::backward_weights)});
 }
 
-/// Where the room lies in a workspace.
+/// Where the room lies in a workspace. Throws state_error where that is not aligned as all memory is.
 template <class Spec, class Deployment> void* room_in(buffer const& work, tokens of, layer_pass pass) {
-  std::int64_t const bytes = product_room<Spec, Deployment>(of, pass);
-  return bytes == 0 ? nullptr : static_cast<std::byte*>(work.data()) + (work.bytes() - bytes);
+  std::int64_t const bytes = product_room<Spec, Deployment>(of, pass), begin = work.bytes() - bytes;
+  if (bytes == 0) return nullptr;
+  detail::require<state_error>(begin == detail::whole_blocks(begin), "the room of products begins at byte ", begin,
+                               " of a workspace, which is no multiple of ", memory_alignment, '.');
+  return static_cast<std::byte*>(work.data()) + begin;
 }
 
 }  // namespace moiety

@@ -27,6 +27,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -36,13 +37,41 @@ namespace moiety::inline MOIETY_ABI {
 template <class Context, class F>
 void call_together(Context& ctx, bool exchanges, common_call const& call, F const& f) {
   if constexpr (detail::has_ranks<typename Context::deployment>) {
-    ctx.stage().at_step(call.step), ctx.expert_group().at_step(call.step);
+    for (auto* ranks : {&ctx.stage(), &ctx.expert_group(), &ctx.sequence_parts()}) ranks->at_step(call.step);
     if (exchanges) return agree(ctx.stage(), f, call);
   }
   f();
 }
 
 namespace detail {
+
+/// How many sequences ranks have parts of: the fewest and the most, each with a rank of the stage that has them.
+struct sequence_counts {
+  std::array<std::int64_t, 2> fewest{std::numeric_limits<std::int64_t>::max(), 0}, most{-1, 0};
+
+  template <class Context> static sequence_counts of(Context& ctx, std::int64_t sequences) {
+    std::array<std::int64_t, 2> const own{sequences, ctx.stage().rank()};
+    return {own, own};
+  }
+  sequence_counts& operator+=(sequence_counts const& other) {
+    fewest = std::min(fewest, other.fewest), most = std::max(most, other.most);
+    return *this;
+  }
+  /// Throws data_error on every rank of the stage unless it is the same number.
+  template <class Context> void check(Context& ctx) const {
+    require_together<data_error>(ctx.stage(), fewest[0] == most[0], "mo::batch{.sequences} has parts of ", fewest[0],
+                                 " sequences on rank ", fewest[1], " and of ", most[0], " on rank ", most[1],
+                                 " of the stage, which share them.");
+  }
+};
+
+/// The sum over each data rank's ranks, which hold parts of the same sequences; a collective of the stage.
+template <class V, class Context> std::vector<V> sums_by_data_rank(Context& ctx, V const& mine) {
+  std::vector<V> sums(static_cast<std::size_t>(ctx.data().size()));
+  sums[static_cast<std::size_t>(ctx.data().rank())] = mine;
+  ctx.stage().all_reduce(std::span(sums));
+  return sums;
+}
 
 /// Statistics of consecutive units become those of all ranks of a group.
 template <class Communicator>
@@ -58,16 +87,17 @@ template <class Context, class Tape> void sum_all_units(Context& ctx, Tape& tape
   struct totals {
     token_counts states;
     exact_sum weight;
-    std::int64_t given;
+    std::int64_t given = 0;
+    sequence_counts sequences;
 
     totals& operator+=(totals const& other) {
-      states += other.states, weight += other.weight, given += other.given;
+      states += other.states, weight += other.weight, given += other.given, sequences += other.sequences;
       return *this;
     }
   };
-  totals all{*units.states, {}, tape.given_weight() >= 0 ? 1 : 0};
-  all.weight.add(units.weight(0, tape.given_weight()));
-  ctx.stage().all_reduce(std::span(&all, 1));
+  totals mine{*units.states, {}, tape.given_weight() >= 0 ? 1 : 0, sequence_counts::of(ctx, units.count - 1)}, all;
+  mine.weight.add(units.weight(0, tape.given_weight()));
+  for (totals const& sum : sums_by_data_rank(ctx, mine)) sum.sequences.check(ctx), all += sum;
   *units.states = all.states;
   if (all.given > 0) tape.give_weight(all.weight.value());
   sum_units(ctx.stage(), units, 0, 1);
@@ -89,26 +119,20 @@ namespace detail {
 /// The sequences of ranks that hold parts of them, joined: of each sequence the part of rank 0 is first.
 class joined_sequences {
  public:
-  /// A collective of the ranks that hold parts of the same sequences; `offsets` are those of the parts here.
+  /// A collective of the ranks that hold parts of the same sequences; `offsets` are those of the parts here, of one number.
   template <class Communicator> joined_sequences(Communicator& ranks, std::span<std::int64_t const> offsets) {
-    std::int64_t const own = static_cast<std::int64_t>(offsets.size());
-    std::vector<std::int64_t> sizes(static_cast<std::size_t>(ranks.size()));
-    ranks.template all_gather<std::int64_t>({&own, 1}, sizes);
-    for (std::size_t r = 0; r < sizes.size(); ++r)
-      require_together<data_error>(ranks, sizes[r] == sizes[0], "mo::batch{.sequences} has parts of ", sizes[0] - 1,
-                                   " sequences on rank 0 and of ", sizes[r] - 1, " on rank ", r,
-                                   " of those that share them.");
-    std::vector<std::int64_t> all(offsets.size() * sizes.size()), begins{0};
+    auto const size = static_cast<std::size_t>(ranks.size());
+    std::vector<std::int64_t> all(offsets.size() * size), begins{0};
     ranks.template all_gather<std::int64_t>(offsets, all);
     auto const offset = [&](std::size_t rank, std::size_t unit) { return all[rank * offsets.size() + unit]; };
-    for (std::size_t r = 0; r < sizes.size(); ++r) begins.push_back(begins.back() + offset(r, offsets.size() - 1));
+    for (std::size_t r = 0; r < size; ++r) begins.push_back(begins.back() + offset(r, offsets.size() - 1));
     place_.resize(static_cast<std::size_t>(begins.back()));
     first_ = begins[static_cast<std::size_t>(ranks.rank())];
     for (std::size_t u = 1; u < offsets.size(); ++u)
-      for (std::size_t r = 0; r < sizes.size(); ++r) {
+      for (std::size_t r = 0; r < size; ++r) {
         for (std::int64_t t = offset(r, u - 1); t < offset(r, u); ++t)
           place_[static_cast<std::size_t>(begins[r] + t)] = next_++;
-        if (r + 1 == sizes.size()) ends_.push_back(next_);
+        if (r + 1 == size) ends_.push_back(next_);
       }
   }
 
@@ -151,7 +175,8 @@ template <class V> std::vector<V> values_at(V const* place, std::int64_t count, 
 
 }  // namespace detail
 
-/// Tokens of a batch are in the order of ranks, those of a sequence in the order of the ranks that hold its parts.
+/// Tokens of a batch are in the order of ranks, those of a sequence in that of the ranks that hold its parts. Throws data_error on
+/// every rank of the stage where these have parts of other numbers of sequences.
 template <class Capacity, class Context, class Router, class S>
 void drop_over_ranks(Context& ctx, Router const& router, batch const& about, routing_view<S> const& mine) {
   auto& ranks = Capacity::by_sequence ? ctx.sequence_parts() : ctx.stage();
@@ -159,6 +184,9 @@ void drop_over_ranks(Context& ctx, Router const& router, batch const& about, rou
   std::int64_t const k = mine.slots, own = mine.tokens;
   std::array<std::int64_t, 2> const one{0, own};
   bool const whole = !Capacity::by_sequence || about.sequences.empty();
+  if constexpr (Capacity::by_sequence)
+    for (auto const& counts : detail::sums_by_data_rank(ctx, detail::sequence_counts::of(ctx, about.units())))
+      counts.check(ctx);
   detail::joined_sequences const joined(ranks, whole ? std::span<std::int64_t const>(one) : about.sequences);
   auto const of_all = [&]<class V>(V* values, std::int64_t width) {
     std::vector<V> const told = detail::values_at(values, own * width, memory);

@@ -115,7 +115,8 @@ template <class Spec> class spec_of {
     if constexpr (is_router<spec_router> && Spec::size.experts >= 1) check_router();
     if constexpr (detail::sound_losses<spec_losses> && Spec::size.experts >= 1)
       static_assert(spec_losses::groups_divide(choices),
-                    "the groups of mo::device_balance and mo::communication_balance must divide dims.experts.");
+                    "the groups of mo::device_balance and mo::communication_balance must divide dims.experts + "
+                    "dims.zero_experts.");
     if constexpr (detail::sound_losses<spec_losses> && is_router<spec_router>)
       static_assert(!spec_losses::needs_probabilities || has_probabilities<typename spec_router::score_type>,
                     "a listed loss needs probabilities, which the score rule of this router does not have.");
@@ -134,14 +135,15 @@ template <class Spec> class spec_of {
   static consteval void check_router() {
     using selection = typename spec_router::selection_type;
     constexpr std::int64_t chosen = spec_router::slots_of(choices);
-    static_assert(chosen >= 1 && chosen <= choices, "mo::top_k<K> needs 1 <= K <= dims.experts.");
+    static_assert(chosen >= 1 && chosen <= choices, "mo::top_k<K> needs 1 <= K <= dims.experts + dims.zero_experts.");
     static_assert(!Spec::causal || !detail::sees_later_tokens<selection>,
-                  "mo::expert_choice lets a token's experts depend on later tokens: a causal spec cannot use it.");
+                  "a selection that looks at all tokens of a call, as mo::expert_choice, lets a token's experts depend "
+                  "on later tokens: a causal spec cannot use it.");
     if constexpr (is_capacity<spec_capacity>) check_capacity();
     if constexpr (spec_router::has_groups) {
       using groups = typename spec_router::group_type;
       constexpr bool divide = choices % groups::count_of_groups == 0;
-      static_assert(divide, "mo::groups<G, Kept> needs G to divide dims.experts.");
+      static_assert(divide, "mo::groups<G, Kept> needs G to divide dims.experts + dims.zero_experts.");
       constexpr std::int64_t needed = spec_router::slots;  // 0 where a token may have any number
       static_assert(!divide || needed * groups::count_of_groups <= choices * groups::kept,
                     "the groups that mo::groups keeps have fewer experts than mo::top_k<K> selects.");

@@ -139,7 +139,10 @@ template <class Spec, scalar T> class layer_tape {
 
   /// Where a back end keeps the tape's statistics, and a copy of them; the copy waits for forward.
   batch_statistics const& units() const { return units_; }
-  statistics_table statistics() const { return statistics_table(units_, *memory_); }
+  statistics_table statistics() const {
+    detail::require<state_error>(state() != tape_state::moved_from, "statistics were asked of a tape after a move.");
+    return statistics_table(units_, *memory_);
+  }
 
   /// Throws state_error unless the tape is in `wanted` and came from these weights.
   void expect(tape_state wanted, void const* weights, char const* call) const {

@@ -27,7 +27,6 @@
 #include <cstdint>
 #include <functional>
 #include <span>
-#include <sstream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -96,7 +95,7 @@ std::vector<timed_operation> planned_timeline(schedule_view const& plan, Costs c
 }
 
 inline std::string to_csv(std::span<timed_operation const> all) {
-  std::ostringstream out;
+  detail::plain_text out;
   out << "rank,kind,stage,microbatch,begin,end\n";
   for (timed_operation const& o : all) {
     std::string_view const prefix = o.what.kind == message::none   ? ""

@@ -86,6 +86,8 @@ template <int K, class Imbalance = imbalance::uniform> struct forced {
   MOIETY_HD void forward(score_row auto& row, token_view const& token, Chosen const& chosen) const {
     Imbalance::template forward<K>(row, token, key, chosen);
   }
+
+  template <class F> void for_each_value(F const& f) const { f("key", key.value); }
 };
 static_assert(selection<forced<2>> && selection<forced<2, imbalance::zipf>>);
 

@@ -36,6 +36,8 @@ template <class Epsilon = std::ratio<1, 100>> struct jitter {
     return static_cast<S>(1 + static_cast<double>(epsilon) * centred);
   }
 
+  template <class F> void for_each_value(F const& f) const { f("epsilon", epsilon), f("key", key.value); }
+
   /// Throws config_error for an ε that can never work.
   void check() const {
     detail::require<config_error>(epsilon >= 0 && epsilon < 1,

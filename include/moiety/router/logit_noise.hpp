@@ -61,6 +61,8 @@ struct logit_noise {
   /// ∂σ/∂a
   template <class S> MOIETY_HD S slope(S a) const { return moiety::logistic(a); }
 
+  template <class F> void for_each_value(F const& f) const { f("floor", floor), f("key", key.value); }
+
   /// Throws config_error for a floor that can never work.
   void check() const { detail::check_deviation("floor of mo::logit_noise", floor); }
 };
@@ -76,6 +78,8 @@ template <class Deviation = std::ratio<1>> struct constant_logit_noise {
     return detail::logit_draw<S>(key, logical, moment, e, experts);
   }
   template <class S> MOIETY_HD S deviation(S) const { return static_cast<S>(value); }
+
+  template <class F> void for_each_value(F const& f) const { f("value", value), f("key", key.value); }
 
   void check() const { detail::check_deviation("value of mo::constant_logit_noise", value); }
 };

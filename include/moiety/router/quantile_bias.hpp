@@ -72,6 +72,8 @@ struct quantile_bias {
     }
   }
 
+  template <class F> void for_each_value(F const& f) const { f("momentum", momentum); }
+
   /// Throws config_error for a momentum that can never work.
   void check() const {
     detail::require<config_error>(momentum >= 0 && momentum < 1,

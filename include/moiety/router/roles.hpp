@@ -64,6 +64,12 @@ template <class... Roles> struct router_roles {
   weight weight_rule{};
   scale scale_rule{};
 
+  /// f(policy) of each. One with values may say check(), which throws config_error for those that can never work; and
+  /// for_each_value(f), which calls f(name, value) of those that ranks must have in common, and has a `name` itself.
+  template <class F> void for_each(F const& f) const {
+    f(score_rule), f(bias_rule), f(group_rule), f(jitter_rule), f(noise_rule), f(selection_rule), f(weight_rule);
+  }
+
   template <class Role> constexpr void assign(Role const& role) {
     if constexpr (std::is_same_v<Role, score>)
       score_rule = role;

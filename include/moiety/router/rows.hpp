@@ -74,6 +74,7 @@ template <class... Roles> class router_rows {
   bias_type const& bias() const { return roles_.bias_rule; }
   typename roles::jitter const& jitter() const { return roles_.jitter_rule; }
   typename roles::logit_noise const& noise() const { return roles_.noise_rule; }
+  template <class F> void for_each_policy(F const& f) const { roles_.for_each(f); }
   MOIETY_HD float scale_factor() const { return roles_.scale_rule.factor; }
 
   // Each of the functions below is compiled as one piece, policies included: only then do their loops become vectors.

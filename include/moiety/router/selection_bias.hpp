@@ -56,6 +56,8 @@ struct selection_bias {
     for (std::size_t e = 0; e < bias.size(); ++e) bias[e] += rate * (static_cast<float>(sign(e)) - mean);
   }
 
+  template <class F> void for_each_value(F const& f) const { f("rate", rate), f("centred", centred); }
+
   /// Throws config_error for a rate that can never work.
   void check() const {
     detail::require<config_error>(std::isfinite(rate) && rate >= 0,

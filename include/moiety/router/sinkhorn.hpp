@@ -7,7 +7,8 @@
 //
 // over the n tokens that take part. Nothing of the plan has a gradient: weights are those of the scores, sigmoid for K = 1
 // and softmax above in Megatron. It works on the logits: a selection bias or groups beside it are refused. Sums are in double
-// and in one order, whatever the number of threads. Evaluation takes a spec with mo::top_k.
+// and in one order, whatever the number of threads. Evaluation takes a spec with mo::top_k, and a spec that is
+// marked causal refuses it.
 #pragma once
 
 #include <moiety/batch/row.hpp>
@@ -26,7 +27,7 @@ template <int K, int Iterations = 16> struct sinkhorn {
   static constexpr std::string_view name = "sinkhorn";
   static constexpr int count = K;
   static constexpr double average = K;
-  static constexpr bool reads_logits = true;
+  static constexpr bool reads_logits = true, sees_later_tokens = true;
   template <class Backend> static constexpr bool runs_on = true;
 
   static constexpr std::int64_t rows(std::int64_t tokens, std::int64_t) { return tokens * K; }

@@ -12,6 +12,7 @@
 #include <moiety/batch/routing.hpp>
 #include <moiety/batch/row.hpp>
 #include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
 #include <moiety/core/math.hpp>
 #include <moiety/core/numbers.hpp>
 #include <moiety/router/weights.hpp>
@@ -45,6 +46,15 @@ template <class Epsilon = std::ratio<1, 100>> struct sparsemixer {
       dlogits.map(scratch, [&](S total, S p) { return total - step * p; });
       dlogits[asked_for(ids[slot])] += step;
     }
+  }
+
+  template <class F> void for_each_value(F const& f) const { f("epsilon", epsilon); }
+
+  /// Throws config_error for an ε that makes weights NaN.
+  void check() const {
+    detail::require<config_error>(epsilon >= 0 && epsilon < 1e38f,
+                                  "the epsilon of mo::sparsemixer must be at least 0 and below 10^38, but is ", epsilon,
+                                  '.');
   }
 
  private:

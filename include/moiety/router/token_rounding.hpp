@@ -11,7 +11,7 @@
 //
 // Of equal scores the lower token is the better. Where rounding up would ask for more tokens
 // than take part it rounds down. A token has from none to E experts, ascending in its slots. Evaluation takes a
-// spec with mo::top_k.
+// spec with mo::top_k, and a spec that is marked causal refuses it.
 #pragma once
 
 #include <moiety/batch/row.hpp>
@@ -81,6 +81,7 @@ template <int K, int Tile = 128, class Rounding = rounding::nearest> struct toke
   static constexpr int count = every_expert;
   static constexpr double average = K;
   static constexpr int tile = Tile;
+  static constexpr bool sees_later_tokens = true;
   static constexpr bool reads_scores = rounding::reads_scores<Rounding>;
   template <class Backend> static constexpr bool runs_on = true;
   seed key{0};
@@ -130,6 +131,8 @@ template <int K, int Tile = 128, class Rounding = rounding::nearest> struct toke
   }
 
   template <class S> void select(cuda_engine& engine, batch_of_scores<S> const& of) const;
+
+  template <class F> void for_each_value(F const& f) const { f("key", key.value); }
 
  private:
   static constexpr std::uint64_t stream = stream_of("router.token_rounding");

@@ -9,6 +9,7 @@
 
 #include <moiety/batch/row.hpp>
 #include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
 #include <moiety/router/selection.hpp>
 
 #include <ratio>
@@ -32,6 +33,14 @@ template <int Cap, class Mass = std::ratio<9, 10>> struct top_p {
       total += static_cast<S>(scores[expert]);
       chosen(rank, expert);
     });
+  }
+
+  template <class F> void for_each_value(F const& f) const { f("mass", mass); }
+
+  /// Throws config_error for a mass that no scores have.
+  void check() const {
+    detail::require<config_error>(mass > 0 && mass <= 1, "the mass of mo::top_p must be above 0 and at most 1, but is ",
+                                  mass, '.');
   }
 };
 static_assert(selection<top_p<2>>);

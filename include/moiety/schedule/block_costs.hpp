@@ -17,13 +17,15 @@
 //   head_block        parameters  n = V H    forward 2n, and so each gradient   saved  H
 //   embedding_block   parameters  V H        no product                         saved  nothing
 //
-// imbalance is the largest over the mean load of the ranks that share a layer's experts. Measured times serve as well:
-// split_layers() takes any integers.
+// imbalance is the largest over the mean load of the ranks that share a layer's experts; a config_error where its product with
+// FLOPs is beyond 64 bits. Measured times serve as well: split_layers() takes any integers.
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
 
 #include <cstdint>
+#include <limits>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -84,7 +86,11 @@ struct moe_block {
   ratio imbalance = {};
 
   constexpr block_cost cost() const {
-    std::int64_t const routed = matrices * hidden * ffn * active * imbalance.over / imbalance.under;
+    std::int64_t routed = matrices * hidden * ffn * active;
+    if (__builtin_mul_overflow(routed, imbalance.over, &routed) ||
+        (routed /= imbalance.under) > std::numeric_limits<std::int64_t>::max() / 16)
+      throw config_error(detail::sentence("moe_block{.imbalance = {", imbalance.over, ", ", imbalance.under,
+                                          "}} makes more FLOPs than have a number of 64 bits."));
     std::int64_t const shared = matrices * hidden * shared_ffn, router = experts * hidden;
     std::int64_t const flops = 2 * (routed + shared + router);
     return {flops, flops, flops, matrices * hidden * ffn * experts + shared + router,

@@ -27,7 +27,6 @@
 #include <cstdint>
 #include <istream>
 #include <iterator>
-#include <sstream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -36,7 +35,7 @@
 namespace moiety::inline MOIETY_ABI {
 
 inline std::string to_csv(schedule_view const& plan) {
-  std::ostringstream out;
+  detail::plain_text out;
   print(out, plan, ",");
   return std::move(out).str();
 }

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
 #include <moiety/schedule/action.hpp>
 #include <moiety/schedule/analysis.hpp>
 #include <moiety/schedule/costs.hpp>
@@ -24,7 +25,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <ostream>
-#include <sstream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -82,7 +82,7 @@ template <cost_model Costs> std::string head_line(schedule_view const& plan, Cos
   auto const several = [](std::int64_t n, std::string_view what) {
     return std::to_string(n) + ' ' + std::string(what) + (n == 1 ? "" : what.ends_with("ch") ? "es" : "s");
   };
-  std::ostringstream out;
+  plain_text out;
   out << plan.name() << ": " << several(plan.ranks(), "rank") << ", " << several(plan.shape().chunks, "chunk") << ", "
       << several(plan.microbatches(), "micro-batch") << "; makespan " << makespan(plan, costs) << ", bubble "
       << bubble(plan, costs) << ", idle " << std::round(idle_fraction(plan, costs) * 1000) / 10 << " %";
@@ -134,7 +134,7 @@ std::string draw(schedule_view const& plan, Costs const& costs = {}, int columns
     text.resize(room, ' ');
     lines[static_cast<std::size_t>(b.rank)].replace(from, room, text);
   }
-  std::ostringstream out;
+  detail::plain_text out;
   out << detail::head_line(plan, costs) << '\n';
   for (std::size_t r = 0; r < lines.size(); ++r) {
     std::string const rank = std::to_string(r);
@@ -145,12 +145,13 @@ std::string draw(schedule_view const& plan, Costs const& costs = {}, int columns
 
 /// A self-contained SVG image; each box has a tooltip with its action and times.
 template <cost_model Costs = step_costs>
-void draw_svg(std::ostream& out, schedule_view const& plan, Costs const& costs = {}) {
+void draw_svg(std::ostream& to, schedule_view const& plan, Costs const& costs = {}) {
   constexpr int left = 64, top = 48, row = 30, gap = 4;
   std::int64_t const span = std::max<std::int64_t>(makespan(plan, costs), 1);
   double const unit = std::clamp(1200.0 / static_cast<double>(span), 0.01, 22.0);
   double const width = unit * static_cast<double>(span);
   int const height = top + plan.ranks() * row + 40;
+  detail::plain_text out;
   out << R"(<svg xmlns="http://www.w3.org/2000/svg" width=")" << width + left + 24 << R"(" height=")" << height
       << R"(" font-family="sans-serif" font-size="11">)" << '\n'
       << R"(<rect width="100%" height="100%" fill="#ffffff"/>)" << '\n'
@@ -193,6 +194,7 @@ void draw_svg(std::ostream& out, schedule_view const& plan, Costs const& costs =
   if (plan.shape().chunks > 1)
     out << R"(<text x=")" << x << R"(" y=")" << foot + 18 << R"(">darker: every second chunk</text>)" << '\n';
   out << "</svg>\n";
+  to << std::move(out).str();
 }
 
 }  // namespace moiety

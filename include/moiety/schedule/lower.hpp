@@ -15,6 +15,7 @@
 #pragma once
 
 #include <moiety/core/config.hpp>
+#include <moiety/core/errors.hpp>
 #include <moiety/schedule/action.hpp>
 #include <moiety/schedule/analysis.hpp>
 #include <moiety/schedule/costs.hpp>
@@ -27,7 +28,6 @@
 #include <cstdint>
 #include <ostream>
 #include <span>
-#include <sstream>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -178,11 +178,7 @@ inline std::vector<std::size_t> replay_rendezvous(std::span<std::vector<operatio
 
 /// The operations of a sound schedule; throws schedule_error, with the verdict, for any other.
 inline lowered_schedule lower(schedule_view const& plan) {
-  if (auto const v = verify(plan); !v) {
-    std::ostringstream text;
-    text << v;
-    throw schedule_error(std::move(text).str());
-  }
+  if (auto const v = verify(plan); !v) throw schedule_error(detail::sentence(v));
   lowered_schedule result(plan);
   std::vector<std::vector<operation>> lists;
   for (int r = 0; r < result.ranks(); ++r) lists.emplace_back(result.rank(r).begin(), result.rank(r).end());

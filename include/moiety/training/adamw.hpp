@@ -104,7 +104,7 @@ template <std::floating_point S> class adamw_states {
  public:
   explicit adamw_states(adamw_options const& options) : options_(options) { options_.check(); }
 
-  bool empty() const { return tensors_.empty(); }
+  bool prepared() const { return prepared_; }
   std::int64_t steps() const { return steps_; }
   void resume(std::int64_t steps) {
     require<config_error>(steps >= 0, "an optimiser resumes after 0 steps or more, but was given ", steps, '.');
@@ -113,7 +113,7 @@ template <std::floating_point S> class adamw_states {
 
   /// slice(tensor) is the part that this rank keeps.
   template <class Parameters, class Slice> void prepare(Parameters const& parameters, Slice const& slice) {
-    if (!empty()) return expect_same(parameters);
+    if (prepared_) return expect_same(parameters);
     std::vector<states> made;
     parameters([&]<class T>(trained_tensor<T> const& t) {
       expect_fitting(t);
@@ -125,6 +125,7 @@ template <std::floating_point S> class adamw_states {
         for (std::size_t i = 0; i < count; ++i) s.master.push_back(t.weights[static_cast<std::size_t>(mine.first) + i]);
     });
     tensors_ = std::move(made);
+    prepared_ = true;
   }
 
   template <class Parameters, class Engine> void step(Parameters const& parameters, double rate, Engine& engine) {
@@ -193,6 +194,7 @@ template <std::floating_point S> class adamw_states {
 
   adamw_options options_;
   std::vector<states> tensors_;
+  bool prepared_ = false;  // a rank may have no tensor
   std::int64_t steps_ = 0;
 };
 

@@ -84,7 +84,7 @@ template <std::floating_point S, communicator C> class sharded_adamw {
   }
 
   template <class Parameters> void prepare(Parameters const& parameters) {
-    if (states_.empty())
+    if (!states_.prepared())
       for (replicated const over : replications) expect_agreement(parameters, over);
     states_.prepare(parameters, [&](auto const& t) {
       C& group = groups_.of(t.over);

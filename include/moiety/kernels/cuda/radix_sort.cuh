@@ -14,7 +14,6 @@
 #include <moiety/batch/permutation.hpp>
 #include <moiety/batch/routing.hpp>
 #include <moiety/core/config.hpp>
-#include <moiety/core/errors.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/kernels/permute.hpp>
 
@@ -26,7 +25,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <string_view>
 
 namespace moiety::inline MOIETY_ABI {
@@ -89,8 +87,7 @@ struct radix_sort {
   template <class S>
   static void build(cuda_engine& engine, routing_view<S> const& routes, permutation_view const& out) {
     using namespace kernels::gpu;
-    detail::require<data_error>(routes.tokens <= std::numeric_limits<std::int32_t>::max() / routes.slots, routes.tokens,
-                                " tokens of ", routes.slots, " slots each do not fit a row index of 32 bits.");
+    detail::check_rows(routes.tokens, routes.slots);
     auto const count = static_cast<std::int32_t>(routes.tokens * routes.slots);
     buffer const lists(4 * std::int64_t{count} * static_cast<std::int64_t>(sizeof(std::uint32_t)), engine.memory());
     auto* const first = static_cast<std::uint32_t*>(lists.data());

@@ -8,13 +8,11 @@
 #include <moiety/batch/permutation.hpp>
 #include <moiety/batch/routing.hpp>
 #include <moiety/core/config.hpp>
-#include <moiety/core/errors.hpp>
 #include <moiety/kernels/host/scratch.hpp>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 
 namespace moiety::inline MOIETY_ABI {
 namespace kernels {
@@ -51,8 +49,7 @@ void place_rows(routing_view<S> const& routes, std::int64_t begin, std::int64_t 
 template <class S>
 void build_permutation(host_engine& engine, routing_view<S> const& routes, permutation_view const& out) {
   std::int64_t const k = routes.slots, tokens = routes.tokens;
-  moiety::detail::require<data_error>(tokens <= std::numeric_limits<std::int32_t>::max() / k, tokens, " tokens of ", k,
-                                      " slots each do not fit a row index of 32 bits.");
+  moiety::detail::check_rows(tokens, k);
   std::int64_t const blocks = tokens * k < detail::rows_for_threads ? 1 : engine.threads();
   engine.parallel(blocks, [&](std::int64_t block, int worker) {
     std::int64_t const begin = tokens * block / blocks, end = tokens * (block + 1) / blocks;

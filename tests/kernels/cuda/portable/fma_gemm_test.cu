@@ -70,10 +70,10 @@ TEST_CASE_TEMPLATE("bits depend neither on the tile nor on rows of other groups"
   CHECK(same);
 }
 
-TEST_CASE_TEMPLATE("the host's bits, from tiles of both sizes", S, float, double) {
+TEST_CASE_TEMPLATE("the host's bits, from tiles of all sizes", S, float, double) {
   INFO("seed ", seed);
-  // Small and large ones, of 4 multiprocessors as of 132.
-  for (int64 const rows : {20, 60, 300, 700, 4500}) {
+  // Small, middle and large ones, of 4 multiprocessors as of 132, which take large ones from 99 blocks on.
+  for (int64 const rows : {20, 60, 300, 700, 4500, 12673}) {
     setting const s{.rows = {rows}, .n = 72, .k = 17, .offsets = false};
     check_nt<S, S>(s);
     check_nn<S, S>(s);

@@ -21,7 +21,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 
 namespace moiety::inline MOIETY_ABI::kernels {
 
@@ -239,8 +238,7 @@ template <class Slots> void sort_slots(cuda_engine& engine, Slots const& of, per
 template <class S>
 void build_permutation(cuda_engine& engine, routing_view<S> const& routes, permutation_view const& out) {
   std::int64_t const k = routes.slots, tokens = routes.tokens;
-  moiety::detail::require<data_error>(tokens <= std::numeric_limits<std::int32_t>::max() / k, tokens, " tokens of ", k,
-                                      " slots each do not fit a row index of 32 bits.");
+  moiety::detail::check_rows(tokens, k);
   moiety::detail::require<config_error>(routes.experts <= gpu::most_indexed_experts,
                                         "a permutation on a device has at most ", gpu::most_indexed_experts,
                                         " experts, but this one has ", routes.experts, '.');
