@@ -10,6 +10,7 @@
 #include <moiety/pipeline/model_report.hpp>
 #include <moiety/pipeline/moe_stack.hpp>
 #include <moiety/pipeline/recomputed.hpp>
+#include <moiety/pipeline/stack_counts.hpp>
 #include <moiety/pipeline/stack_layers.hpp>
 #include <moiety/pipeline/stack_of.hpp>
 #include <moiety/pipeline/stage.hpp>

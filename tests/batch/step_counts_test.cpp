@@ -42,6 +42,16 @@ TEST_CASE("counts of a step add up, and become those of the last step") {
   CHECK(all(counts.last_step()) == integers{4, 4, 0});
 }
 
+TEST_CASE("what is counted of a step can be forgotten, and the last step stays") {
+  mo::step_counts counts(2);
+  counts.add(made(3, 1, 2));
+  counts.next_step();
+  counts.add(made(9, 4, 5));
+  counts.restart();
+  CHECK(all(counts.so_far()) == integers{0, 0, 0});
+  CHECK(all(counts.last_step()) == integers{3, 1, 2});
+}
+
 TEST_CASE("a table adds its whole batch, once") {
   mo::statistics_table table(2, integers{0, 1, 4});
   table.view().unit(0).unit->tokens = 4;

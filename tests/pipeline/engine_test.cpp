@@ -293,6 +293,58 @@ TEST_CASE("steps in a row add to gradients until reset") {
   check_same(run(mo::interleaved_1f1b{}, plan_of(mo::interleaved_1f1b{}, 2, 2), {.steps = 2, .reset = true}), one);
 }
 
+TEST_CASE("an engine counts the steps that succeed, on from a number that it is given") {
+  auto const plan = plan_of(mo::gpipe{}, 1);
+  mo::run<spread>(
+      [&](mo::context<spread>& ctx) {
+        stack stage{ctx, mo::split_layers(std::vector<int>(layers, 1), 1), options()};
+        auto const weights = stage.make_weights(mo::seed{3});
+        auto gradients = stage.make_gradients();
+        mo::pipeline_engine given{ctx, plan, stage}, counting{ctx, plan, stage};
+        auto const inputs = [&](int m, auto x) {
+          mo::fill_normal(ctx, x, mo::seed{100}, mo::first_row{before(static_cast<std::size_t>(m))});
+        };
+        auto const loss = [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); };
+        // Noise tells what the number of a step was.
+        auto const losses = [&](auto& engine, auto... number) {
+          outcome out;
+          read(engine.step(weights, gradients, mo::microbatches{tokens}, inputs, loss, number...), out);
+          return out.losses;
+        };
+        std::vector<std::vector<double>> steps;
+        for (int const number : {0, 1, 70, 71}) steps.push_back(losses(given, number));
+        CHECK(steps[0] != steps[1]);
+        CHECK(losses(counting) == steps[0]);
+        auto const broken = [](int, auto, auto) -> mo::task_loss { throw mo::data_error("this time"); };
+        CHECK_THROWS_AS(counting.step(weights, gradients, mo::microbatches{tokens}, inputs, broken), mo::data_error);
+        counting.evaluate(weights, mo::microbatches{tokens}, inputs, [](int, auto) { return mo::task_loss{}; });
+        CHECK(losses(counting) == steps[1]);
+        CHECK(losses(counting, 70) == steps[2]);
+        CHECK(losses(counting) == steps[3]);
+      },
+      {}, mo::layout{});
+}
+
+TEST_CASE("a data error says of which layer it is") {
+  auto const plan = plan_of(mo::one_f_one_b{}, 2);
+  CHECK_THROWS_WITH_AS(mo::run<spread>(
+                           [&](mo::context<spread>& ctx) {
+                             stack stage{ctx, mo::split_layers(std::vector<int>(layers, 1), 2), options()};
+                             auto weights = stage.make_weights(mo::seed{3});
+                             weights.for_each([](mo::parameter const& p, std::span<double> v) {
+                               if (p.name == "layers.5.router.weight") v[0] = std::nan("");
+                             });
+                             auto gradients = stage.make_gradients();
+                             mo::pipeline_engine engine{ctx, plan, stage};
+                             engine.step(
+                                 weights, gradients, mo::microbatches{tokens},
+                                 [&](int, auto x) { mo::fill_normal(ctx, x, mo::seed{1}); },
+                                 [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); });
+                           },
+                           {}, {.pipeline = 2}),
+                       "layer 5: the router logits of token 0 are not all finite.", mo::data_error);
+}
+
 TEST_CASE("stages of several layers, and of none") {
   outcome const reference = by_hand();
   for (counts const& split : {counts{2, 0, 5, 1}, {0, 8, 0, 0}, {0, 0, 0, 8}, {3, 3, 2, 0}})
@@ -333,12 +385,14 @@ TEST_CASE("plans that do not fit") {
   CHECK(refused(plan(order, 4, 1, 4), 2, 2, placement::loop, 4) ==
         "a schedule of 4 ranks was given to a pipeline of 2.");
   CHECK(refused(plan(order, 2, 1, 4), 2, 2, placement::loop, 5) == "a schedule of 4 micro-batches was given 5.");
-  CHECK(refused(plan(order, 2, 1, 4), 2, 4, placement::loop, 4) ==
-        "the schedule has 1 stages on this rank, but the model has 2 chunks here.");
+  auto const misfit = [](char const* name, int wanted, char const* by, int stages, char const* placed) {
+    return mo::detail::sentence("the schedule ", name, " puts ", wanted, " stages on the ranks by mo::placement::", by,
+                                ", but the model is cut into ", stages, ", placed by mo::placement::", placed,
+                                ": split it into ", wanted, ", and give the stack mo::placement::", by, '.');
+  };
+  CHECK(refused(plan(order, 2, 1, 4), 2, 4, placement::loop, 4) == misfit("one_f_one_b", 2, "loop", 4, "loop"));
   CHECK(refused(plan(mo::zb_v{}, 2, 2, 4), 2, 4, placement::v, 4) == "accepted");
-  std::string const misplaced = refused(plan(mo::zb_v{}, 2, 2, 4), 2, 4, placement::loop, 4);
-  CHECK((misplaced == "stage 2 of the schedule is on this rank, but the model has placed another one there." ||
-         misplaced == "stage 3 of the schedule is on this rank, but the model has placed another one there."));
+  CHECK(refused(plan(mo::zb_v{}, 2, 2, 4), 2, 4, placement::loop, 4) == misfit("zb_v", 4, "v", 4, "loop"));
   CHECK(refused(plan(mo::dual_pipe{}, 2, 2, 4), 2, 2, placement::loop, 4) ==
-        "the schedule has 2 stages on this rank, but the model has 1 chunks here.");
+        misfit("dual_pipe", 2, "bidirectional", 2, "loop"));
 }

@@ -5,9 +5,12 @@
 
 #include <doctest/doctest.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <exception>
 #include <span>
+#include <stdexcept>
 #include <vector>
 
 namespace mo = moiety;
@@ -81,7 +84,7 @@ TEST_CASE("a micro-batch is what its description says, and says where it is in t
   });
   CHECK(batches.about(1).units() == 2);
   mo::context<> ctx;
-  auto const all = mo::batches_of_step(ctx.stage(), batches, 9);
+  auto const all = mo::batches_of_step(ctx, batches, 9);
   REQUIRE(all.size() == 3);
   for (std::size_t m = 0; m < 3; ++m) {
     CHECK(all[m].first_row == std::vector<std::int64_t>{0, 2, 5}[m]);
@@ -98,4 +101,47 @@ TEST_CASE("a description that does not fit its micro-batch") {
       mo::equal_batches(2, 3).describe([&](int m) { return mo::batch{.ids = std::span(ids).first(m == 0 ? 3 : 2)}; });
   CHECK(batches.about(0).ids.size() == 3);
   CHECK_THROWS_WITH_AS(batches.about(1), "mo::batch{.ids} has 2 entries for a call of 3 tokens.", mo::data_error);
+}
+
+TEST_CASE("a description of one rank that does not fit is an error of all ranks, and the next one is in order") {
+  struct spread : mo::deployment<mo::dynamic> {};
+  std::vector<std::uint8_t> const mask{1, 1};
+  mo::step_counts const counts(2);
+  mo::batch const bad[]{{.mask = mask}, {.weight = -1}, {.counts = &counts}};
+  for (mo::layout const& mesh : {mo::layout{.data = 3}, {.pipeline = 3}, {.data = 2, .pipeline = 2}})
+    mo::run<spread>(
+        [&](mo::context<spread>& ctx) {
+          bool const mine = ctx.world().rank() == 1;
+          for (mo::batch const& about : bad) {
+            auto batches =
+                mo::equal_batches(2, 3).describe([&](int m) { return mine && m == 1 ? about : mo::batch{}; });
+            CHECK_THROWS_AS(mo::batches_of_step(ctx, batches, 0), mo::data_error);
+          }
+          CHECK_THROWS_AS(mo::batches_of_step(ctx, mo::equal_batches(mine ? 3 : 2, 3), 0, 2), mo::config_error);
+          auto throwing = mo::equal_batches(2, 3).describe([&](int) -> mo::batch {
+            if (mine) throw std::runtime_error("no data");
+            return {};
+          });
+          try {
+            mo::batches_of_step(ctx, throwing, 0);
+            CHECK(false);
+          } catch (std::exception const& error) {
+            CHECK(doctest::String(error.what()) ==
+                  (mine ? "no data"
+                        : doctest::String(mo::detail::sentence("rank 1 of the ", ctx.world().size(),
+                                                               " that call together refused: no data")
+                                              .c_str())));
+          }
+          CHECK(mo::batches_of_step(ctx, mo::equal_batches(2, 3), 4)[1].step == 4);
+        },
+        {.deadline = std::chrono::seconds(20)}, mesh);
+}
+
+TEST_CASE("a description names no counts") {
+  mo::step_counts const counts(2);
+  auto const batches = mo::equal_batches(2, 3).describe([&](int) { return mo::batch{.counts = &counts}; });
+  CHECK_THROWS_WITH_AS(batches.about(1),
+                       "the description of micro-batch 1 names mo::batch{.counts}, which are of one layer: an engine "
+                       "keeps those of each.",
+                       mo::data_error);
 }

@@ -227,8 +227,12 @@ TEST_CASE("halves out of order, and splits that do not fit") {
     stage.backward_weights(tape, gradients);
     CHECK_THROWS_AS(stage.backward_weights(tape, gradients), mo::state_error);
   });
-  CHECK_THROWS_WITH_AS(held_by(2, {1, 1, 1}, mo::placement::loop),
-                       "a split into 3 stages does not fit a pipeline of 2 ranks.", mo::config_error);
-  CHECK_THROWS_WITH_AS(held_by(4, {1, 1}, mo::placement::loop),
-                       "a split into 2 stages does not fit a pipeline of 4 ranks.", mo::config_error);
+  CHECK_THROWS_WITH_AS(
+      held_by(2, {1, 1, 1}, mo::placement::loop),
+      "a split into 3 stages does not fit a pipeline of 2 ranks: mo::placement::loop takes a multiple of that.",
+      mo::config_error);
+  CHECK_THROWS_WITH_AS(
+      held_by(4, {1, 1}, mo::placement::loop),
+      "a split into 2 stages does not fit a pipeline of 4 ranks: mo::placement::loop takes a multiple of that.",
+      mo::config_error);
 }

@@ -109,11 +109,31 @@ TEST_CASE("a schedule of other ranks, and a model of other stages") {
   CHECK_THROWS_WITH_AS(rank_plan(plan, 0, 3, receives::in_order), "a schedule of 2 ranks was given to a pipeline of 3.",
                        mo::config_error);
   rank_plan const mine(plan, 1, 2, receives::in_order);
+  std::string const words = "the schedule dual_pipe puts 2 stages on the ranks by mo::placement::bidirectional, ";
   CHECK_THROWS_WITH_AS(mine.check(model{{1}}),
-                       "the schedule has 2 stages on this rank, but the model has 1 chunks here.", mo::config_error);
-  CHECK_THROWS_WITH_AS(mine.check(model{{1, 0}}),
-                       "stage 0 of the schedule is on this rank, but the model has placed another one there.",
+                       (words + "2 of them on this one, but the model has 1 chunks here, or other stages.").c_str(),
                        mo::config_error);
+  CHECK_THROWS_AS(mine.check(model{{1, 0}}), mo::config_error);
+  struct stack : model {
+    int stages() const { return 4; }
+    mo::placement placed() const { return mo::placement::loop; }
+  };
+  CHECK_THROWS_WITH_AS(mine.check(stack{{{0, 2}}}),
+                       (words + "but the model is cut into 4, placed by mo::placement::loop: split it into 2, and give "
+                                "the stack mo::placement::bidirectional.")
+                           .c_str(),
+                       mo::config_error);
+}
+
+TEST_CASE("the placement that a schedule has") {
+  using mo::detail::placement_of;
+  mo::pipeline_shape const two{.ranks = 2, .chunks = 2, .microbatches = 4};
+  CHECK(placement_of(mo::make_schedule(mo::zb_v{}, two)) == "mo::placement::v");
+  CHECK(placement_of(mo::make_schedule(mo::dual_pipe_v{}, two)) == "mo::placement::v");
+  CHECK(placement_of(mo::make_schedule(mo::dual_pipe{}, two)) == "mo::placement::bidirectional");
+  CHECK(placement_of(mo::make_schedule(mo::interleaved_1f1b{}, two)) == "mo::placement::loop");
+  CHECK(placement_of(mo::schedule("own", {.ranks = 2, .microbatches = 1}, {1, 0}, false, {{}, {}})) ==
+        "a placement of its own");
 }
 
 TEST_CASE("slots: nothing that is held at once shares one, and there are no more than what is held at once") {

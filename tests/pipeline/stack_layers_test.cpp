@@ -89,9 +89,12 @@ TEST_CASE("what does not fit the pipeline") {
   auto const refused = [](int ranks, counts const& of, placement where, char const* sentence) {
     CHECK_THROWS_WITH_AS(placed(ranks, of, where), sentence, mo::config_error);
   };
-  refused(2, {1, 1, 1}, placement::v, "a split into 3 stages does not fit a pipeline of 2 ranks.");
-  refused(2, {1, 1, 1, 1}, placement::bidirectional,
-          "a split into 4 stages does not fit a bidirectional pipeline of 2 ranks.");
+  refused(2, {1, 1, 1}, placement::v,
+          "a split into 3 stages does not fit a pipeline of 2 ranks: mo::placement::v takes a multiple of that.");
+  refused(
+      2, {1, 1, 1, 1}, placement::bidirectional,
+      "a split into 4 stages does not fit a bidirectional pipeline of 2 ranks: mo::placement::bidirectional takes as "
+      "many stages as ranks.");
   refused(3, {1, 1, 1}, placement::bidirectional, "a bidirectional pipeline has an even number of ranks, not 3.");
   refused(1, {0}, placement::loop, "a model needs at least 1 layer.");
 }

@@ -7,6 +7,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -253,4 +254,41 @@ TEST_CASE_TEMPLATE("the scale of each micro-batch, of layers that keep their tap
     CHECK(apart.gradients != one.gradients);
     CHECK(apart.losses == one.losses);
   }
+}
+
+TEST_CASE("a description that does not fit on one rank is an error of all ranks, and the next step is in order") {
+  mo::schedule const plan = mo::make_schedule(mo::one_f_one_b{}, {.ranks = 2, .microbatches = 2});
+  std::vector<std::uint8_t> const mask{1, 1, 1}, short_mask{1, 1};
+  std::vector<std::int64_t> const sequences{0, 4};
+  for (int const at_fault : {0, 1, 2, 3})
+    mo::run<spread>(
+        [&](mo::context<spread>& ctx) {
+          bool const mine = ctx.world().rank() == at_fault;
+          mo::moe_stack<by_score, spread> stage{ctx, mo::split_layers(std::vector<int>(2, 1), 2), options<by_score>()};
+          auto const weights = stage.make_weights(mo::seed{3});
+          mo::pipeline_engine engine{ctx, plan, stage}, untouched{ctx, plan, stage};
+          auto const step = [&](auto& of, mo::microbatches const& batches) {
+            auto gradients = stage.make_gradients();
+            of.step(
+                weights, gradients, batches, [&](int, auto x) { mo::fill_normal(ctx, x, mo::seed{1}); },
+                [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); });
+            std::vector<double> all;
+            gradients.for_each([&](auto const&, auto v) { all.insert(all.end(), v.begin(), v.end()); });
+            return all;
+          };
+          auto const described = [&](mo::batch const& wrong) {
+            return mo::equal_batches(2, 3).describe(
+                [&, wrong](int m) { return mine && m == 1 ? wrong : mo::batch{.mask = mask}; });
+          };
+          CHECK_THROWS_AS(step(engine, described({.mask = short_mask})), mo::data_error);
+          CHECK_THROWS_AS(step(engine, described({.sequences = sequences})), mo::data_error);
+          CHECK_THROWS_AS(step(engine, mo::equal_batches(mine ? 3 : 2, 3)), mo::config_error);
+          auto const evaluated = [](int, auto) { return mo::task_loss{}; };
+          CHECK_THROWS_AS(engine.evaluate(
+                              weights, described({.mask = short_mask}), [](int, auto) {}, evaluated),
+                          mo::data_error);
+          auto const right = described({.mask = mask});
+          CHECK(step(engine, right) == step(untouched, right));
+        },
+        {.deadline = std::chrono::seconds(10)}, {.data = 2, .pipeline = 2});
 }

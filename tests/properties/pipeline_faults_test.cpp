@@ -280,7 +280,9 @@ TEST_CASE("ranks with different plans or models get no engine, and all of them h
                           {.model = &one});
   for (auto const& error : got.ranks) {
     REQUIRE(threw<mo::config_error>(error));
-    CHECK(words_of(error).find("the schedule has 2 stages on this rank, but the model has 1") != std::string::npos);
+    CHECK(
+        words_of(error).find("puts 4 stages on the ranks by mo::placement::loop, 2 of them on this one, but the model "
+                             "has 1 chunks") != std::string::npos);
   }
 }
 

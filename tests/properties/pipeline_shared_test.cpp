@@ -75,8 +75,9 @@ template <class Order> outcome run(Order const&, mo::schedule_view const& plan, 
             [&](int m) { return mo::batch{.ids = words[static_cast<std::size_t>(m)]}; });
         for (int i = 0; i < h.steps; ++i) {
           if (h.reset) gradients.reset();
-          auto const report = engine.step(weights, gradients, batches, mo::no_inputs,
-                                          [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); });
+          auto const report = engine.step(
+              weights, gradients, batches, mo::no_inputs,
+              [&](int, auto y, auto dy) { return mo::square_error(ctx, y, dy); }, 0);
           if (ctx.world().rank() != 0) continue;
           out.losses = report.total(), out.task = engine.task();
           out.loads.clear();

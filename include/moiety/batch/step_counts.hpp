@@ -10,6 +10,9 @@
 //   layer.backward(weights, tape, dy, dx, gradients);                any time later
 //
 //   counts.next_step();                                              after the last micro-batch
+//   counts.restart();                                                forgets what is counted of a step that failed
+//
+// Of the layers of a pipeline the engine keeps them (pipeline/stack_counts.hpp).
 //
 // Counts are integers, so the order of micro-batches does not matter to the sum. Statistics of several ranks may be added,
 // each once. add() of a tape waits for its forward, where that runs on a device.
@@ -46,10 +49,11 @@ class step_counts {
 
   /// What is counted becomes the last step, and a new one begins.
   void next_step() {
-    auto const middle = values_.begin() + static_cast<std::ptrdiff_t>(width_);
-    std::copy(values_.begin(), middle, middle);
-    std::fill(values_.begin(), middle, 0);
+    std::copy_n(values_.begin(), width_, values_.begin() + static_cast<std::ptrdiff_t>(width_));
+    restart();
   }
+  /// What is counted of this step is forgotten; the last one stays.
+  void restart() { std::fill_n(values_.begin(), width_, 0); }
 
   counts_view so_far() const { return {values_.data()}; }
   counts_view last_step() const { return {values_.data() + width_}; }

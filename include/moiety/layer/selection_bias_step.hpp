@@ -4,13 +4,16 @@
 //   mo::update_selection_biases(ctx, options, weights, report)   of mo::selection_bias in every layer that this rank holds: once a
 //                                                                step, with the report of all layers, on every rank alike.
 //                                                                Weights as in for_each_parameter, with parameter::layer; pack
-//                                                                them afterwards, if they are packed
+//                                                                them afterwards, if they are packed. A model of several specs
+//                                                                takes one call for each, with report.of<Spec>()
 //
 // In detail, of one layer:
 //
 //   step_bias_by_counts(memory, router, bias, E, counts)   mo::selection_bias: counts of report.counts()
 //   step_bias_by_tapes(ctx, router, bias, tape, ...)       mo::quantile_bias: the tapes of the batch, each after its forward; a
-//                                                          collective, which reads the scores of all ranks of the stage
+//                                                          collective, which reads the scores of all ranks of the stage.
+//                                                          An engine does not keep tapes so long: under it there is no step of
+//                                                          mo::quantile_bias
 #pragma once
 
 #include <moiety/backend/arena.hpp>
@@ -101,14 +104,16 @@ void step_bias_by_tapes(Context& ctx, Router const& router, float* bias, Tapes c
 template <class Deployment, class Spec, class Weights>
 void update_selection_biases(context<Deployment>& ctx, layer_options<Spec> const& options, Weights& weights,
                              loss_report<Spec> const& report) {
+  constexpr bool by_counts = requires(std::span<std::int64_t const> counts, std::span<float> values) {
+    options.router.bias().update(counts, values);
+  };
   static_assert(
-      requires(std::span<std::int64_t const> counts, std::span<float> values) {
-        options.router.bias().update(counts, values);
-      },
-      "update_selection_biases is of routers with mo::selection_bias.");
+      by_counts,
+      "update_selection_biases is of routers with mo::selection_bias: mo::quantile_bias takes its step from the "
+      "scores of all tokens, which tapes have and reports have not.");
   static_assert(!std::is_const_v<Weights>, "update_selection_biases changes weights.");
   for_each_parameter(weights, [&]<class V>(parameter const& p, std::span<V> values) {
-    if constexpr (std::is_same_v<V, float>) {
+    if constexpr (by_counts && std::is_same_v<V, float>) {
       if (!p.name.ends_with("router.selection_bias")) return;
       for (std::size_t l = 0; l < report.layers(); ++l)
         if (report.number(l) == p.layer)

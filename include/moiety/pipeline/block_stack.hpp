@@ -13,7 +13,8 @@
 // Gradients of what is held more than once are summed at the end of a step.
 //
 // What blocks with losses of one spec find is reported as loss_report<spec>, of several as model_report
-// (pipeline/model_report.hpp); a model without losses has no report.
+// (pipeline/model_report.hpp); a model without losses has no report. What a layer finds wrong with its data is a data_error
+// that names the layer.
 //
 // Made by every rank of the run together: which block each layer is, and of which widths, is then known to all. Throws
 // config_error where split, placement and blocks do not fit the pipeline or one another, see pipeline/stack_layers.hpp.
@@ -29,11 +30,12 @@
 #include <moiety/pipeline/block.hpp>
 #include <moiety/pipeline/ledger.hpp>
 #include <moiety/pipeline/model_report.hpp>
+#include <moiety/pipeline/stack_counts.hpp>
 #include <moiety/pipeline/stack_layers.hpp>
 #include <moiety/pipeline/stack_of.hpp>
+#include <moiety/pipeline/stage.hpp>
 #include <moiety/schedule/order.hpp>
 
-#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -83,6 +85,8 @@ template <class Deployment, model_block... Blocks> class block_stack {
 
   int chunks() const { return layers_.chunks(); }
   int stage_of(int chunk) const { return layers_.stage_of(chunk); }
+  int stages() const { return layers_.stages(); }
+  placement placed() const { return layers_.placed(); }
   /// Layers of the whole model, and the numbers of those that have losses of a spec.
   int layers() const { return static_cast<int>(layers_.all().size()); }
   template <class Spec> std::vector<int> layers_of() const {
@@ -125,16 +129,26 @@ template <class Deployment, model_block... Blocks> class block_stack {
       });
   }
 
+  /// Counts of the layers of this rank whose losses take them, see pipeline/stack_counts.hpp.
+  stack_counts make_counts() const requires stack_counts::wanted_by<Blocks...> {
+    stack_counts all;
+    for (std::size_t i = 0; i < blocks_.size(); ++i)
+      at(i, [&]<std::size_t K>(block_type<K> const& block) { all.keep(layers_.number(i), block); });
+    return all;
+  }
+
   tape_type forward(weights_type const& weights, int chunk, matrix_view<T const> x, matrix_view<T> y,
-                    batch const& about) const {
+                    batch const& about, stack_counts* counts = nullptr) const {
     tape_type tape{chunk};
     tape.between.reserve(layers_.count(chunk));
     tape.layers.reserve(layers_.count(chunk));
     through(chunk, x, y, [&]<std::size_t K>(block_type<K> const& block, std::size_t i, bool last, auto in) {
       if (!last) tape.between.push_back(ctx_->matrix(x.rows(), block.output_width()));
       matrix_view<T> const out = last ? y : tape.between.back().view();
-      tape.layers.emplace_back(std::in_place_index<K>,
-                               block.forward(weights.template get<K>(i), in, out, of_layer(about, i)));
+      tape.layers.emplace_back(
+          std::in_place_index<K>,
+          block.forward(weights.template get<K>(i), in, out, detail::of_layer(about, layers_.number(i), counts)));
+      if (counts != nullptr) counts->add(layers_.number(i), block, std::get<K>(tape.layers.back()));
       return out;
     });
     return tape;
@@ -147,14 +161,14 @@ template <class Deployment, model_block... Blocks> class block_stack {
       matrix_type& room = rooms[i % 2];
       if (!last && room.cols() != block.output_width()) room = ctx_->matrix(x.rows(), block.output_width());
       matrix_view<T> const out = last ? y : room.view();
-      block.infer(weights.template get<K>(i), in, out, of_layer(about, i));
+      block.infer(weights.template get<K>(i), in, out, detail::of_layer(about, layers_.number(i)));
       return out;
     });
   }
 
   void backward_input(weights_type const& weights, tape_type& tape, matrix_view<T const> dy, matrix_view<T> dx) const {
     std::size_t const first = layers_.begin(tape.chunk), layers = layers_.count(tape.chunk);
-    if (layers == 0) return copy(dy, dx);
+    if (layers == 0) return detail::pass_rows(ctx_->memory(), dy, dx);
     tape.gradients.reserve(layers);
     for (std::size_t l = layers; l-- > 0;)
       at(first + l, [&]<std::size_t K>(block_type<K> const& block) {
@@ -182,7 +196,9 @@ template <class Deployment, model_block... Blocks> class block_stack {
   }
 
   /// What losses are recorded in: of the whole model.
-  auto make_ledger(context<Deployment>& ctx) const requires(specs::count > 0) { return ledger_of(ctx, specs{}); }
+  auto make_ledger(context<Deployment>& ctx) const requires(specs::count > 0) {
+    return detail::ledger_of_layers(ctx, *this, specs{});
+  }
 
   /// The losses of a chunk's layers.
   template <class Ledger> void record(tape_type const& tape, Ledger& ledger) const requires(specs::count > 0) {
@@ -195,31 +211,6 @@ template <class Deployment, model_block... Blocks> class block_stack {
   }
 
  private:
-  template <class... Specs> auto ledger_of(context<Deployment>& ctx, detail::spec_list<Specs...>) const {
-    if constexpr (sizeof...(Specs) == 1)
-      return loss_ledger<Specs...>(ctx, layers_of<Specs...>());
-    else
-      return model_ledger<Specs...>(ctx, layers_of<Specs>()...);
-  }
-
-  void copy(matrix_view<T const> from, matrix_view<T> to) const {
-    arena& memory = ctx_->memory();
-    if (memory.of_host()) {
-      for (std::int64_t i = 0; i < from.rows(); ++i) std::copy_n(from.row(i), from.cols(), to.row(i));
-      return;
-    }
-    auto const width = static_cast<std::int64_t>(sizeof(T)) * from.cols();
-    matrix<T> rows(from.rows(), from.cols());
-    for (std::int64_t i = 0; i < from.rows(); ++i) memory.load(rows.row(i), from.row(i), width);
-    for (std::int64_t i = 0; i < from.rows(); ++i) memory.store(to.row(i), rows.row(i), width);
-  }
-
-  /// What a call is about, for one layer.
-  batch of_layer(batch about, std::size_t i) const {
-    about.layer = layers_.number(i);
-    return about;
-  }
-
   /// f.operator()<K>() of a kind known when running.
   template <class F> static void with_kind(std::size_t kind, F const& f) {
     [&]<std::size_t... K>(std::index_sequence<K...>) { ((kind == K ? f.template operator()<K>() : void()), ...); }
@@ -233,10 +224,14 @@ template <class Deployment, model_block... Blocks> class block_stack {
   /// layer<K>(block, index, whether it is the last, its input) → its output, for each of a chunk; without any, y is x.
   template <class F> void through(int chunk, matrix_view<T const> x, matrix_view<T> y, F const& layer) const {
     std::size_t const begin = layers_.begin(chunk), end = begin + layers_.count(chunk);
-    if (begin == end) return copy(x, y);
+    if (begin == end) return detail::pass_rows(ctx_->memory(), x, y);
     for (std::size_t i = begin; i < end; ++i)
       at(i, [&]<std::size_t K>(block_type<K> const& block) {
-        x = layer.template operator()<K>(block, i, i + 1 == end, x);
+        try {
+          x = layer.template operator()<K>(block, i, i + 1 == end, x);
+        } catch (data_error const& error) {
+          throw data_error(detail::sentence("layer ", layers_.number(i), ": ", error.what()));
+        }
       });
   }
 

@@ -5,6 +5,8 @@
 //   mo::loss_report<block> report = engine.step(weights, gradients, mo::equal_batches(8, 64), inputs, loss);
 //     inputs(microbatch, x)           fills x [T × H] with the input of the first stage, on its ranks
 //     loss(microbatch, y, dy)         → {sum, weight}; writes dy = d(sum)/dy; on ranks of the last stage
+//   engine.step(…, loss, number)      the number of the step, mo::batch{.step} of every layer: each draws its random numbers.
+//                                     Left out, it is one more than that of the last step that succeeded, from 0
 //
 //   mo::task_loss const found = engine.evaluate(weights, batches, inputs, loss);      loss(microbatch, y) → {sum, weight}
 //   mo::timeline times; engine.record(times);         when each operation of the steps that follow begins and ends
@@ -24,9 +26,9 @@
 // where they arise and are not part of any message. Memory: what a forward makes lives until its backward has used it. On
 // mo::cuda x, y and dy are rows of device memory; of thread ranks they travel between stages through the host's.
 //
-// Throws config_error where plan, stage, micro-batches and context do not fit, on every rank where the ranks' plans or models
-// do not, and state_error for a step within a step. A step that throws has changed no weights; gradients are unspecified
-// until reset.
+// Throws on every rank of the run, before anything is written, config_error where plan, stage, micro-batches and context do not
+// fit, data_error where the description of a micro-batch does not; state_error for a step within a step. A step that throws has
+// changed no weights; gradients are unspecified until reset.
 #pragma once
 
 #include <moiety/batch/batch.hpp>
@@ -65,18 +67,17 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
         plan_(detail::agreed_plan(ctx, plan, stage,
                                   messages_type::overlap ? detail::receives::late : detail::receives::in_order)),
         messages_(ctx.pipeline(), plan_.hash()),
+        counts_(detail::counts_of(stage)),
         slots_(static_cast<std::size_t>(plan_.slots())) {}
 
   /// What the stage's ledger gives, nothing for a stage that has none.
   template <class Inputs, class Loss>
   auto step(weights_type const& weights, gradients_type& gradients, microbatches const& batches, Inputs&& inputs,
-            Loss&& loss, std::int64_t number = 0) {
-    detail::require<config_error>(batches.count() == plan_.microbatches(), "a schedule of ", plan_.microbatches(),
-                                  " micro-batches was given ", batches.count(), '.');
+            Loss&& loss, std::optional<std::int64_t> number = {}) {
     auto ledger = detail::ledger_of(*stage_, *ctx_);
     auto const record = [&](typename Stage::tape_type const& tape) { detail::record_to(*stage_, tape, ledger); };
     in_step const until_end(*this);
-    begin(batches, number);
+    begin(batches, number.value_or(next_), plan_.microbatches());
     for (operation const& o : plan_.operations()) {
       if (observer_ != nullptr) observer_->begins(o);
       perform(o, weights, gradients, record, inputs, loss);
@@ -85,14 +86,15 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
     messages_.finish();
     if constexpr (detail::unites_gradients<Stage>) stage_->unite(gradients);
     task_ = sums_.over_ranks(*ctx_);
-    return ledger.reduce();
+    next_ = number.value_or(next_) + 1;
+    return detail::end_step(ledger, counts_);
   }
 
   template <class Inputs, class Loss>
   task_loss evaluate(weights_type const& weights, microbatches const& batches, Inputs&& inputs, Loss&& loss,
                      std::int64_t number = 0) {
     in_step const until_end(*this);
-    begin(batches, number);
+    begin(batches, number, -1);
     for (int m = 0; m < batches.count(); ++m)
       for (int s = 0; s < plan_.stages(); ++s)
         if (plan_.here(s, 0)) infer(s, m, weights, inputs, loss);
@@ -139,11 +141,12 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
   std::int64_t tokens(int microbatch) const { return batches_->tokens(microbatch); }
   batch const& about(int microbatch) const { return about_[static_cast<std::size_t>(microbatch)]; }
 
-  void begin(microbatches const& batches, std::int64_t number) {
+  void begin(microbatches const& batches, std::int64_t number, int wanted) {
     batches_ = &batches;
     task_ = {}, sums_ = {};
+    counts_.begin_step();
     ctx_->stage().at_step(number), messages_.at_step(number);
-    about_ = batches_of_step(ctx_->stage(), batches, number);
+    about_ = batches_of_step(*ctx_, batches, number, wanted);
   }
 
   template <class Record, class Inputs, class Loss>
@@ -167,7 +170,7 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
     int const s = a.stage, m = a.microbatch;
     if (s == 0) take_input(at, m, inputs);
     at.y = at_output(s, m);
-    at.tape.emplace(stage_->forward(weights, plan_.chunk(s), at.x.view(), at.y.view(), about(m)));
+    at.tape.emplace(detail::forward_of(*stage_, counts_, weights, plan_.chunk(s), at.x.view(), at.y.view(), about(m)));
     record(*at.tape);
     if (last(s)) {
       at.dy = at_output(s, m);
@@ -232,6 +235,8 @@ template <class Deployment, pipeline_stage Stage> class pipeline_engine {
   messages_type messages_;
   step_observer* observer_ = nullptr;
   bool going_on_ = false;
+  std::int64_t next_ = 0;  // the number of the next step
+  decltype(detail::counts_of(std::declval<Stage const&>())) counts_;
   microbatches const* batches_ = nullptr;  // of the step
   std::vector<batch> about_;
   std::vector<slot> slots_;

@@ -5,7 +5,8 @@
 //   mo::microbatches{{64, 64, 17}}       of any sizes; all ranks of a pipeline name the same
 //   batches.describe(f)                  f(microbatch) → mo::batch: its sequences, mask, ids, experts, weight and loss_scale, of
 //                                        this rank's tokens. Asked on every rank of a pipeline, at the beginning of a step; what
-//                                        it names lives until the step has returned. The engine fills in first_row and step
+//                                        it names lives until the step has returned. The engine fills in first_row and step,
+//                                        and keeps the counts of each layer: a description names none
 //   mo::no_inputs                        for a model whose first block reads ids: as inputs of a step
 //   task_loss{sum, weight}               what a loss function returns of one micro-batch: a sum, and what it is divided by in
 //                                        the end
@@ -19,6 +20,7 @@
 #include <moiety/core/exact_sum.hpp>
 #include <moiety/core/matrix.hpp>
 #include <moiety/core/numbers.hpp>
+#include <moiety/mesh/agreement.hpp>
 
 #include <array>
 #include <cstddef>
@@ -52,10 +54,12 @@ class microbatches {
     description_ = std::move(description);
     return *this;
   }
-  /// The description of a micro-batch. Throws data_error where it does not fit its tokens.
+  /// The description of a micro-batch. Throws data_error where it does not fit its tokens, or names counts.
   batch about(int microbatch) const {
     batch const found = description_ ? description_(microbatch) : batch{};
     found.check(tokens(microbatch));
+    detail::require<data_error>(found.counts == nullptr, "the description of micro-batch ", microbatch,
+                                " names mo::batch{.counts}, which are of one layer: an engine keeps those of each.");
     return found;
   }
 
@@ -83,15 +87,18 @@ template <class Communicator> std::vector<std::int64_t> first_rows(Communicator&
   return first;
 }
 
-/// What each micro-batch of a step is about. A collective of the ranks of a stage.
-template <class Communicator>
-std::vector<batch> batches_of_step(Communicator& ranks, microbatches const& batches, std::int64_t step) {
-  std::vector<std::int64_t> const first = first_rows(ranks, batches);
+/// What each micro-batch of a step is about, `wanted` of them unless that is negative. A collective of the run: what is wrong on
+/// one rank is thrown on every one.
+template <class Context>
+std::vector<batch> batches_of_step(Context& ctx, microbatches const& batches, std::int64_t step, int wanted = -1) {
   std::vector<batch> all;
-  for (int m = 0; m < batches.count(); ++m) {
-    all.push_back(batches.about(m));
-    all.back().first_row = first[static_cast<std::size_t>(m)], all.back().step = step;
-  }
+  agree(ctx.world(), [&] {
+    detail::require<config_error>(wanted < 0 || batches.count() == wanted, "a schedule of ", wanted,
+                                  " micro-batches was given ", batches.count(), '.');
+    for (int m = 0; m < batches.count(); ++m) all.push_back(batches.about(m));
+  });
+  std::vector<std::int64_t> const first = first_rows(ctx.stage(), batches);
+  for (std::size_t m = 0; m < all.size(); ++m) all[m].first_row = first[m], all[m].step = step;
   return all;
 }
 

@@ -21,6 +21,7 @@
 #include <moiety/layer/record.hpp>
 #include <moiety/layer/report.hpp>
 #include <moiety/layer/spec.hpp>
+#include <moiety/pipeline/block.hpp>
 #include <moiety/pipeline/ledger.hpp>
 
 #include <concepts>
@@ -117,5 +118,18 @@ template <class... Specs> class model_ledger {
  private:
   std::tuple<loss_ledger<Specs>...> ledgers_;
 };
+
+namespace detail {
+
+/// The ledger of a stack whose layers have these specs.
+template <class Context, class Stack, class... Specs>
+auto ledger_of_layers(Context& ctx, Stack const& stack, spec_list<Specs...>) {
+  if constexpr (sizeof...(Specs) == 1)
+    return loss_ledger<Specs...>(ctx, stack.template layers_of<Specs...>());
+  else
+    return model_ledger<Specs...>(ctx, stack.template layers_of<Specs>()...);
+}
+
+}  // namespace detail
 
 }  // namespace moiety

@@ -21,9 +21,11 @@
 #include <moiety/core/config.hpp>
 #include <moiety/core/errors.hpp>
 #include <moiety/mesh/agreement.hpp>
+#include <moiety/pipeline/stack_layers.hpp>
 #include <moiety/pipeline/stage.hpp>
 #include <moiety/schedule/action.hpp>
 #include <moiety/schedule/lower.hpp>
+#include <moiety/schedule/order.hpp>
 #include <moiety/schedule/schedule.hpp>
 
 #include <algorithm>
@@ -31,12 +33,26 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 namespace moiety::inline MOIETY_ABI::detail {
 
 enum class receives : std::uint8_t { in_order, late };
+
+/// How a schedule places its stages, in words.
+inline std::string_view placement_of(schedule_view const& plan) {
+  if (plan.bidirectional()) return words_of(placement::bidirectional);
+  for (placement const where : {placement::loop, placement::v}) {
+    bool found = true;
+    for (int s = 0; s < plan.stages(); ++s)
+      found = found && plan.rank_of(s, 0) == rank_of_stage(where, plan.shape(), s);
+    if (found) return words_of(where);
+  }
+  return "a placement of its own";
+}
 
 class rank_plan {
  public:
@@ -45,6 +61,8 @@ class rank_plan {
         stages_(plan.stages()),
         microbatches_(plan.microbatches()),
         hash_(hash_of(plan)),
+        name_(plan.name()),
+        placed_(placement_of(plan)),
         chunk_of_(static_cast<std::size_t>(plan.stages()), -1) {
     require<config_error>(plan.ranks() == ranks, "a schedule of ", plan.ranks(), " ranks was given to a pipeline of ",
                           ranks, '.');
@@ -76,11 +94,17 @@ class rank_plan {
 
   /// Throws config_error unless the model has its stages where the schedule has them.
   template <class Stage> void check(Stage const& stage) const {
-    require<config_error>(chunks_ == stage.chunks(), "the schedule has ", chunks_,
-                          " stages on this rank, but the model has ", stage.chunks(), " chunks here.");
-    for (int s = 0; s < stages_; ++s)
-      require<config_error>(chunk(s) < 0 || stage.stage_of(chunk(s)) == s, "stage ", s,
-                            " of the schedule is on this rank, but the model has placed another one there.");
+    bool fits = chunks_ == stage.chunks();
+    for (int s = 0; s < stages_ && fits; ++s) fits = chunk(s) < 0 || stage.stage_of(chunk(s)) == s;
+    if (fits) return;
+    std::string words = sentence("the schedule ", name_, " puts ", stages_, " stages on the ranks by ", placed_);
+    if constexpr (requires { stage.stages(), stage.placed(); })
+      words += sentence(", but the model is cut into ", stage.stages(), ", placed by ", words_of(stage.placed()),
+                        ": split it into ", stages_, ", and give the stack ", placed_, '.');
+    else
+      words += sentence(", ", chunks_, " of them on this one, but the model has ", stage.chunks(),
+                        " chunks here, or other stages.");
+    throw config_error(words);
   }
 
  private:
@@ -153,6 +177,8 @@ class rank_plan {
 
   int rank_, stages_, microbatches_, chunks_ = 0, slots_ = 0;
   std::uint64_t hash_;
+  std::string name_;
+  std::string_view placed_;
   std::vector<operation> operations_;
   std::vector<int> homes_, chunk_of_, slot_of_;
 };

@@ -20,9 +20,15 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace moiety::inline MOIETY_ABI::detail {
+
+constexpr std::string_view words_of(placement where) {
+  if (where == placement::loop) return "mo::placement::loop";
+  return where == placement::v ? "mo::placement::v" : "mo::placement::bidirectional";
+}
 
 /// What ranks tell each other of a layer: its kind in a list of block types, negative if they do not hold it.
 struct layer_shape {
@@ -39,7 +45,8 @@ class stack_layers {
     bool const two_ways = held_twice();
     require<config_error>(two_ways ? stages == ranks : stages % ranks == 0, "a split into ", stages,
                           " stages does not fit a ", two_ways ? "bidirectional " : "", "pipeline of ", ranks,
-                          " ranks.");
+                          " ranks: ", words_of(where), " takes ",
+                          two_ways ? "as many stages as ranks" : "a multiple of that", '.');
     require<config_error>(!two_ways || ranks % 2 == 0, "a bidirectional pipeline has an even number of ranks, not ",
                           ranks, '.');
     require<config_error>(split.blocks() >= 1, "a model needs at least 1 layer.");
@@ -55,6 +62,8 @@ class stack_layers {
     firsts_.push_back(numbers_.size());
   }
 
+  placement placed() const { return where_; }
+  int stages() const { return static_cast<int>(bounds_.size()); }
   /// Whether each stage is on two ranks.
   bool held_twice() const { return where_ == placement::bidirectional; }
   int chunks() const { return static_cast<int>(stages_.size()); }

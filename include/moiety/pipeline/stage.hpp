@@ -19,6 +19,11 @@
 //   stage.record(tape, ledger)                                    called by every rank, and whose result is that of the step
 //   stage.unite(gradients)                                        at the end of a step, on every rank: sums the gradients of
 //                                                                 parameters that more places of the pipeline hold than one
+//   stage.make_counts()                                           what an engine keeps from step to step, as
+//                                                                 pipeline/stack_counts.hpp: begin_step() and end_step(what the
+//                                                                 ledger gave) are called, and forward is given &counts last
+//   stage.stages(), stage.placed()                                of the whole model, for what is said where it does not fit a
+//                                                                 schedule
 //
 // A stage of layers of one spec that names it has a ledger of these without make_ledger:
 //
@@ -27,14 +32,18 @@
 //   stage.record(tape, ledger)                                    ledger.record(layer, …) for each that the tape is of
 #pragma once
 
+#include <moiety/backend/arena.hpp>
 #include <moiety/batch/batch.hpp>
 #include <moiety/core/config.hpp>
 #include <moiety/core/matrix.hpp>
+#include <moiety/core/numbers.hpp>
 #include <moiety/pipeline/ledger.hpp>
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
+#include <vector>
 
 namespace moiety::inline MOIETY_ABI {
 
@@ -85,6 +94,50 @@ template <class S> std::int64_t output_width(S const& stage) {
     return stage.output_width();
   else
     return stage.width();
+}
+
+template <class S>
+concept keeps_counts = requires(S const& stage) {
+  stage.make_counts();
+};
+/// Of a stage that keeps none.
+struct no_counts {
+  static void begin_step() {}
+};
+template <class S> auto counts_of(S const& stage) {
+  if constexpr (keeps_counts<S>)
+    return stage.make_counts();
+  else
+    return no_counts{};
+}
+
+template <class S, class Counts, class... Arguments>
+typename S::tape_type forward_of(S const& stage, [[maybe_unused]] Counts& counts, Arguments const&... arguments) {
+  if constexpr (keeps_counts<S>)
+    return stage.forward(arguments..., &counts);
+  else
+    return stage.forward(arguments...);
+}
+
+/// What the ledger of a step gives, once the counts have it.
+template <class Ledger, class Counts> auto end_step(Ledger& ledger, [[maybe_unused]] Counts& counts) {
+  if constexpr (std::is_same_v<Counts, no_counts>) {
+    return ledger.reduce();
+  } else {
+    auto report = ledger.reduce();
+    counts.end_step(report);
+    return report;
+  }
+}
+
+/// What a chunk without layers does.
+template <scalar T> void pass_rows(arena& memory, matrix_view<T const> from, matrix_view<T> to) {
+  std::vector<T> row(static_cast<std::size_t>(from.cols()));
+  auto const bytes = static_cast<std::int64_t>(row.size() * sizeof(T));
+  for (std::int64_t i = 0; i < from.rows(); ++i) {
+    memory.load(row.data(), from.row(i), bytes);
+    memory.store(to.row(i), row.data(), bytes);
+  }
 }
 
 /// Of a stage without losses.
