@@ -154,10 +154,7 @@ template <class Spec, class Deployment> constexpr tokens on_rank(layout const& s
     of.ffn = spec::ffn / shape.expert_tensor;
     of.arrived = shape.expert_tensor * spec::rows(of.count);
     if constexpr (pads_rows<Deployment> && spec::capacity_type::drops)
-      of.arrived = spec::mlp_experts / shape.expert *
-                   Deployment::dispatcher::template limits<typename spec::capacity_type>(
-                       spec::slots, spec::experts, shape.stage(), shape.expert_group(), shape.tensor * shape.context)
-                       .from_all;
+      of.arrived = spec::mlp_experts / shape.expert * padded_limits<Spec, Deployment>(shape).from_all;
   }
   return of;
 }

@@ -98,6 +98,13 @@ template <class Spec, class Deployment> consteval bool check_padding() {
   return true;
 }
 
+/// How many rows an expert gets at most, where that is known.
+template <class Spec, class Deployment> constexpr auto padded_limits(layout const& shape) {
+  using spec = spec_of<Spec>;
+  return Deployment::dispatcher::template limits<typename spec::capacity_type>(
+      spec::slots, spec::experts, shape.stage(), shape.expert_group(), shape.tensor * shape.context);
+}
+
 /// Whether a dispatcher moves rows of device memory.
 template <class Dispatcher>
 concept of_devices = requires {

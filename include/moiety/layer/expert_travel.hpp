@@ -72,8 +72,7 @@ template <class Spec, class Deployment> class expert_travel {
                                                       ctx.shape().expert_tensor, ctx.memory(), limits...));
       };
       if constexpr (pads)
-        make(dispatcher::template limits<capacity>(read::slots, read::experts, ctx.stage().size(),
-                                                   ctx.expert_group().size(), ctx.sequence_parts().size()));
+        make(detail::padded_limits<Spec, Deployment>(ctx.shape()));
       else
         make();
       tape.arrive(exchange_of(tape).most_rows(), keep);

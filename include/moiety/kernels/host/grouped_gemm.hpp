@@ -499,8 +499,8 @@ sum_rows<sum_of<U>> nn_few_rows(std::span<std::byte> scratch, tile const& t, std
   return {sums, stride, few_rows * stride};
 }
 
-/// Where panel_sums finds the weights of matrix m for a block of k, of so many steps at most: packed into `wide` as nn and nt
-/// go, or packed before.
+/// Where panel_sums finds the weights of matrix m for a block of k, of so many steps at most: as they lie, to be packed into
+/// `wide` in passing; packed into it here; or packed before.
 template <class U, class B, std::size_t M> struct nn_weights {
   std::array<grouped_matrix<B const>, M> w;
 
